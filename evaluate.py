@@ -1,0 +1,20 @@
+"""Evaluate: python evaluate.py run=RUN [split=test] [checkpoint=best|last|PATH]."""
+
+import sys
+from pathlib import Path
+
+# This checkout's src/ first, then the folder where the command is typed (for modules of your own).
+sys.path[:1] = [str(Path(__file__).resolve().parent / "src"), str(Path.cwd())]
+
+from plainloop.cli import door
+
+
+@door("evaluate")
+def main(cfg, typed, directory=None, sweep=False):
+    from plainloop.commands import evaluate
+
+    evaluate(cfg, typed=typed)
+
+
+if __name__ == "__main__":
+    main()

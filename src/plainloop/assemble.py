@@ -1,0 +1,255 @@
+"""A composed config becomes data, preprocess, model, task and trainer, in that order.
+
+Facts about the data flow forward by name: when the data is there, the section `spec` is filled in, and all that
+comes after it refers to it (`in_features: ${spec.num_features}`).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from plainloop import inference, seeding
+from plainloop.build import build, locate
+from plainloop.config import plain
+from plainloop.data import Data, Loader, build_data, make_loader
+from plainloop.data.loading import default_workers
+from plainloop.data.splits import SPLITS, size
+from plainloop.errors import UserError, first_line, listed, origin
+from plainloop.optim import make_optimizer, make_schedule
+from plainloop.preprocess import Preprocess, make_preprocess
+from plainloop.tasks import Task
+from plainloop.trainer import Trainer
+
+
+@dataclass
+class Session:
+    """All that a config describes, built."""
+
+    config: DictConfig  # with `spec` filled in, `${...}` not
+    data: Data
+    preprocess: Preprocess
+    model: nn.Module
+    task: Task
+    device: torch.device
+    prepare: Callable[[Any], Any]
+    autocast: AbstractContextManager
+
+    @property
+    def workers(self) -> int:
+        """Processes that load the training split."""
+        return self.config.loader.num_workers
+
+    def loader(self, split: str) -> Loader | None:
+        """The batches of a split in their own order, whole: for validation, test and evaluation."""
+        dataset = self.data[split]
+        if dataset is None:
+            return None
+        return _loader(self.config, self.device, dataset, shuffle=False, drop_last=False)
+
+    def measure(self, split: str, stopped: Callable[[], None] = lambda: None, also: Sequence[Any] = ()) -> dict[str, float]:
+        """Loss and metrics over a split. Raises UserError where the data has no such split."""
+        loader = self.loader(split)
+        if loader is None:
+            raise UserError(f"split={split}: the data has none. It has: {listed(s for s in SPLITS if self.data[s])}.")
+        return inference.measure(
+            self.model, self.task, loader, self.prepare, self.autocast, self.task.metrics, stopped, also
+        )
+
+    def to_device(self) -> None:
+        memory_format = torch.channels_last if self.config.trainer.channels_last else torch.preserve_format
+        self.model.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.preprocess.to(self.device)
+        self.task.to(self.device)
+
+
+def assemble(cfg: DictConfig) -> Session:
+    """Build everything but the trainer. Raises UserError for whatever doesn't fit, before anything is written."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
+    device = choose_device(cfg.trainer.device, cfg.trainer.precision)
+    if cfg.trainer.num_threads:
+        torch.set_num_threads(cfg.trainer.num_threads)
+    torch.use_deterministic_algorithms(cfg.trainer.deterministic)
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not cfg.trainer.deterministic
+    trust = list(cfg.trust)
+
+    data_node = plain(cfg.data)
+    seeding.seed_everything(cfg.seed, seeding.SPLIT)
+    data = build_data(
+        lambda **split: build(data_node, "data", trust, **split), locate(data_node["_target_"], "data", trust),
+        list(cfg.split.fractions), cfg.split.stratify, cfg.seed,
+    )  # fmt: skip
+    task_class = locate(cfg.task._target_, "task", trust)
+    sample = _first_sample(data)
+    if cfg.loader.num_workers is None:
+        cfg.loader.num_workers = default_workers(data.train)
+    _fill_spec(cfg, data, task_class.describe(data), sample, device)
+
+    preprocess = make_preprocess(plain(cfg.transforms.normalize), data.train, sample[0])
+    seeding.seed_everything(cfg.seed, seeding.INIT)
+    model = build(_facts_filled(cfg, "model"), "model", trust)
+    loss = build(_facts_filled(cfg, "loss"), "loss", trust)
+    metrics = {name: build(node, f"metrics.{name}", trust) for name, node in _facts_filled(cfg, "metrics").items()}
+    task = build(_facts_filled(cfg, "task"), "task", trust, loss=loss, metrics=metrics)
+    task.fit(data)
+
+    session = Session(
+        cfg, data, preprocess, model, task, device,
+        inference.preparation(preprocess, device, cfg.trainer.channels_last),
+        inference.autocast(device, cfg.trainer.precision),
+    )  # fmt: skip
+    session.to_device()
+    check_forward(session)
+    return session
+
+
+def choose_device(name: str, precision: str) -> torch.device:
+    """The device that `trainer.device` names. Raises UserError where it isn't there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            why = "this build of torch has no CUDA" if torch.version.cuda is None else "torch finds no usable GPU here"
+            raise UserError(f"trainer.device={name}: {why}. Use trainer.device=cpu, or leave it at auto.")
+        number = int(name.partition(":")[2] or 0)
+        if number >= count:
+            raise UserError(f"trainer.device={name}: there are {count} GPUs, cuda:0 to cuda:{count - 1}.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("trainer.device=mps: not available here. Use trainer.device=cpu, or leave it at auto.")
+    if precision == "fp16" and name == "cpu":
+        raise UserError("trainer.precision=fp16 is for GPUs. On the CPU use trainer.precision=bf16 or fp32.")
+    return torch.device(name)
+
+
+def _first_sample(data: Data) -> tuple[Any, Any]:
+    sample = data.train[0]
+    if not isinstance(sample, tuple | list) or len(sample) < 2:
+        raise UserError(
+            f"data: a sample must be (input, target); sample 0 is {type(sample).__name__}. Return both from __getitem__."
+        )
+    if not isinstance(sample[0], Tensor | dict):
+        raise UserError(
+            f"data: an input must be a tensor (or a dict of tensors); that of sample 0 is {type(sample[0]).__name__}. "
+            "Convert it in __getitem__, as with torch.as_tensor."
+        )
+    return sample[0], sample[1]
+
+
+def _fill_spec(cfg: DictConfig, data: Data, described: dict[str, Any], sample: tuple[Any, Any], device: torch.device) -> None:
+    """Everything in section `spec`: what the data is, and how many steps come of it."""
+    shape = list(sample[0].shape) if isinstance(sample[0], Tensor) else None
+    batches = len(_loader(cfg, device, data.train, cfg.loader.shuffle, cfg.loader.drop_last))
+    steps = -(-batches // cfg.trainer.accumulate_steps)
+    total = min(cfg.trainer.max_epochs * steps, cfg.trainer.max_steps or math.inf)
+    warmup = cfg.schedule.warmup_steps
+    if warmup >= total:
+        raise UserError(f"schedule.warmup_steps={warmup}: the run has only {total} steps.")
+    is_image = shape is not None and len(shape) == 3
+    spec = {
+        "input_shape": shape,
+        "num_features": math.prod(shape) if shape is not None else None,
+        "in_channels": shape[0] if is_image and shape else None,
+        "image_size": shape[1:] if is_image and shape else None,
+        **{f"num_{split}": size(data[split]) for split in SPLITS},
+        "steps_per_epoch": steps,
+        "total_steps": total,
+        "schedule_length": -(-total // steps) - warmup // steps if cfg.schedule.interval == "epoch" else total - warmup,
+        **described,
+    }
+    OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)
+
+
+def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
+    """A group with its `${spec...}` filled in. Raises UserError where the data doesn't have such a fact."""
+
+    def look(node: Any, place: str) -> None:
+        for name, value in node.items() if isinstance(node, dict) else ():
+            if isinstance(value, dict):
+                look(value, f"{place}.{name}")
+            elif isinstance(value, str) and value.startswith("${spec.") and value.endswith("}"):
+                fact = value[len("${spec.") : -1]
+                if OmegaConf.select(cfg, f"spec.{fact}") is None:
+                    raise UserError(
+                        f"{group}={cfg.choices.get(group)} doesn't fit data={cfg.choices.get('data')}: {place}.{name} needs "
+                        f"spec.{fact}, and these inputs, of shape {tuple(cfg.spec.input_shape or ())}, have none."
+                    )
+
+    look(OmegaConf.to_container(cfg[group], resolve=False), group)
+    return plain(cfg[group])
+
+
+def _loader(cfg: DictConfig, device: torch.device, dataset: Any, shuffle: bool, drop_last: bool) -> Loader:
+    section = cfg.loader
+    return make_loader(
+        dataset, shuffle=shuffle, drop_last=drop_last, seed=cfg.seed, device=device, limit=cfg.trainer.limit_batches,
+        **{name: section[name] for name in section if name not in ("shuffle", "drop_last")},
+    )  # fmt: skip
+
+
+def check_forward(session: Session) -> None:
+    """Two samples through the model, before anything is written: shapes that don't fit are found here."""
+    loader = make_loader(
+        session.data.train, batch_size=min(2, size(session.data.train)), shuffle=False, drop_last=False,
+        seed=session.config.seed, device=session.device, num_workers=0, limit=1,
+    )  # fmt: skip
+    with seeding.preserved():
+        try:
+            raw = next(iter(loader))
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"data: samples 0 and 1 can't be put into a batch: {first_line(error)}") from error
+        batch = session.prepare(raw)
+        with inference.eval_mode(session.model), torch.no_grad(), session.autocast:
+            try:
+                session.task.check(session.model, batch)
+                session.task.loss_of(session.model, batch)
+            except UserError:
+                raise
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                shape = tuple(batch[0].shape) if isinstance(batch[0], Tensor) else "these inputs"
+                raise UserError(
+                    f"model={session.config.choices.get('model')} can't take a batch of shape {shape}: "
+                    f"{first_line(error)} ({origin(error)})"
+                ) from error
+
+
+def make_trainer(session: Session, **hooks: Any) -> Trainer:
+    """The optimizer, the schedule and the trainer over a session; `hooks` are log, progress, save and due."""
+    cfg, trust = session.config, list(session.config.trust)
+    mode = cfg.monitor_mode = monitor_mode(session)
+    optimizer = make_optimizer(_facts_filled(cfg, "optimizer"), session.model.parameters(), session.device, trust)
+    schedule = make_schedule(
+        _facts_filled(cfg, "scheduler") if cfg.scheduler else None, optimizer, cfg.schedule.interval,
+        cfg.schedule.warmup_steps, mode, trust,
+    )  # fmt: skip
+    section = plain(cfg.trainer)
+    elsewhere = ("_target_", "device", "num_threads", "deterministic", "detect_anomaly", "limit_batches", "profile")
+    trainer_class = locate(section["_target_"], "trainer", trust)
+    callbacks = [build(node, f"callbacks.{name}", trust) for name, node in plain(cfg.callbacks or {}).items()]
+    return trainer_class(
+        session.model, session.task, optimizer, schedule, session.preprocess,
+        _loader(cfg, session.device, session.data.train, cfg.loader.shuffle, cfg.loader.drop_last),
+        session.loader("val"),
+        device=session.device, seed=cfg.seed, monitor=cfg.monitor, mode=mode,
+        patience=cfg.early_stopping.patience, min_delta=cfg.early_stopping.min_delta, callbacks=callbacks,
+        **{name: value for name, value in section.items() if name not in elsewhere}, **hooks,
+    )  # fmt: skip
+
+
+def monitor_mode(session: Session) -> str:
+    """ "max" or "min": as configured, else as the metric says of itself."""
+    cfg = session.config
+    name = cfg.monitor.removeprefix("val/")
+    if cfg.monitor_mode != "auto":
+        return cfg.monitor_mode
+    if name == "loss":
+        return "min"
+    higher = getattr(session.task.metrics[name], "higher_is_better", None)
+    if higher is None:
+        raise UserError(f"monitor={cfg.monitor}: is more better, or less? Write monitor_mode=max or monitor_mode=min")
+    return "max" if higher else "min"

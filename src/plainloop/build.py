@@ -1,0 +1,159 @@
+"""A `_target_` becomes an object: imported, allowed, checked against its signature, and named in errors.
+
+A `_target_` is code execution, and a run directory may be a stranger's. So what a slot may build is decided by
+kind (a Module for a model, an Optimizer for an optimizer, ...). Functions are accepted only when their own
+source marks them with `@factory(slot)`, or when the user trusts them on the command line (`trust=[my.function]`);
+a run directory can authorise nothing.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from plainloop.errors import UserError, did_you_mean, first_line, listed, origin
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def factory(slot: str) -> Callable[[F], F]:
+    """Mark a function as one that configs may name in this slot."""
+
+    def mark(function: F) -> F:
+        function.plainloop_factory = slot  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
+    """Slot -> (base classes, their name in an error)."""
+    import torch
+    from torch.utils.data import Dataset
+
+    from plainloop.callbacks import Callback
+    from plainloop.loggers import Logger
+    from plainloop.tasks import Task
+    from plainloop.trainer import Trainer
+
+    return {
+        "data": ((Dataset,), "a torch.utils.data.Dataset"),
+        "model": ((torch.nn.Module,), "a torch.nn.Module"),
+        "loss": ((torch.nn.Module,), "a torch.nn.Module"),
+        "task": ((Task,), "a plainloop.tasks.Task"),
+        "optimizer": ((torch.optim.Optimizer,), "a torch.optim.Optimizer"),
+        "scheduler": ((torch.optim.lr_scheduler.LRScheduler,), "a torch.optim.lr_scheduler.LRScheduler"),
+        "trainer": ((Trainer,), "a plainloop.trainer.Trainer"),
+        "logger": ((Logger,), "a plainloop.loggers.Logger"),
+        "callbacks": ((Callback,), "a plainloop.callbacks.Callback"),
+        "metrics": ((), "a class with update, compute and reset"),
+    }
+
+
+def locate(path: str, slot: str, trust: Sequence[str] = ()) -> Any:
+    """The class or function that a `_target_` names, if this slot may build it. Raises UserError."""
+    target = _imported(str(path), slot)
+    group = slot.split(".")[0]
+    bases, kind = _kinds()[group]
+    if inspect.isclass(target):
+        fits = issubclass(target, bases) if bases else all(hasattr(target, m) for m in ("update", "compute", "reset"))
+        if fits:
+            return target
+    elif path in trust or (callable(target) and getattr(target, "plainloop_factory", None) == group):
+        return target
+    elif callable(target):
+        raise UserError(
+            f"{slot}._target_={path} is a function, and {slot} takes {kind}.\n"
+            f"If you know the function and it returns one, say so on the command line: 'trust=[{path}]'"
+        )
+    raise UserError(f"{slot}._target_={path} is not {kind}.")
+
+
+def _imported(path: str, slot: str) -> Any:
+    parts = path.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise UserError(f"{slot}._target_={path}: must be a dotted name, as in my_package.MyClass")
+    module, used = None, 0
+    for used in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:used])
+        try:
+            module = importlib.import_module(name)
+            break
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if not (name == missing or name.startswith(missing + ".")):  # found, but what it imports is not
+                raise UserError(f"{slot}._target_={path}: importing {name} failed: {error} ({origin(error)})") from error
+        except Exception as error:
+            raise UserError(
+                f"{slot}._target_={path}: importing {name} failed: {type(error).__name__}: {first_line(error)} "
+                f"({origin(error)})"
+            ) from error
+    if module is None:
+        raise UserError(
+            f"{slot}._target_={path}: no module named {parts[0]}. It must be installed, or lie in src/ or in the "
+            "folder where the command is typed."
+        )
+    target: Any = module
+    for depth in range(used, len(parts)):
+        if not hasattr(target, parts[depth]):
+            names = [name for name in dir(target) if not name.startswith("_")]
+            raise UserError(
+                f"{slot}._target_={path}: {'.'.join(parts[:depth])} has no {parts[depth]}."
+                f"{did_you_mean(parts[depth], names)}"
+            )
+        target = getattr(target, parts[depth])
+    return target
+
+
+def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given: Any) -> Any:
+    """Build what a plain (resolved) config node describes: `_target_` and its keyword arguments.
+
+    `given` are arguments that come from us (a Dataset's split, an optimizer's params), not from the config.
+    """
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    target = locate(node["_target_"], slot, trust)
+    check_arguments(target, arguments, slot, given)
+    try:
+        return target(**given, **arguments)
+    except UserError:
+        raise
+    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError) as error:
+        typed = listed(f"{name}={value}" for name, value in arguments.items() if name != "params")
+        raise UserError(
+            f"{slot}: {target.__name__} refused its arguments ({typed or 'none'}): {first_line(error)} ({origin(error)})"
+        ) from error
+
+
+def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], slot: str, given: Mapping[str, Any]) -> None:
+    """Unknown and missing arguments, and words where numbers belong, by the target's signature. Raises UserError."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    kinds = inspect.Parameter
+    names = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY) and name not in given
+    ]
+    takes_any = any(parameter.kind is kinds.VAR_KEYWORD for parameter in parameters.values())
+    called = getattr(target, "__name__", str(target))
+    for name, value in arguments.items():
+        if name not in parameters and not takes_any:
+            raise UserError(
+                f"{slot}.{name}: {called} takes no such argument.{did_you_mean(name, names)} It accepts: {listed(names)}."
+            )
+        if name in parameters:
+            _check_number(parameters[name], value, f"{slot}.{name}", called)
+    for name in names:
+        if parameters[name].default is kinds.empty and arguments.get(name) is None:
+            raise UserError(f"{slot}.{name}: {called} needs it. Write {slot}.{name}=VALUE")
+
+
+def _check_number(parameter: inspect.Parameter, value: Any, name: str, called: str) -> None:
+    """A default that is a number asks for a number, unless the annotation also allows a word."""
+    numeric = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
+    if numeric and isinstance(value, str) and "str" not in str(parameter.annotation):
+        raise UserError(f"{name}={value}: {called} takes a number here (its default is {parameter.default}).")
+    if isinstance(parameter.default, bool) and isinstance(value, str):
+        raise UserError(f"{name}={value}: {called} takes true or false here.")

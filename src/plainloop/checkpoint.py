@@ -1,0 +1,170 @@
+"""What a run must remember, written so that no crash can spoil it.
+
+A checkpoint is torch's own file format with a digest behind it: `torch.load` reads it as it is, and `load` here
+first makes sure that not one bit has changed. It is written to a temporary file, synced, and renamed, so that
+the old one stays whole until the new one is.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from plainloop.errors import MachineError
+
+MAGIC = b"plainloop-sha256"
+TRAILER = hashlib.sha256().digest_size + len(MAGIC)
+
+
+class Damaged(MachineError):
+    """A checkpoint that isn't what was written."""
+
+
+class _Hashing:
+    """A file that hashes what is written to it."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def check_plain(value: Any, place: str = "state") -> None:
+    """Only tensors and plain containers may be saved, so that `weights_only=True` can load them.
+
+    Found when a checkpoint is saved, not when it is needed. Raises TypeError with the place.
+    """
+    if value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float, str, bytes):
+        return
+    if isinstance(value, dict):  # an OrderedDict too: that is what Module.state_dict gives
+        for name, item in value.items():
+            if type(name) not in (str, int):
+                raise TypeError(f"{place} has a key of type {type(name).__name__}; only words and whole numbers can be saved")
+            check_plain(item, f"{place}.{name}")
+    elif type(value) in (list, tuple):
+        for number, item in enumerate(value):
+            check_plain(item, f"{place}[{number}]")
+    else:
+        raise TypeError(f"{place} is a {type(value).__name__}; only tensors, numbers, words, lists and dicts can be saved")
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a state to `path` so that a crash at any instant leaves the old file or the new one."""
+    check_plain(state)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            hashing = _Hashing(file)
+            torch.save(state, hashing)  # type: ignore[arg-type]
+            file.write(hashing.hash.digest() + MAGIC)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise MachineError(f"{path} could not be written ({error}); the checkpoint before it stands.") from error
+    sync_folder(path.parent)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a state back, on the CPU. Raises Damaged when the file isn't exactly what `save` wrote."""
+    data = path.read_bytes()
+    if len(data) < TRAILER or not data.endswith(MAGIC):
+        raise Damaged(f"{path} is not a whole checkpoint of plainloop's.")
+    payload, digest = data[:-TRAILER], data[-TRAILER : -len(MAGIC)]
+    if hashlib.sha256(payload).digest() != digest:
+        raise Damaged(f"{path} is damaged: its digest doesn't match its content.")
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Let `target` name the file `source` too (a copy where the file system has no hard links), atomically."""
+    import shutil
+
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable, where folders can be synced."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def step_of(path: Path) -> int:
+    """The N of step-N.pt; -1 for other files."""
+    number = path.stem.removeprefix("step-")
+    return int(number) if path.stem.startswith("step-") and number.isdigit() else -1
+
+
+class Checkpoints:
+    """The folder checkpoints/ of a run: step-N.pt, the newest few, and best.pt.
+
+    Args:
+        folder: created when the first one is saved.
+        every_epochs, every_steps, every_minutes, keep: section `checkpoint`.
+    """
+
+    def __init__(self, folder: Path, every_epochs: int | None = 1, every_steps: int | None = None,
+                 every_minutes: float | None = None, keep: int = 2):  # fmt: skip
+        import time
+
+        self.folder, self.keep, self.clock = folder, keep, time.monotonic
+        self.every_epochs, self.every_steps, self.every_minutes = every_epochs, every_steps, every_minutes
+        self.saved_at = self.clock()
+
+    def due(self, trainer: Any, epoch_ended: bool) -> bool:
+        """Whether to save after this step, or at this epoch's end."""
+        if epoch_ended and self.every_epochs and trainer.epoch % self.every_epochs == 0:
+            return True
+        if self.every_steps and not epoch_ended and trainer.step % self.every_steps == 0:
+            return True
+        return self.every_minutes is not None and self.clock() - self.saved_at >= 60 * self.every_minutes
+
+    def save(self, state: dict[str, Any], best: bool) -> None:
+        """Save as the newest, let best.pt name it if it is the best, and drop what is older than the last few."""
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"step-{state['position']['step']}.pt"
+        save(path, state)
+        if best:
+            link(path, self.folder / "best.pt")
+        self.saved_at = self.clock()
+        for old in self.all()[self.keep :]:
+            old.unlink(missing_ok=True)
+
+    def all(self) -> list[Path]:
+        """step-N.pt, newest first."""
+        return sorted((p for p in self.folder.glob("step-*.pt") if step_of(p) >= 0), key=step_of, reverse=True)
+
+    def last(self, tell: Callable[[str], None] = print) -> tuple[Path, dict[str, Any]]:
+        """The newest checkpoint that is whole; tells of damaged ones that were passed over."""
+        damaged: list[Path] = []
+        for path in self.all():
+            try:
+                state = load(path)
+            except Damaged as error:
+                tell(f"warning: {error} Falling back to the one before.")
+                damaged.append(path)
+                continue
+            return path, state
+        what = f"all {len(damaged)} are damaged" if damaged else "there is none"
+        raise MachineError(f"no usable checkpoint in {self.folder}: {what}.")

@@ -1,0 +1,171 @@
+"""What the doors (train.py, evaluate.py) share: `@hydra.main`, with help and errors of our own.
+
+Torch-free, so that `--help`, `--cfg job` and a mistyped override are answered at once.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from plainloop import compose, config
+from plainloop.errors import Interrupted, MachineError, UserError, shown
+
+# Hydra's own flags that are of use here; what else begins with a dash is a mistake.
+FLAGS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "--info", "-i", "--shell-completion",
+         "-sc", "--hydra-help", "--version", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn",
+         "--run", "-r")  # fmt: skip
+FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "--config-dir", "-cd", "--config-path", "-cp",
+                    "--config-name", "-cn")  # fmt: skip
+
+
+def guard_argparse() -> None:
+    """Hydra 1.3.8 gives argparse a lazy object as a help string, and Python 3.14's argparse asks whether '%' is
+    in it. Give every help string as text instead. To be deleted when Hydra 1.4 is the least version."""
+    original = argparse.ArgumentParser.add_argument
+    if getattr(original, "plainloop_guard", False):
+        return
+
+    def add_argument(self, *names, **options):
+        if options.get("help") is not None and not isinstance(options["help"], str):
+            options["help"] = str(options["help"])
+        return original(self, *names, **options)
+
+    add_argument.plainloop_guard = True  # type: ignore[attr-defined]
+    argparse.ArgumentParser.add_argument = add_argument  # type: ignore[method-assign,assignment]
+
+
+# cfg, what was typed, the run directory where one is given, and whether this is a trial of a sweep
+Command = Callable[[DictConfig, list[str], str | None, bool], object]
+
+
+def door(name: str) -> Callable[[Command], Callable[[], None]]:
+    """Turn a function into a command: `python NAME.py [key=value ...]`."""
+
+    def decorate(function: Command) -> Callable[[], None]:
+        def command() -> None:
+            sys.exit(_run(name, function, sys.argv[1:]))
+
+        return command
+
+    return decorate
+
+
+def _run(name: str, function: Command, words: list[str]) -> int:
+    """Run a door's function under Hydra; the exit status."""
+    schema = config.SCHEMAS[name]
+    if "--help" in words or "-h" in words:
+        print(help_text(name))
+        return 0
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them: explain() does that
+    guard_argparse()
+    failures: list[Exception] = []
+
+    def task(cfg: DictConfig) -> object:
+        hydra_cfg = HydraConfig.get()
+        typed = list(hydra_cfg.overrides.task)
+        sweep = hydra_cfg.mode == RunMode.MULTIRUN
+        given = hydra_cfg.runtime.output_dir if sweep or hydra_cfg.run.dir != "." else None
+        if not sweep:
+            try:
+                return function(compose.from_hydra(cfg, name), typed, given, sweep)
+            except Exception as error:  # raised below: Hydra would print a line of its own about it
+                failures.append(error)
+                return None
+        print(f"\ntrial   {hydra_cfg.job.num}: {' '.join(typed)}", flush=True)
+        try:
+            return function(compose.from_hydra(cfg, name), typed, given, sweep)
+        except (UserError, MachineError) as error:
+            shown(error)
+            return error
+        except Exception as error:
+            traceback.print_exc()
+            return error  # the sweep goes on with the next trial
+
+    main = hydra.main(config_path=str(compose.CONFIGS), config_name=name, version_base="1.3")(task)
+    try:
+        compose.check_overrides(_overrides_only(words), schema)
+        main()
+        if failures:
+            raise failures[0]
+        return 0
+    except (UserError, MachineError, Interrupted) as error:
+        return shown(error)
+    except KeyboardInterrupt:
+        return shown(Interrupted("interrupted before the first step; nothing was saved.", signal.SIGINT))
+    except BrokenPipeError:  # `python train.py --cfg job | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        explained = compose.explain(error, schema)
+        if isinstance(explained, UserError):
+            explained.__cause__ = error
+            return shown(explained)
+        raise
+
+
+def _overrides_only(words: list[str]) -> list[str]:
+    """The command line without Hydra's own flags and their values."""
+    kept, skip = [], False
+    for word in words:
+        flag = word.partition("=")[0]
+        if skip:
+            skip = False
+        elif flag in FLAGS:
+            skip = word in FLAGS_WITH_VALUE
+        else:
+            kept.append(word)
+    return kept
+
+
+def help_text(name: str) -> str:
+    """Every command form, group and key, read from the config folder and the schema."""
+    lines = [
+        f"python {name}.py [key=value ...]",
+        "",
+        *(
+            textwrap.dedent("""\
+            python train.py model=cnn optimizer.lr=3e-4      choose options of groups, set keys
+            python train.py experiment=NAME                  a complete recipe
+            python train.py resume=RUN                       continue a run (RUN: a run directory, or latest)
+            python train.py extend=RUN trainer.max_epochs=20 train longer, as a new run
+            python train.py -m model=mlp,cnn seed=0,1        a sweep: every combination, then a ranked table
+            python train.py debug=fast                       a few batches of everything (overfit, profile, anomaly)
+            python train.py --cfg job [--resolve]            show the config and do nothing
+            """).splitlines()
+            if name == "train"
+            else textwrap.dedent("""\
+            python evaluate.py run=RUN [split=test] [checkpoint=best|last|PATH]
+            measures a run, rebuilt from its directory alone (RUN: a run directory, or latest)
+            """).splitlines()
+        ),
+    ]
+    if name == "train":
+        lines += ["", "Groups and their options (configs/GROUP/OPTION.yaml):"]
+        for group, options in compose.groups().items():
+            lines += textwrap.wrap(f"{group}={'|'.join(options)}", 100, initial_indent="  ", subsequent_indent="      ",
+                                   break_on_hyphens=False)  # fmt: skip
+    lines += ["", "Keys, with their defaults:"]
+    for key, item in config.typed_keys(config.SCHEMAS[name]):
+        if not key.startswith("spec."):
+            lines.append(f"  {f'{key}={_default(item)}':<42} {item.metadata['help']}")
+    lines += ["", "A group's own arguments are those of its _target_, as in optimizer.weight_decay=0.01.",
+              "PLAINLOOP_DEBUG=1 shows the traceback of an error."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _default(item) -> str:
+    import dataclasses
+
+    value = item.default_factory() if item.default is dataclasses.MISSING else item.default
+    return {None: "null", True: "true", False: "false"}.get(value, value) if not isinstance(value, list) else (
+        "[" + ",".join(str(part) for part in value) + "]"
+    )  # fmt: skip

@@ -1,0 +1,296 @@
+"""The typed sections of the configuration: every key that is plainloop's own, with its type, range and default.
+
+Groups that name a `_target_` (data, model, loss, metrics, task, optimizer, scheduler, logger, callbacks) are
+open: they hold that target's own arguments and are checked against its signature when it is built. Everything
+else is closed, and a wrong key, type, range or combination is found here, before torch is imported.
+
+A key is documented where it is defined; `python train.py --help` prints these lines.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from plainloop.errors import UserError, did_you_mean, listed
+
+
+def key(default: Any, help: str, *, min: float | None = None, above: float | None = None,
+        choices: tuple[str, ...] = ()) -> Any:  # fmt: skip
+    """A dataclass field with its one line of help and its range."""
+    metadata = {"help": help, "min": min, "above": above, "choices": choices}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def open_group() -> Any:
+    """A section that takes any key: the arguments of the `_target_` that it names."""
+    return DictConfig({}, flags={"struct": False})
+
+
+@dataclass
+class Paths:
+    data: str = key("data", "where data sets lie and are downloaded to; looked for here, then in the checkout")
+    outputs: str = key("outputs", "where run directories are created")
+
+
+@dataclass
+class Split:
+    fractions: list[float] = key(
+        lambda: [0.8, 0.1, 0.1],
+        "shares of train, val and test; 0 declares none; a split that the data brings along is left alone",
+    )
+    stratify: bool = key(True, "the same share of every class in each split, where there are classes")
+
+
+@dataclass
+class Transforms:
+    normalize: Any = key(
+        "none", "inputs: none | train (mean and deviation of the training split) | {mean: ..., std: ...}"
+    )
+
+
+@dataclass
+class Loader:
+    batch_size: int = key(64, "samples per batch (and process)", min=1)
+    shuffle: bool = key(True, "a new order of the training samples every epoch, from (seed, epoch)")
+    drop_last: bool = key(False, "leave out a training batch that is not full")
+    num_workers: int | None = key(None, "loading processes; null: none for data in memory or quickly fetched, else the cores", min=0)
+    pin_memory: bool | None = key(None, "page-locked batches for faster copies to a GPU; null: on CUDA")
+    prefetch_factor: int | None = key(None, "batches that each worker prepares ahead; null: torch's 2", min=1)
+    persistent_workers: bool | None = key(None, "keep the workers between epochs; null: yes, with workers")
+    timeout: float | None = key(None, "seconds to wait for a worker's batch; null: 300 with workers", min=0)
+    multiprocessing_context: str | None = key(
+        None, "how workers start; null: forkserver, on every Python", choices=("fork", "spawn", "forkserver")
+    )
+
+
+@dataclass
+class Schedule:
+    interval: str = key("step", "when the scheduler ticks", choices=("step", "epoch", "validation"))
+    warmup_steps: int = key(0, "steps of linear warm-up in front of the scheduler", min=0)
+
+
+@dataclass
+class TrainerSection:
+    _target_: str = key("plainloop.trainer.Trainer", "a subclass of your own may override train_step")
+    max_epochs: int = key(30, "passes over the training split", min=1)
+    max_steps: int | None = key(None, "stop after this many optimizer steps, if that comes first", min=1)
+    device: str = key("auto", "auto | cpu | cuda | cuda:N | mps")
+    precision: str = key("fp32", "fp32, or autocast to bf16 or fp16", choices=("fp32", "bf16", "fp16"))
+    accumulate_steps: int = key(1, "batches per optimizer step", min=1)
+    max_grad_norm: float | None = key(None, "clip the norm of the gradient to this", above=0)
+    compile: bool = key(False, "torch.compile the model")
+    channels_last: bool = key(False, "memory format of images and convolutions; faster on GPUs")
+    num_threads: int | None = key(None, "CPU threads of torch; null: torch's own choice", min=1)
+    deterministic: bool = key(False, "only deterministic kernels (slower; what bit-equal runs on CUDA need)")
+    detect_anomaly: bool = key(False, "autograd names the operation whose backward made a NaN (slow)")
+    log_every: int = key(50, "steps between log points", min=1)
+    validate_every: Any = key(1, "epochs between validations; '500s' counts steps; 0: never")
+    limit_batches: int | None = key(None, "at most this many batches of every split", min=1)
+    stop_below: float | None = key(None, "end as soon as an epoch's training loss is below this")
+    profile: bool = key(False, "record up to 20 steps with torch's profiler, then stop")
+
+
+@dataclass
+class Checkpoint:
+    every_epochs: int | None = key(1, "save at every N-th epoch's end; null: only at the end of the run", min=1)
+    every_steps: int | None = key(None, "and every N steps", min=1)
+    every_minutes: float | None = key(None, "and every N minutes", above=0)
+    keep: int = key(2, "newest checkpoints kept, beside the best one", min=1)
+
+
+@dataclass
+class EarlyStopping:
+    patience: int | None = key(None, "validations without a better value before the run ends; null: off", min=1)
+    min_delta: float = key(0.0, "how much better counts as better", min=0)
+
+
+@dataclass
+class Console:
+    every_epochs: int = key(1, "one line every N epochs (a bar, on a terminal)", min=1)
+    progress: bool | None = key(None, "a progress bar; null: on a terminal")
+
+
+@dataclass
+class Spec:
+    """Facts about the data. Nobody sets them: they are filled in once the data is there, and referred to by
+    whatever comes after it, as in `in_features: ${spec.num_features}`."""
+
+    input_shape: list[int] | None = key(None, "shape of one sample's inputs")
+    num_features: int | None = key(None, "numbers in one sample's inputs")
+    in_channels: int | None = key(None, "channels of an image")
+    image_size: list[int] | None = key(None, "height and width of an image")
+    num_outputs: int | None = key(None, "what the model must return per sample")
+    num_classes: int | None = key(None, "classes, where the target is one")
+    class_names: list[str] | None = key(None, "their names, in order")
+    target_names: list[str] | None = key(None, "names of regression targets")
+    num_train: int | None = key(None, "samples to train on")
+    num_val: int | None = key(None, "samples to validate on")
+    num_test: int | None = key(None, "samples to test on")
+    steps_per_epoch: int | None = key(None, "optimizer steps in an epoch")
+    total_steps: int | None = key(None, "optimizer steps in the run")
+    schedule_length: int | None = key(None, "ticks of the scheduler after the warm-up")
+
+
+@dataclass
+class Config:
+    """What `train.py` takes."""
+
+    seed: int = key(0, "everything random follows from it", min=0)
+    name: str | None = key(None, "folder of the run under outputs/; null: DATA_MODEL")
+    monitor: str = key("val/loss", "the validation quantity that selects the best weights; set by the task")
+    monitor_mode: str = key("auto", "auto: as the metric says", choices=("auto", "min", "max"))
+    test: bool = key(True, "measure the test split once, at the end (never in sweeps and debug runs)")
+    resume: str | None = key(None, "continue this run: a run directory, or latest")
+    extend: str | None = key(None, "start a new, longer run from this run's weights and optimizer state")
+    trust: list[str] = key(list, "functions that a _target_ may name beside plainloop's own factories")
+    paths: Paths = field(default_factory=Paths)
+    split: Split = field(default_factory=Split)
+    transforms: Transforms = field(default_factory=Transforms)
+    loader: Loader = field(default_factory=Loader)
+    trainer: TrainerSection = field(default_factory=TrainerSection)
+    schedule: Schedule = field(default_factory=Schedule)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    console: Console = field(default_factory=Console)
+    data: Any = field(default_factory=open_group)
+    model: Any = field(default_factory=open_group)
+    loss: Any = field(default_factory=open_group)
+    metrics: Any = field(default_factory=open_group)
+    task: Any = field(default_factory=open_group)
+    optimizer: Any = field(default_factory=open_group)
+    scheduler: Any = field(default_factory=open_group)
+    logger: Any = field(default_factory=open_group)
+    callbacks: Any = field(default_factory=open_group)
+    spec: Spec = field(default_factory=Spec)
+    choices: Any = field(default_factory=open_group)  # which option of each group was taken; filled in
+
+
+@dataclass
+class EvaluateConfig:
+    """What `evaluate.py` takes."""
+
+    run: str = key("latest", "a run directory, or latest")
+    split: str = key("test", "what to measure", choices=("train", "val", "test"))
+    checkpoint: str = key("best", "best | last | the path of a checkpoint")
+    trust: list[str] = key(list, "functions that a _target_ may name beside plainloop's own factories")
+    paths: Paths = field(default_factory=Paths)
+    loader: Loader = field(default_factory=Loader)
+    trainer: TrainerSection = field(default_factory=TrainerSection)
+
+
+SCHEMAS = {"train": Config, "evaluate": EvaluateConfig}
+REQUIRED_GROUPS = ("data", "model", "loss", "task", "optimizer")
+
+
+def typed_keys(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every key of our own as ("trainer.max_epochs", its field), sections flattened."""
+    for item in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(item.type):
+            yield from typed_keys(item.type, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        elif item.metadata:
+            yield prefix + item.name, item
+
+
+def kind_of(item: dataclasses.Field) -> str:
+    """'a whole number', 'true or false', ...: a key's type in words."""
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "list": "a list"}
+    name = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+    base = next((text for start, text in words.items() if name.startswith(start)), "a value")
+    if item.metadata["choices"]:
+        base = "one of " + listed(item.metadata["choices"])
+    elif item.metadata["min"] is not None:
+        base += f" of at least {item.metadata['min']}"
+    elif item.metadata["above"] is not None:
+        base += f" above {item.metadata['above']}"
+    return base + (" or null" if "None" in name else "")
+
+
+def validate(cfg: DictConfig, schema: type = Config) -> None:
+    """Everything that can be known wrong from the configuration alone. Raises UserError."""
+    for name, item in typed_keys(schema):
+        value = OmegaConf.select(cfg, name)
+        limits = item.metadata
+        wrong = (
+            (limits["choices"] and value is not None and value not in limits["choices"])
+            or (limits["min"] is not None and value is not None and value < limits["min"])
+            or (limits["above"] is not None and value is not None and not value > limits["above"])
+        )
+        if wrong:
+            guess = did_you_mean(str(value), limits["choices"])
+            raise UserError(f"{name}={value}: must be {kind_of(item)}.{guess}")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", cfg.trainer.device):
+        raise UserError(f"trainer.device={cfg.trainer.device}: must be auto, cpu, cuda, cuda:N or mps.")
+    if schema is Config:
+        _validate_training(cfg)
+
+
+def _validate_training(cfg: DictConfig) -> None:
+    if not re.fullmatch(r"\d+s?", str(cfg.trainer.validate_every)):
+        raise UserError(
+            f"trainer.validate_every={cfg.trainer.validate_every}: a number of epochs, or of steps as in 500s."
+        )
+    fractions = list(cfg.split.fractions)
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
+        raise UserError(
+            f"split.fractions={fractions}: three shares of train, val and test that add up to 1, "
+            "as in split.fractions=[0.8,0.1,0.1]."
+        )
+    normalize = cfg.transforms.normalize
+    if not (normalize in ("none", "train") or (isinstance(normalize, DictConfig) and set(normalize) == {"mean", "std"})):
+        raise UserError(
+            f"transforms.normalize={normalize}: must be none, train, or '{{mean: 0.5, std: 0.5}}' (one number per "
+            "channel or feature, or one for all)."
+        )
+    if cfg.resume and cfg.extend:
+        raise UserError("resume= continues a run and extend= starts a new one from it: give one of the two.")
+    for group in REQUIRED_GROUPS:
+        if not isinstance(cfg[group], DictConfig) or "_target_" not in cfg[group]:
+            raise UserError(f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name")
+    _validate_open_values(cfg)
+    _validate_loss(cfg)
+    _validate_monitor(cfg)
+
+
+def _validate_open_values(cfg: DictConfig) -> None:
+    """A typo such as optimizer.lr=fast, found without importing the optimizer: numbers that every target of the
+    group takes as numbers."""
+    for name in ("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum"):
+        value = OmegaConf.select(cfg, name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            hint = " (write 1e-3 or 0.001)" if name == "optimizer.lr" else ""
+            raise UserError(f"{name}={value}: must be a number{hint}.")
+        if value < 0:
+            raise UserError(f"{name}={value}: must not be negative.")
+
+
+def _validate_loss(cfg: DictConfig) -> None:
+    """A task lists the losses that fit it; a loss of the user's own is not judged by its name."""
+    fitting, choice = cfg.task.get("losses"), cfg.choices.get("loss")
+    ours = str(cfg.loss._target_).startswith(("torch.nn.", "plainloop."))
+    if isinstance(fitting, ListConfig) and choice and ours and choice not in fitting and choice != "custom":
+        raise UserError(
+            f"loss={choice} doesn't fit task={cfg.choices.get('task')}, which takes: {listed(fitting)}.\n"
+            f"Leave loss= out, or choose a task that fits the data and the loss."
+        )
+
+
+def _validate_monitor(cfg: DictConfig) -> None:
+    options = ["val/loss", *(f"val/{name}" for name in cfg.metrics or {})]
+    if cfg.monitor not in options:
+        raise UserError(
+            f"monitor={cfg.monitor}: task={cfg.choices.get('task')} doesn't produce it."
+            f"{did_you_mean(cfg.monitor, options)} It produces: {listed(options)}."
+        )
+
+
+def plain(cfg: Any) -> Any:
+    """A config as plain dicts, lists and numbers, every `${...}` filled in."""
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg

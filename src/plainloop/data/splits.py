@@ -1,0 +1,166 @@
+"""Which sample is in which split: decided by the seed, written into the run directory."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from plainloop import seeding
+from plainloop.errors import UserError, listed
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Data:
+    """The three splits; one that the data doesn't have is None. `indices` says which samples of what they were
+    taken from: {"val": {"from": "train", "indices": [...]}}."""
+
+    train: Dataset
+    val: Dataset | None = None
+    test: Dataset | None = None
+    indices: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __getitem__(self, split: str) -> Dataset | None:
+        return getattr(self, split)
+
+
+def size(dataset: Dataset | None) -> int:
+    """Samples in a split; 0 for none."""
+    return 0 if dataset is None else len(dataset)  # type: ignore[arg-type]
+
+
+def build_data(make: Callable[..., Dataset | None], target: Any, fractions: Sequence[float], stratify: bool,
+               seed: int) -> Data:  # fmt: skip
+    """Build a data set and divide it.
+
+    Args:
+        make: builds the data set; takes `split="train"` and so on where the target's signature has `split`.
+        target: the class or function itself, whose signature is looked at. A class may list the splits that it
+            has as `splits = ("train", "test")`; a function may return None for one that it doesn't have.
+        fractions: shares of train, val and test among what has to be divided.
+    """
+    if "split" in inspect.signature(target).parameters:
+        has = getattr(target, "splits", SPLITS)
+        parts = {name: make(split=name) if name in has else None for name in SPLITS}
+    else:
+        parts = {"train": make(), "val": None, "test": None}
+    whole = parts["train"]
+    if whole is None:
+        raise UserError("data: there is no training split.")
+    if size(whole) == 0:
+        raise UserError("data: the training split is empty.")
+    missing = [name for name in SPLITS[1:] if parts[name] is None]
+    shares = {"train": fractions[0], **{name: fractions[SPLITS.index(name)] for name in missing}}
+    divided = divide(size(whole), list(shares.values()), targets_of(whole) if stratify else None, seed)
+    indices: dict[str, dict[str, Any]] = {}
+    data: dict[str, Dataset | None] = {name: parts[name] for name in SPLITS}
+    for name, chosen in zip(shares, divided, strict=True):
+        if shares[name] == 0:
+            continue
+        if len(chosen) == 0:
+            raise UserError(
+                f"split.fractions={list(fractions)} leaves no sample for {name} among {size(whole)}: raise its share, "
+                f"or set it to 0 to go without."
+            )
+        indices[name] = {"from": "train", "indices": chosen.tolist()}
+        data[name] = take(whole, chosen) if len(chosen) < size(whole) else whole
+    for name in SPLITS:
+        if name not in indices and data[name] is not None:
+            indices[name] = {"from": name, "indices": list(range(size(data[name])))}
+            if size(data[name]) == 0:
+                raise UserError(f"data: the split {name} that the data brings along is empty.")
+    assert data["train"] is not None
+    return Data(data["train"], data["val"], data["test"], indices)
+
+
+def divide(count: int, shares: Sequence[float], labels: Tensor | None, seed: int) -> list[Tensor]:
+    """Indices 0 .. count-1 in disjoint random parts of these relative shares, each in rising order.
+
+    With labels (N,) of classes, every class is divided in these shares by itself, as nearly as whole samples
+    allow: the ranks of a class's samples are spread evenly over 0 to 1, and cut at the cumulated shares.
+    """
+    order = torch.randperm(count, generator=seeding.generator(seed, seeding.SPLIT))
+    total = sum(shares)
+    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+        place = torch.empty(count, dtype=torch.float64)
+        for label in labels.unique():
+            members = order[labels[order] == label]
+            ranks = torch.arange(len(members), dtype=torch.float64)
+            place[members] = (ranks + torch.rand(1, generator=seeding.generator(seed, seeding.SPLIT, int(label)))) / len(
+                members
+            )
+        order = order[place[order].argsort(stable=True)]
+    parts, start, cumulated = [], 0, 0.0
+    for share in shares:
+        cumulated += share / total
+        end = round(cumulated * count)
+        parts.append(order[start:end].sort().values)
+        start = end
+    return parts
+
+
+def take(dataset: Dataset, indices: Tensor) -> Dataset:
+    """The samples at these indices, in memory where the data set is."""
+    return dataset.select(indices) if hasattr(dataset, "select") else Subset(dataset, indices.tolist())  # type: ignore
+
+
+def targets_of(dataset: Dataset | None) -> Tensor | None:
+    """All targets of a data set that holds them as `targets` (as ours and torchvision's do), or None."""
+    if isinstance(dataset, Subset):
+        targets = targets_of(dataset.dataset)
+        return None if targets is None else targets[torch.as_tensor(dataset.indices)]
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        return None
+    try:
+        return torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def class_names_of(dataset: Dataset, most: int = 20_000) -> list[str]:
+    """The names of the classes: the data set's own `classes`, or the whole numbers among its targets.
+
+    A data set that has neither `classes` nor `targets` is read through, if it isn't longer than `most`.
+    Raises UserError where there are no classes to be found.
+    """
+    inner = dataset
+    while isinstance(inner, Subset):
+        inner = inner.dataset
+    names = getattr(inner, "classes", None)
+    if names is not None:
+        return [str(name) for name in names]
+    targets = targets_of(dataset)
+    if targets is None:
+        if size(dataset) > most:
+            raise UserError(
+                "data: how many classes are there? Give the data set an attribute `classes` (their names) or `targets` "
+                f"(all labels): it is too long ({size(dataset):,} samples) to be read through."
+            )
+        targets = torch.as_tensor([int(dataset[index][1]) for index in range(size(dataset))])
+    if targets.is_floating_point():
+        raise UserError(
+            f"data: the targets are {str(targets.dtype).removeprefix('torch.')} numbers, where this task needs classes "
+            f"(whole numbers from 0). For numbers: task=regression"
+        )
+    return [str(number) for number in range(int(targets.max()) + 1)]
+
+
+def check_classes(data: Data, names: Sequence[str]) -> None:
+    """Every known label of every split is one of the classes. Raises UserError with the split and the index."""
+    for split in SPLITS:
+        targets = targets_of(data[split])
+        if targets is None or targets.is_floating_point() or targets.ndim != 1:
+            continue
+        outside = ((targets < 0) | (targets >= len(names))).nonzero()
+        if len(outside):
+            index = int(outside[0])
+            raise UserError(
+                f"data: sample {index} of {split} has label {int(targets[index])}, outside the {len(names)} classes "
+                f"0 to {len(names) - 1} ({listed(names, 10)})."
+            )

@@ -1,0 +1,66 @@
+"""Errors as part of the product: what went wrong, where, and what to type instead, in one or two lines.
+
+`UserError` is a mistake in what was typed or given (exit status 2), `MachineError` a failure of the machine or
+of the training itself (exit status 1), `Interrupted` a signal that was obeyed (130 or 143). Everything else is
+a bug, ours or that of the user's own module, and keeps its traceback.
+"""
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the user's. The message names the cause, the place and the fix."""
+
+    status = 2
+
+
+class MachineError(RuntimeError):
+    """Disk full, worker killed, out of memory, a loss that is NaN: the run is over, its last checkpoint stands."""
+
+    status = 1
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM was obeyed: the step was finished and saved. No sweep catches it and goes on."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.status = 128 + signal_number
+
+
+def shown(error: UserError | MachineError | Interrupted) -> int:
+    """Print an error to stderr, with its traceback only under PLAINLOOP_DEBUG=1; return the exit status."""
+    if os.environ.get("PLAINLOOP_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    label = "stopped" if isinstance(error, Interrupted) else "error"
+    print(f"{label}: {error}", file=sys.stderr)
+    return error.status
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """' Did you mean mlp?' for the option that looks most like `word`, or nothing."""
+    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def listed(words: Iterable[object], most: int = 24) -> str:
+    """'a, b, c' with the tail of a long list cut and counted."""
+    words = [str(word) for word in words]
+    tail = f", ... ({len(words) - most} more)" if len(words) > most else ""
+    return ", ".join(words[:most]) + tail
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def origin(error: BaseException) -> str:
+    """'net.py, line 12': where an exception was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else "unknown place"

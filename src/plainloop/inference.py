@@ -1,0 +1,87 @@
+"""The eval-mode pass that validation, test and evaluate share: every sample exactly once, no gradients."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainloop import metrics as metrics_room
+from plainloop.errors import MachineError
+from plainloop.tasks import Task
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch on the device: tensors, and tuples, lists and dicts of them; the rest as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {name: to_device(value, device) for name, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(to_device(value, device) for value in batch)
+    return batch
+
+
+def preparation(preprocess: nn.Module, device: torch.device, channels_last: bool = False) -> Callable[[Any], Any]:
+    """What stands between the loader and the model: to the device, then `preprocess` on the inputs.
+
+    Decided once, so that nothing is decided at every step.
+    """
+
+    def prepare(batch: Any) -> Any:
+        if device.type != "cpu":
+            batch = to_device(batch, device)
+        if not isinstance(batch, tuple | list):
+            return preprocess(batch)
+        inputs = preprocess(batch[0])
+        if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return (inputs, *batch[1:])
+
+    return prepare
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The context of the forward pass: automatic mixed precision, or nothing."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """`model.eval()`, and afterwards every module in the mode it was found in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def measure(model: nn.Module, task: Task, batches: Iterable[Any], prepare: Callable[[Any], Any],
+            context: AbstractContextManager, metrics: Mapping[str, Any],
+            stopped: Callable[[], None] = lambda: None, also: Sequence[Any] = ()) -> dict[str, float]:  # fmt: skip
+    """Loss and metrics over all samples of a split: {"loss": ..., "accuracy": ...}.
+
+    The loss is the mean over samples: each batch's mean counts as often as the batch has samples.
+    `stopped` is called between batches, and may raise to end the pass. The metrics in `also` are updated on the
+    way, for the caller to compute (a confusion matrix).
+    """
+    metrics_room.reset_all(metrics)
+    watched = {**metrics, **{f"also {number}": metric for number, metric in enumerate(also)}}
+    mean = metrics_room.MeanLoss()
+    with eval_mode(model), torch.inference_mode():
+        for batch in batches:
+            stopped()
+            batch = prepare(batch)
+            with context:
+                loss, outputs = task.loss_of(model, batch)
+            mean.add(loss, task.size(batch))
+            task.update(watched, outputs, batch)
+        total, count = mean.read()
+        if count == 0:
+            raise MachineError("a pass over a split saw no samples.")
+        return {"loss": total / count, **metrics_room.compute_all(metrics)}

@@ -1,0 +1,97 @@
+"""What the terminal shows: a bar per epoch, or one line per epoch on a pipe; the same lines go into train.log."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO
+
+from plainloop.loggers import Logger
+from plainloop.rundir import RunDir
+
+
+class Console(Logger):
+    """Prints lines and draws the progress bar.
+
+    Args:
+        every_epochs: one line every N epochs.
+        progress: draw a bar; None for "on a terminal".
+        monitor: the validation quantity that is shown.
+        max_epochs: for "epoch 3/30".
+    """
+
+    def __init__(self, every_epochs: int = 1, progress: bool | None = None, monitor: str = "val/loss"):
+        self.every_epochs, self.monitor = every_epochs, monitor
+        self.shows_bar = sys.stderr.isatty() if progress is None else progress
+        self.file: TextIO | None = None
+        self.early: list[str] = []  # lines from before there is a train.log
+        self.bar: Any = None
+        self.epochs = 0
+
+    def open(self, run: RunDir, config: Mapping[str, Any], step: int) -> None:
+        self.file = open(run.log, "a")  # noqa: SIM115
+        for line in self.early:
+            print(line, file=self.file, flush=True)
+        self.early = []
+        self.epochs = config["trainer"]["max_epochs"]
+
+    def say(self, line: str, screen: bool = True) -> None:
+        """A line for the terminal and train.log."""
+        if screen:
+            self._close_bar()
+            print(line, flush=True)
+        if self.file is None:
+            self.early.append(line)
+        else:
+            print(line, file=self.file, flush=True)
+
+    def progress(self, windows: Iterable[Any], trainer: Any) -> Iterable[Any]:
+        """Wrap an epoch's steps in a bar, where one is wanted."""
+        if not self.shows_bar or (trainer.epoch + 1) % self.every_epochs:
+            return windows
+        return self._with_bar(windows, trainer)
+
+    def _with_bar(self, windows: Iterable[Any], trainer: Any) -> Iterator[Any]:
+        from tqdm import tqdm
+
+        self._close_bar()
+        loader = trainer.train_batches
+        self.bar = tqdm(
+            total=loader.num_samples, initial=min(trainer.batch * loader.order.batch_size, loader.num_samples),
+            desc=f"epoch {trainer.epoch + 1}/{trainer.max_epochs}", unit=" samples", unit_scale=True, leave=True,
+            dynamic_ncols=True, bar_format="{desc} {percentage:3.0f}%|{bar:20}| {rate_fmt}{postfix}",
+        )  # fmt: skip
+        counted = trainer.samples
+        for window in windows:
+            yield window
+            self.bar.update(trainer.samples - counted)
+            counted = trainer.samples
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        if "train/epoch_loss" not in record:
+            if self.bar is not None and "train/loss" in record:
+                self.bar.set_postfix_str(f"loss {record['train/loss']:.4f}", refresh=False)
+            if any(name.startswith("val/") for name in record):
+                self.say(f"step {record['step']}  {self._shown(record)}")
+            return
+        shown = self._shown(record)
+        line = f"epoch {record['epoch']}/{self.epochs}  {shown}  {record['samples_per_second']:,.0f} samples/s"
+        if self.bar is not None:
+            self.bar.set_postfix_str(shown, refresh=True)
+            self._close_bar()
+            self.say(line, screen=False)
+        elif record["epoch"] % self.every_epochs == 0 or record["epoch"] == self.epochs:
+            self.say(line)
+
+    def _shown(self, record: Mapping[str, Any]) -> str:
+        names = {"train/epoch_loss": "loss", "val/loss": "val/loss", self.monitor: self.monitor}
+        return "  ".join(f"{label} {record[name]:.4f}" for name, label in names.items() if name in record)
+
+    def _close_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def close(self) -> None:
+        self._close_bar()
+        if self.file is not None:
+            self.file.close()
+            self.file = None

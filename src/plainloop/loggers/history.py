@@ -1,0 +1,39 @@
+"""history.jsonl: one JSON object per log point and per epoch."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from plainloop.loggers import Logger
+from plainloop.rundir import RunDir
+
+
+class History(Logger):
+    """Appends records; on resume the file is cut back to where the checkpoint was taken."""
+
+    def __init__(self) -> None:
+        self.file: BinaryIO | None = None
+        self.length = 0
+
+    def open(self, run: RunDir, config: Mapping[str, Any], step: int) -> None:
+        self.file = open(run.history, "ab")  # noqa: SIM115
+        self.file.truncate(self.length)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        assert self.file is not None
+        values = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()}
+        line = json.dumps(values).encode() + b"\n"
+        self.file.write(line)
+        self.file.flush()
+        self.length += len(line)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"length": self.length}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.length = state["length"]
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()

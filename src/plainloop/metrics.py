@@ -1,0 +1,274 @@
+"""Metrics: short readable states on the device, summed over a whole split and read once at the end.
+
+The interface is torchmetrics' own, update / compute / reset, so that any class of torchmetrics works in their
+place by its `_target_`. A metric gets predictions as probabilities: (N, C) for classes, (N,) for two classes,
+and values (N, T) for regression.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Metric:
+    """A sum over samples. Subclasses say what is added (`update`) and what it amounts to (`compute`)."""
+
+    higher_is_better: bool | None = True
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        raise NotImplementedError
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Add a batch."""
+        raise NotImplementedError
+
+    def compute(self) -> Tensor:
+        """The metric over everything since the reset, as a scalar tensor."""
+        raise NotImplementedError
+
+
+class Accuracy(Metric):
+    """Share of samples whose class is predicted: (N, C) or (N,) probabilities against classes (N,).
+
+    Args:
+        top_k: right if the class is among the k most probable.
+    """
+
+    def __init__(self, top_k: int = 1):
+        self.top_k = top_k
+        super().__init__()
+
+    def reset(self) -> None:
+        self.right: Tensor | int = 0
+        self.count = 0
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        if predictions.ndim == 1:
+            right = (predictions > 0.5) == targets.bool()
+        elif self.top_k == 1:
+            right = predictions.argmax(1) == targets
+        else:
+            right = (predictions.topk(self.top_k, dim=1).indices == targets[:, None]).any(1)
+        self.right = self.right + right.sum()
+        self.count += len(targets)
+
+    def compute(self) -> Tensor:
+        return torch.as_tensor(self.right) / self.count
+
+
+class ConfusionMatrix(Metric):
+    """Counts (C, C): rows are the true classes, columns the predicted ones."""
+
+    higher_is_better = None
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        super().__init__()
+
+    def reset(self) -> None:
+        self.matrix: Tensor | None = None
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        predicted = (predictions > 0.5).long() if predictions.ndim == 1 else predictions.argmax(1)
+        cells = targets.long() * self.num_classes + predicted
+        counts = torch.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, -1)
+        self.matrix = counts if self.matrix is None else self.matrix + counts
+
+    def compute(self) -> Tensor:
+        assert self.matrix is not None, "compute() before any update()"
+        return self.matrix
+
+
+class _FromConfusion(ConfusionMatrix):
+    """Precision, recall and F1 of each class, averaged over classes ("macro"), or of class 1 alone where there
+    are two classes and average is "binary". A ratio of 0 to 0 counts as 0, as in scikit-learn.
+
+    Classes that neither occur nor are predicted are left out of the average.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, num_classes: int = 2, average: str = "macro"):
+        if average not in ("macro", "binary"):
+            raise ValueError(f"average must be macro or binary, not {average}")
+        self.average = average
+        super().__init__(num_classes)
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Right, predicted and true counts of each class (C,)."""
+        matrix = super().compute().float()
+        return matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+
+    def averaged(self, numerator: Tensor, denominator: Tensor, seen: Tensor) -> Tensor:
+        score = torch.where(denominator > 0, numerator / denominator.clamp(min=1), 0.0)
+        return score[1] if self.average == "binary" else score[seen > 0].mean()
+
+
+class Precision(_FromConfusion):
+    """Of what was predicted as a class, the share that is."""
+
+    def compute(self) -> Tensor:
+        right, predicted, true = self.parts()
+        return self.averaged(right, predicted, predicted + true)
+
+
+class Recall(_FromConfusion):
+    """Of what is in a class, the share that was predicted so."""
+
+    def compute(self) -> Tensor:
+        right, predicted, true = self.parts()
+        return self.averaged(right, true, predicted + true)
+
+
+class F1(_FromConfusion):
+    """Harmonic mean of precision and recall: 2 right / (predicted + true)."""
+
+    def compute(self) -> Tensor:
+        right, predicted, true = self.parts()
+        return self.averaged(2 * right, predicted + true, predicted + true)
+
+
+class AUROC(Metric):
+    """Area under the ROC curve of two classes: the probability that a positive sample scores above a negative one,
+    ties counting one half (Hanley and McNeil 1982). NaN where only one class is present.
+    """
+
+    def reset(self) -> None:
+        self.scores: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        self.scores.append(predictions.detach())
+        self.targets.append(targets.detach().bool())
+
+    def compute(self) -> Tensor:
+        scores, positive = torch.cat(self.scores), torch.cat(self.targets)
+        values, place, ties = scores.unique(return_inverse=True, return_counts=True)
+        last_rank = ties.cumsum(0).double()
+        rank = (last_rank - (ties - 1) / 2)[place]  # equal scores share the mean of their ranks
+        positives, negatives = positive.sum().double(), (~positive).sum().double()
+        above = rank[positive].sum() - positives * (positives + 1) / 2
+        return (above / (positives * negatives)).float()
+
+
+class _Error(Metric):
+    """A mean over all N x T values of something about the error."""
+
+    higher_is_better = False
+
+    def reset(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.count = 0
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        self.total = self.total + self.error(predictions.double(), targets.double()).sum()
+        self.count += targets.numel()
+
+    def error(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def compute(self) -> Tensor:
+        return (torch.as_tensor(self.total) / self.count).float()
+
+
+class MAE(_Error):
+    """Mean absolute error, in the target's unit."""
+
+    def error(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return (predictions - targets).abs()
+
+
+class RMSE(_Error):
+    """Root of the mean squared error, in the target's unit."""
+
+    def error(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return (predictions - targets).square()
+
+    def compute(self) -> Tensor:
+        return super().compute().sqrt()
+
+
+class R2(Metric):
+    """Share of the targets' variance that is explained, 1 - SSE / SST, averaged over the T targets.
+    NaN where the targets don't vary."""
+
+    def reset(self) -> None:
+        self.count = 0
+        self.sums: Tensor | None = None
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        predictions, targets = predictions.double(), targets.double()
+        if self.sums is None:
+            self.origin = targets.mean(0)  # sums around a typical value don't lose digits
+        away = targets - self.origin
+        sums = torch.stack([away.sum(0), away.square().sum(0), (targets - predictions).square().sum(0)])
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.count += len(targets)
+
+    def compute(self) -> Tensor:
+        assert self.sums is not None, "compute() before any update()"
+        total, squares, errors = self.sums
+        variation = squares - total.square() / self.count
+        return torch.where(variation > 0, 1 - errors / variation, torch.nan).mean().float()
+
+
+class MeanLoss:
+    """The mean of the batches' losses, weighted by their samples.
+
+    Nothing is read from the device per step: the losses wait there, and `read` fetches them all at once.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[Tensor] = []
+        self.sizes: list[int] = []
+        self.total, self.count = 0.0, 0
+
+    def add(self, loss: Tensor, size: int) -> None:
+        """The mean loss of a batch of this many samples."""
+        self.waiting.append(loss.detach())
+        self.sizes.append(size)
+        if len(self.waiting) == 4096:
+            self._fetch()
+
+    def read(self) -> tuple[float, int]:
+        """(sum over samples, samples) since the last read."""
+        self._fetch()
+        total, count = self.total, self.count
+        self.total, self.count = 0.0, 0
+        return total, count
+
+    def _fetch(self) -> None:
+        if self.waiting:
+            losses = torch.stack(self.waiting).cpu().double()
+            self.total += float(losses @ torch.tensor(self.sizes, dtype=torch.float64))
+            self.count += sum(self.sizes)
+            self.waiting, self.sizes = [], []
+
+    def state_dict(self) -> dict[str, Any]:
+        losses = torch.stack(self.waiting).cpu() if self.waiting else torch.zeros(0)
+        return {"waiting": losses, "sizes": self.sizes, "total": self.total, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.waiting = list(state["waiting"].to(device))
+        self.sizes, self.total, self.count = list(state["sizes"]), state["total"], state["count"]
+
+
+def reset_all(metrics: Mapping[str, Any]) -> None:
+    for metric in metrics.values():
+        metric.reset()
+
+
+def update_all(metrics: Mapping[str, Any], predictions: Tensor, targets: Tensor) -> None:
+    for metric in metrics.values():
+        metric.update(predictions, targets)
+
+
+def compute_all(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Each metric's value as a Python number."""
+    return {name: float(metric.compute()) for name, metric in metrics.items()}

@@ -1,0 +1,168 @@
+"""A run directory: create it, record it, find it, read it back. Imports no torch until it has to."""
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from plainloop.compose import ROOT
+from plainloop.errors import MachineError, UserError
+
+
+class RunDir:
+    """The paths in a run directory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self.composed = path / "composed.yaml"
+        self.overrides = path / "overrides.yaml"
+        self.environment = path / "environment.json"
+        self.splits = path / "splits.json"
+        self.history = path / "history.jsonl"
+        self.metrics = path / "metrics.json"
+        self.log = path / "train.log"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.figures = path / "figures"
+        self.profile = path / "profile"
+
+    def __str__(self) -> str:
+        """As it would be typed: relative to the working directory where it lies below it."""
+        try:
+            return str(self.path.resolve().relative_to(Path.cwd()))
+        except ValueError:
+            return str(self.path)
+
+    def saved_config(self) -> DictConfig:
+        """The run's config before its `${...}` were filled in, so that a changed key reaches all that refer to it."""
+        file = self.composed if self.composed.is_file() else self.config
+        loaded = OmegaConf.load(file)
+        assert isinstance(loaded, DictConfig)
+        return loaded
+
+    def read_metrics(self) -> dict[str, float]:
+        """metrics.json, or nothing for a run that hasn't finished."""
+        return json.loads(self.metrics.read_text()) if self.metrics.is_file() else {}
+
+
+def create(outputs: str, name: str, given: str | None = None) -> RunDir:
+    """A new directory outputs/<name>/<timestamp>-<short id>/, or the one that was given. Raises MachineError."""
+    try:
+        if given is not None:
+            path = Path(given)
+            if (path / "config.yaml").exists():
+                raise UserError(f"{path} already holds a run. Continue it with resume={path}, or choose another directory.")
+            path.mkdir(parents=True, exist_ok=True)
+            return RunDir(path)
+        while True:
+            stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+            path = Path(outputs) / name / f"{stamp}-{uuid.uuid4().hex[:4]}"
+            try:
+                path.mkdir(parents=True, exist_ok=False)
+                return RunDir(path)
+            except FileExistsError:
+                if path.parent.is_file() or Path(outputs).is_file():
+                    raise
+    except OSError as error:
+        raise MachineError(f"the run directory can't be created: {error}. Another place: paths.outputs=FOLDER") from error
+
+
+def record(run: RunDir, composed: DictConfig, resolved: dict[str, Any], typed: Sequence[str], splits: dict[str, Any]) -> None:
+    """Write what the run is: config, overrides, splits and environment."""
+    run.composed.write_text(
+        "# config.yaml before its ${...} were filled in; resume=, extend= and evaluate start from here.\n"
+        + OmegaConf.to_yaml(composed, resolve=False)
+    )
+    run.config.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
+    run.overrides.write_text(OmegaConf.to_yaml(OmegaConf.create(list(typed))))
+    run.splits.write_text(json.dumps(splits))
+    run.environment.write_text(json.dumps(environment(resolved["seed"]), indent=2))
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, git state, command and hardware."""
+    import importlib.metadata
+
+    import torch
+
+    packages = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "plainloop")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    cuda = torch.cuda.is_available()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "working_directory": os.getcwd(),
+        "seed": seed,
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "hostname": platform.node(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else [],
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_diff": _git("diff", "HEAD"),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, errors="replace"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
+    """The run that RUN names: a run directory, or "latest". Raises UserError."""
+    if text == "latest":
+        return latest(outputs, key)
+    path = Path(text).expanduser()
+    if path.name == "checkpoints" or path.suffix == ".pt":
+        path = path.parent.parent if path.suffix == ".pt" else path.parent
+    if not path.exists():
+        raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
+    if not (path / "config.yaml").is_file():
+        inside = sorted(path.glob("**/config.yaml"))[:1]
+        hint = f" Inside it there is {inside[0].parent}." if inside else ""
+        raise UserError(f"{key}={text}: not a run directory (it has no config.yaml).{hint}")
+    return RunDir(path)
+
+
+def latest(outputs: str, key: str = "run") -> RunDir:
+    """The newest run that isn't a debug run and has a checkpoint."""
+    newest = sorted(
+        Path(outputs).glob("**/checkpoints/step-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+    )
+    seen: set[Path] = set()
+    for checkpoint in newest:
+        path = checkpoint.parent.parent
+        if path in seen or not (path / "config.yaml").is_file():
+            continue
+        seen.add(path)
+        if not re.search(r"^  debug: (?!null)", (path / "config.yaml").read_text(), re.MULTILINE):
+            return RunDir(path)
+    raise UserError(
+        f"{key}=latest: there is no run with a checkpoint in {outputs}/. Train one first, or give its directory as "
+        f"{key}=DIRECTORY."
+    )

@@ -1,0 +1,185 @@
+"""What a problem means: what the model must return, the loss of a batch, how outputs become predictions.
+
+A task owns the two lines in the middle of the training loop. A batch is what the loader gave, on the device and
+preprocessed; the tasks here expect (inputs, targets), where inputs are a tensor, or a dict that is passed to
+`forward` by name. For another kind of batch, or several losses, write a task of your own: override `loss_of` and
+`predict` (src/project/ has a small one).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainloop import metrics as metrics_room
+from plainloop.data import Data, check_classes, class_names_of
+from plainloop.errors import UserError
+
+
+def forward(model: nn.Module, inputs: Any) -> Any:
+    """Call the model with a tensor, or with a dict by name."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+class Task(nn.Module):
+    """Base of all tasks. A module, so that what it has fitted is saved with the run and moves to the device.
+
+    Args:
+        loss: outputs and targets to a scalar: the mean over the batch.
+        metrics: name -> metric with update, compute and reset.
+        losses: options of the group `loss` that fit; checked before anything is built.
+    """
+
+    def __init__(self, loss: nn.Module, metrics: Mapping[str, Any] | None = None, losses: Sequence[str] = ()):
+        super().__init__()
+        self.loss = loss
+        self.metrics = dict(metrics or {})
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        """What the data means to this task, for the section `spec`: at least num_outputs. Raises UserError."""
+        raise NotImplementedError
+
+    def fit(self, data: Data) -> None:
+        """Look at the training split before the training starts (for statistics of targets, say)."""
+
+    def size(self, batch: Any) -> int:
+        """Samples in a batch."""
+        return len(batch[1])
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        """The loss of a batch (the mean over its samples) and the model's outputs."""
+        inputs, targets = batch
+        outputs = forward(model, inputs)
+        return self.loss(outputs, targets), outputs
+
+    def predict(self, outputs: Any) -> Tensor:
+        """What outputs mean, and what metrics take: probabilities, or values in the target's unit."""
+        return outputs
+
+    def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
+        """Add a batch to metrics."""
+        metrics_room.update_all(metrics, self.predict(outputs), batch[1])
+
+    def check(self, model: nn.Module, batch: Any) -> None:
+        """One batch forward, before the first step: raises UserError where shapes don't fit."""
+        outputs = forward(model, batch[0])
+        self.check_outputs(outputs, batch[1])
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        """Compare shapes and types of outputs and targets. Raises UserError."""
+
+
+class Multiclass(Task):
+    """One of C classes. Outputs are logits (N, C), targets classes (N,), predictions probabilities (N, C)."""
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        names = class_names_of(data.train)
+        if len(names) < 2:
+            raise UserError(f"data: one class only ({names[0] if names else 'none'}): there is nothing to learn.")
+        check_classes(data, names)
+        return {"num_outputs": len(names), "num_classes": len(names), "class_names": names}
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.float().softmax(1)
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        _expect(isinstance(outputs, Tensor) and outputs.ndim == 2, outputs, "logits (N, classes)")
+        if targets.is_floating_point() or targets.ndim != 1:
+            raise UserError(f"task=multiclass needs classes as whole numbers (N,); the targets are {_seen(targets)}.")
+
+
+class Binary(Task):
+    """Two classes. Outputs are logits (N, 1), targets 0 or 1 (N,), predictions probabilities of class 1 (N,)."""
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        names = class_names_of(data.train)
+        if len(names) != 2:
+            raise UserError(f"task=binary needs two classes; the data has {len(names)}. Try task=multiclass")
+        check_classes(data, names)
+        return {"num_outputs": 1, "num_classes": 2, "class_names": names}
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        inputs, targets = batch
+        outputs = forward(model, inputs)
+        return self.loss(outputs.squeeze(1), targets.to(outputs.dtype)), outputs
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze(1).float().sigmoid()
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        _expect(isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == 1, outputs, "logits (N, 1)")
+        if targets.ndim != 1:
+            raise UserError(f"task=binary needs targets 0 or 1 (N,); the targets are {_seen(targets)}.")
+
+
+class Regression(Task):
+    """T numbers. Outputs and targets are (N, T); predictions are in the target's own unit.
+
+    Args:
+        standardize: the model learns (target - mean) / deviation of the training split, so that a target in
+            thousands trains as well as one in thousandths; loss values are in units of that deviation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, loss: nn.Module, metrics: Mapping[str, Any] | None = None, losses: Sequence[str] = (),
+                 standardize: bool = True):  # fmt: skip
+        super().__init__(loss, metrics)
+        self.standardize = standardize
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("std", torch.ones(1))
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        target = torch.as_tensor(data.train[0][1])
+        if not target.is_floating_point() or target.ndim > 1:
+            raise UserError(
+                f"task=regression needs targets that are float numbers, () or (T,) per sample; these are {_seen(target)}."
+            )
+        names = getattr(data.train, "target_names", None)
+        return {"num_outputs": target.numel(), "target_names": list(names) if names else None}
+
+    def fit(self, data: Data) -> None:
+        if not self.standardize:
+            return
+        length = len(data.train)  # type: ignore[arg-type]
+        targets = torch.stack([torch.as_tensor(data.train[index][1]) for index in range(length)]).double()
+        targets = targets.reshape(length, -1)
+        self.mean = targets.mean(0).float()
+        deviation = targets.std(0, unbiased=False).float()
+        self.std = torch.where(deviation > 0, deviation, torch.ones(()))
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        inputs, targets = batch
+        outputs = forward(model, inputs)
+        targets = targets.reshape(len(targets), -1)  # a scalar per sample is one column: (N,) is (N, 1) here
+        if self.standardize:
+            targets = (targets - self.mean) / self.std
+        return self.loss(outputs, targets), outputs
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.float() * self.std + self.mean if self.standardize else outputs.float()
+
+    def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
+        targets = batch[1].reshape(len(batch[1]), -1)
+        metrics_room.update_all(metrics, self.predict(outputs), targets)
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        shape = (len(targets), targets[0].numel())
+        _expect(isinstance(outputs, Tensor) and tuple(outputs.shape) == shape, outputs, f"values {shape}")
+
+
+def _seen(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def _expect(right: bool, outputs: Any, wanted: str) -> None:
+    if not right:
+        raise UserError(f"model: its outputs are {_seen(outputs)}, where the task needs {wanted}.")
