@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 from plainloop.errors import UserError, did_you_mean, first_line, listed, origin
 
+# Names that other libraries give to arguments of torch's.
+SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "epsilon": "eps", "p": "dropout"}
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -56,7 +59,11 @@ def locate(path: str, slot: str, trust: Sequence[str] = ()) -> Any:
     group = slot.split(".")[0]
     bases, kind = _kinds()[group]
     if inspect.isclass(target):
-        fits = issubclass(target, bases) if bases else all(hasattr(target, m) for m in ("update", "compute", "reset"))
+        fits = (
+            issubclass(target, bases)
+            if bases
+            else all(hasattr(target, m) for m in ("update", "compute", "reset"))
+        )
         if fits:
             return target
     elif path in trust or (callable(target) and getattr(target, "plainloop_factory", None) == group):
@@ -82,7 +89,9 @@ def _imported(path: str, slot: str) -> Any:
         except ModuleNotFoundError as error:
             missing = error.name or ""
             if not (name == missing or name.startswith(missing + ".")):  # found, but what it imports is not
-                raise UserError(f"{slot}._target_={path}: importing {name} failed: {error} ({origin(error)})") from error
+                raise UserError(
+                    f"{slot}._target_={path}: importing {name} failed: {error} ({origin(error)})"
+                ) from error
         except Exception as error:
             raise UserError(
                 f"{slot}._target_={path}: importing {name} failed: {type(error).__name__}: {first_line(error)} "
@@ -124,7 +133,9 @@ def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given
         ) from error
 
 
-def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], slot: str, given: Mapping[str, Any]) -> None:
+def check_arguments(
+    target: Callable[..., Any], arguments: Mapping[str, Any], slot: str, given: Mapping[str, Any]
+) -> None:
     """Unknown and missing arguments, and words where numbers belong, by the target's signature. Raises UserError."""
     try:
         parameters = inspect.signature(target).parameters
@@ -140,8 +151,10 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], sl
     called = getattr(target, "__name__", str(target))
     for name, value in arguments.items():
         if name not in parameters and not takes_any:
+            meant = SYNONYMS.get(name, "")
+            hint = f" Did you mean {meant}?" if meant in names else did_you_mean(name, names)
             raise UserError(
-                f"{slot}.{name}: {called} takes no such argument.{did_you_mean(name, names)} It accepts: {listed(names)}."
+                f"{slot}.{name}: {called} takes no such argument.{hint} It accepts: {listed(names)}."
             )
         if name in parameters:
             _check_number(parameters[name], value, f"{slot}.{name}", called)

@@ -48,13 +48,17 @@ def check_plain(value: Any, place: str = "state") -> None:
     if isinstance(value, dict):  # an OrderedDict too: that is what Module.state_dict gives
         for name, item in value.items():
             if type(name) not in (str, int):
-                raise TypeError(f"{place} has a key of type {type(name).__name__}; only words and whole numbers can be saved")
+                raise TypeError(
+                    f"{place} has a key of type {type(name).__name__}; only words and whole numbers can be saved"
+                )
             check_plain(item, f"{place}.{name}")
     elif type(value) in (list, tuple):
         for number, item in enumerate(value):
             check_plain(item, f"{place}[{number}]")
     else:
-        raise TypeError(f"{place} is a {type(value).__name__}; only tensors, numbers, words, lists and dicts can be saved")
+        raise TypeError(
+            f"{place} is a {type(value).__name__}; only tensors, numbers, words, lists and dicts can be saved"
+        )
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -71,7 +75,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise MachineError(f"{path} could not be written ({error}); the checkpoint before it stands.") from error
+        raise MachineError(
+            f"{path} could not be written ({error}); the checkpoint before it stands."
+        ) from error
     sync_folder(path.parent)
 
 
@@ -153,7 +159,9 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """step-N.pt, newest first."""
-        return sorted((p for p in self.folder.glob("step-*.pt") if step_of(p) >= 0), key=step_of, reverse=True)
+        return sorted(
+            (p for p in self.folder.glob("step-*.pt") if step_of(p) >= 0), key=step_of, reverse=True
+        )
 
     def last(self, tell: Callable[[str], None] = print) -> tuple[Path, dict[str, Any]]:
         """The newest checkpoint that is whole; tells of damaged ones that were passed over."""

@@ -8,15 +8,13 @@ import os
 import signal
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from plainloop import compose, config
+from plainloop import compose, config, rundir, sweep
 from plainloop.errors import Interrupted, MachineError, UserError, shown
 
 # Hydra's own flags that are of use here; what else begins with a dash is a mistake.
@@ -65,34 +63,32 @@ def _run(name: str, function: Command, words: list[str]) -> int:
     if "--help" in words or "-h" in words:
         print(help_text(name))
         return 0
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them: explain() does that
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # Hydra raises its errors instead of printing them: explain() does that
+    )
     guard_argparse()
     failures: list[Exception] = []
 
-    def task(cfg: DictConfig) -> object:
+    def task(cfg: DictConfig) -> None:
         hydra_cfg = HydraConfig.get()
         typed = list(hydra_cfg.overrides.task)
-        sweep = hydra_cfg.mode == RunMode.MULTIRUN
-        given = hydra_cfg.runtime.output_dir if sweep or hydra_cfg.run.dir != "." else None
-        if not sweep:
-            try:
-                return function(compose.from_hydra(cfg, name), typed, given, sweep)
-            except Exception as error:  # raised below: Hydra would print a line of its own about it
-                failures.append(error)
-                return None
-        print(f"\ntrial   {hydra_cfg.job.num}: {' '.join(typed)}", flush=True)
+        given = hydra_cfg.runtime.output_dir if hydra_cfg.run.dir != "." else None
         try:
-            return function(compose.from_hydra(cfg, name), typed, given, sweep)
-        except (UserError, MachineError) as error:
-            shown(error)
-            return error
-        except Exception as error:
-            traceback.print_exc()
-            return error  # the sweep goes on with the next trial
+            composed = compose.from_hydra(cfg, name)
+            for key in ("resume", "extend", "run"):
+                if composed.get(key):
+                    rundir.find(composed[key], composed.paths.outputs, key)
+            function(composed, typed, given, False)
+        except Exception as error:  # raised below: Hydra would print a line of its own about it
+            failures.append(error)
 
     main = hydra.main(config_path=str(compose.CONFIGS), config_name=name, version_base="1.3")(task)
     try:
-        compose.check_overrides(_overrides_only(words), schema)
+        overrides = _overrides_only(words)
+        compose.check_overrides(overrides, schema)
+        if "-m" in words or "--multirun" in words:
+            sweep.run(overrides, function)
+            return 0
         main()
         if failures:
             raise failures[0]

@@ -125,23 +125,31 @@ def train(overrides: Sequence[str] | DictConfig = (), typed: Sequence[str] = (),
         for name, logger in loggers.items():
             logger.load_state_dict(state["loggers"].get(name, {}))
         if trainer._finished():
-            console.say(f"done    this run is finished ({trainer.reason}); extend={old} trains longer, as a new run")
+            console.say(
+                f"done    this run is finished ({trainer.reason}); extend={old} trains longer, as a new run"
+            )
             return _finished_run(old, session)
     elif state is not None:
         _start_from(trainer, state, old)
 
     run = old if cfg.resume and old else rundir.create(cfg.paths.outputs, run_name(cfg), directory)
-    if not cfg.resume:
-        resolved = plain(cfg)
-        with _explained(run):
-            rundir.record(run, cfg, resolved, typed, session.data.indices)
-    return _train(run, session, trainer, loggers, console)
+    with _explained(run):
+        if cfg.resume:
+            cfg.resume = None
+            rundir.record_config(run, cfg, plain(cfg))  # with what was changed, a longer max_epochs say
+        else:
+            rundir.record_config(run, cfg, plain(cfg))
+            rundir.record_rest(run, cfg.seed, typed, session.data.indices)
+    return _train(run, session, trainer, loggers, console, hints=not sweep and not cfg.choices.get("debug"))
 
 
-def _train(run: RunDir, session: Session, trainer: Trainer, loggers: dict[str, Logger], console: Console) -> Run:
+def _train(run: RunDir, session: Session, trainer: Trainer, loggers: dict[str, Logger], console: Console,
+           hints: bool) -> Run:  # fmt: skip
     cfg = session.config
     section = cfg.checkpoint
-    checkpoints = Checkpoints(run.checkpoints, section.every_epochs, section.every_steps, section.every_minutes, section.keep)
+    checkpoints = Checkpoints(
+        run.checkpoints, section.every_epochs, section.every_steps, section.every_minutes, section.keep
+    )
 
     def save(state: dict[str, Any], best: bool) -> None:
         state["loggers"] = {name: logger.state_dict() for name, logger in loggers.items()}
@@ -156,10 +164,13 @@ def _train(run: RunDir, session: Session, trainer: Trainer, loggers: dict[str, L
             console.say(f"run     {run}")
             if trainer.step == 0:
                 _draw_inputs(run, session, loggers)
-            with torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly), _profiled(run, trainer, cfg, console):
+            with (
+                torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly),
+                _profiled(run, trainer, cfg, console),
+            ):
                 trainer.fit()
             metrics = _result(run, session, trainer, time.perf_counter() - started, loggers)
-        _say_result(run, session, trainer, metrics, console)
+        _say_result(run, session, trainer, metrics, console, hints)
         return Run(run.path, session, metrics)
     except (UserError, MachineError) as error:
         console.say(f"failed  {error}", screen=False)
@@ -180,7 +191,9 @@ def run_name(cfg: DictConfig) -> str:
 
 def _make_loggers(cfg: DictConfig, console: Console) -> dict[str, Logger]:
     """The history and the console always; others as the group `logger` says."""
-    others = {name: build(node, f"logger.{name}", list(cfg.trust)) for name, node in plain(cfg.logger or {}).items()}
+    others = {
+        name: build(node, f"logger.{name}", list(cfg.trust)) for name, node in plain(cfg.logger or {}).items()
+    }
     return {"history": History(), "console": console, **others}
 
 
@@ -192,7 +205,9 @@ def _to_all(loggers: Mapping[str, Logger]) -> Callable[[dict[str, Any]], None]:
     return log
 
 
-def _result(run: RunDir, session: Session, trainer: Trainer, seconds: float, loggers: dict[str, Logger]) -> dict[str, float]:
+def _result(
+    run: RunDir, session: Session, trainer: Trainer, seconds: float, loggers: dict[str, Logger]
+) -> dict[str, float]:
     """metrics.json: the best validation, the last one, and the test split, measured once with the best weights."""
     cfg = session.config
     metrics: dict[str, float] = {"train/loss": trainer.last_train_loss}
@@ -238,7 +253,11 @@ def _draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) -
 
 def _confusion(cfg: DictConfig) -> list[ConfusionMatrix]:
     """A confusion matrix to be counted along with the last pass, where there are classes and somebody to look."""
-    return [ConfusionMatrix(cfg.spec.num_classes)] if cfg.spec.num_classes and not cfg.choices.get("debug") else []
+    return (
+        [ConfusionMatrix(cfg.spec.num_classes)]
+        if cfg.spec.num_classes and not cfg.choices.get("debug")
+        else []
+    )
 
 
 def _draw_confusion(run: RunDir, session: Session, split: str, confusion: ConfusionMatrix, step: int,
@@ -272,7 +291,11 @@ def _resumed_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
 
 def _depends_on_length(cfg: DictConfig) -> bool:
     """Whether the schedule refers to the length of the run."""
-    return bool(re.search(r"spec\.(total_steps|schedule_length)|trainer\.max_", OmegaConf.to_yaml(cfg.scheduler or {})))
+    return bool(
+        re.search(
+            r"spec\.(total_steps|schedule_length)|trainer\.max_", OmegaConf.to_yaml(cfg.scheduler or {})
+        )
+    )
 
 
 def _extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> DictConfig:
@@ -295,7 +318,9 @@ def _load(trainer: Trainer, state: dict[str, Any], old: RunDir | None) -> None:
     try:
         trainer.load_state_dict(state)
     except (RuntimeError, KeyError, ValueError) as error:
-        raise UserError(f"the checkpoint in {old} doesn't fit this code any more: {first_line(error)}") from error
+        raise UserError(
+            f"the checkpoint in {old} doesn't fit this code any more: {first_line(error)}"
+        ) from error
 
 
 def _load_weights(session: Session, state: dict[str, Any]) -> None:
@@ -307,14 +332,19 @@ def _load_weights(session: Session, state: dict[str, Any]) -> None:
 def _start_from(trainer: Trainer, state: dict[str, Any], old: RunDir | None) -> None:
     """Weights and the optimizer's moments, with the new run's own hyper-parameters, position and schedule."""
     fresh = trainer.optimizer.state_dict()["param_groups"]
-    groups = [{**new, "params": was["params"]} for new, was in zip(fresh, state["optimizer"]["param_groups"], strict=True)]
+    groups = [
+        {**new, "params": was["params"]}
+        for new, was in zip(fresh, state["optimizer"]["param_groups"], strict=True)
+    ]
     try:
         trainer.model.load_state_dict(state["model"])
         trainer.preprocess.load_state_dict(state["preprocess"])
         trainer.task.load_state_dict(state["task"])
         trainer.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the checkpoint in {old} doesn't fit this code any more: {first_line(error)}") from error
+        raise UserError(
+            f"the checkpoint in {old} doesn't fit this code any more: {first_line(error)}"
+        ) from error
 
 
 def _finished_run(old: RunDir | None, session: Session) -> Run:
@@ -391,7 +421,9 @@ def evaluate(run: str | Path | DictConfig = "latest", split: str = "test", check
     if isinstance(run, DictConfig):
         composed = run
     else:
-        composed = compose.compose([f"run={run}", f"split={split}", f"checkpoint={checkpoint}", *typed], "evaluate")
+        composed = compose.compose(
+            [f"run={run}", f"split={split}", f"checkpoint={checkpoint}", *typed], "evaluate"
+        )
     validate(composed, EvaluateConfig)
     found = rundir.find(composed.run, composed.paths.outputs)
     loaded, name = _load_run(found, composed.checkpoint, composed, typed, list(composed.trust))
@@ -399,7 +431,11 @@ def evaluate(run: str | Path | DictConfig = "latest", split: str = "test", check
     plain_values = {n: _number(v) for n, v in values.items()}
     file = found.path / f"evaluate-{composed.split}-{name}.json"
     file.write_text(json.dumps(plain_values, indent=2) + "\n")
-    asked = "" if name == composed.checkpoint or composed.checkpoint not in ("best", "last") else " (there is no best)"
+    asked = (
+        ""
+        if name == composed.checkpoint or composed.checkpoint not in ("best", "last")
+        else " (there is no best)"
+    )
     print(f"run     {found}\nmodel   {name} weights{asked}")
     print(tables.of_metrics({composed.split: values}))
     print(_compared(values, loaded.metrics, composed.split, name))
@@ -410,10 +446,18 @@ def evaluate(run: str | Path | DictConfig = "latest", split: str = "test", check
 def _compared(values: Mapping[str, float], known: Mapping[str, float], split: str, name: str) -> str:
     """One line: whether the run's own numbers came out again."""
     own = {key: known.get(key if name == "best" or split == "test" else f"last/{key}") for key in values}
-    if split == "train" or any(value is None for value in own.values()) or (name == "last" and "best/step" in known and split == "test"):
+    if (
+        split == "train"
+        or any(value is None for value in own.values())
+        or (name == "last" and "best/step" in known and split == "test")
+    ):
         return "check   the run itself has no such numbers to compare with"
     worst = max(abs(values[key] - float(own[key] or 0.0)) for key in values)
-    return "check   equal to the run's own numbers" if worst == 0 else f"check   differs from the run's own by up to {worst:.3g}"
+    return (
+        "check   equal to the run's own numbers"
+        if worst == 0
+        else f"check   differs from the run's own by up to {worst:.3g}"
+    )
 
 
 # --- what is said ---------------------------------------------------------------------------------------------
@@ -431,14 +475,20 @@ def _say_what_was_found(session: Session, console: Console) -> None:
     values = ", ".join(spec.target_names or [f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1)])
     target = f"{len(names)} classes ({shown})" if names else f"target: {values}"
     note = getattr(session.data.train, "note", "")
-    console.say(f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{f'; {note}' if note else ''}")
+    console.say(
+        f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{f'; {note}' if note else ''}"
+    )
     count = sum(p.numel() for p in session.model.parameters())
     trainable = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     frozen = f", {trainable:,} of them trainable" if trainable != count else ""
-    console.say(f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{frozen}")
+    console.say(
+        f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{frozen}"
+    )
     threads = f" ({torch.get_num_threads()} threads)" if session.device.type == "cpu" else ""
     workers = f", {session.workers} loading processes" if session.workers else ""
-    device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
+    device = (
+        torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
+    )
     console.say(
         f"train   {type_name(cfg.optimizer)}, {type_name(cfg.loss)}, {spec.total_steps:,} steps "
         f"({spec.steps_per_epoch:,} per epoch) on {device}{threads}, {cfg.trainer.precision}{workers}"
@@ -449,7 +499,8 @@ def type_name(node: Any) -> str:
     return str(node._target_).rpartition(".")[2]
 
 
-def _say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[str, float], console: Console) -> None:
+def _say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[str, float], console: Console,
+                hints: bool) -> None:  # fmt: skip
     rows = {}
     for split, label in (("val", "val"), ("test", "test")):
         values = {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
@@ -463,9 +514,11 @@ def _say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[s
             f"best    {session.config.monitor} {trainer.best:.4f} in epoch {metrics['best/epoch']} (step {metrics['best/step']})"
         )
     elif session.data.val is None:
-        console.say(f"best    no validation split: the last weights stand (train loss {metrics['train/loss']:.6g})")
+        console.say(
+            f"best    no validation split: the last weights stand (train loss {metrics['train/loss']:.6g})"
+        )
     console.say(f"run     {run}")
-    if session.config.choices.get("debug"):
+    if not hints:
         return
     longer = "extend" if _depends_on_length(session.config) else "resume"
     epochs = session.config.trainer.max_epochs * (1 if longer == "extend" else 2)
@@ -541,4 +594,6 @@ def _profiled(run: RunDir, trainer: Trainer, cfg: DictConfig, console: Console) 
     table = profiler.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=40)
     (run.profile / "operations.txt").write_text(table)
     console.say("\n".join(table.splitlines()[:14]))
-    console.say(f"profile {run.profile}/operations.txt; open {run.profile}/trace.json in chrome://tracing or ui.perfetto.dev")
+    console.say(
+        f"profile {run.profile}/operations.txt; open {run.profile}/trace.json in chrome://tracing or ui.perfetto.dev"
+    )

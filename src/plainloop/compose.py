@@ -10,9 +10,17 @@ from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
@@ -97,13 +105,22 @@ def check_overrides(overrides: Sequence[str], schema: type = config.Config) -> N
                 f"Write {target}={bare.partition('=')[2]}"
             )
         if word.startswith("~"):
-            raise UserError(f"{word}: nothing can be taken out. Most groups have an option none: {word[1:]}=none")
+            raise UserError(
+                f"{word}: nothing can be taken out. Most groups have an option none: {word[1:]}=none"
+            )
         if "=" not in word:
-            raise UserError(f"{word}: settings are typed as key=value. Write {key_like(word, schema) or word}={value}")
+            raise UserError(
+                f"{word}: settings are typed as key=value. Write {key_like(word, schema) or word}={value}"
+            )
 
 
 def compose(overrides: Sequence[str], name: str = "train") -> DictConfig:
     """The composed and validated config for a list of overrides, as `python train.py ...` would see it."""
+    return compose_with_hydra(overrides, name)[0]
+
+
+def compose_with_hydra(overrides: Sequence[str], name: str = "train") -> tuple[DictConfig, DictConfig]:
+    """The same, and Hydra's own section beside it."""
     schema = config.SCHEMAS[name]
     check_overrides(overrides, schema)
     try:
@@ -114,7 +131,21 @@ def compose(overrides: Sequence[str], name: str = "train") -> DictConfig:
     hydra = cfg.hydra
     with open_dict(cfg):
         del cfg["hydra"]
-    return finish(cfg, hydra.runtime.choices, schema)
+    return finish(cfg, hydra.runtime.choices, schema), hydra
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """What `-m` makes of `model=mlp,cnn seed=0,1` (and of Hydra's range(), choice() and glob()): four lists."""
+    check_overrides(overrides)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+            return [
+                list(words)
+                for words in BasicSweeper.split_arguments(parser.parse_overrides(list(overrides)), None)[0]
+            ]
+    except Exception as error:
+        raise explain(error) from error
 
 
 def finish(cfg: DictConfig, choices: DictConfig, schema: type) -> DictConfig:
@@ -133,7 +164,9 @@ def from_hydra(cfg: DictConfig, name: str) -> DictConfig:
 # --- a config that starts from a run's own ---------------------------------------------------------------
 
 
-def changed(saved: DictConfig, composed: DictConfig, typed: Iterable[str], allowed: Sequence[str], why: str) -> DictConfig:
+def changed(
+    saved: DictConfig, composed: DictConfig, typed: Iterable[str], allowed: Sequence[str], why: str
+) -> DictConfig:
     """`saved` with the typed overrides applied: key by key, and `scheduler=cosine` as the whole section.
 
     `composed` is where Hydra has already put and checked their values. Keys that `allowed` doesn't name (as
@@ -144,8 +177,14 @@ def changed(saved: DictConfig, composed: DictConfig, typed: Iterable[str], allow
     for override in typed:
         name = override.partition("=")[0]
         if not any(name == key or (key.endswith("*") and name.startswith(key[:-1])) for key in allowed):
-            old = OmegaConf.select(saved, name, throw_on_missing=False) if "." in name else saved.choices.get(name)
-            raise UserError(f"{override}: {why} (the run has {name}={old}). What may change: {listed(allowed)}.")
+            old = (
+                OmegaConf.select(saved, name, throw_on_missing=False)
+                if "." in name
+                else saved.choices.get(name)
+            )
+            raise UserError(
+                f"{override}: {why} (the run has {name}={old}). What may change: {listed(allowed)}."
+            )
         OmegaConf.update(cfg, name, OmegaConf.select(composed, name), merge=False, force_add=True)
         if name in cfg.choices:
             cfg.choices[name] = composed.choices[name]
@@ -168,7 +207,9 @@ def explain(error: BaseException, schema: type = config.Config) -> BaseException
     if match := re.search(r"Error merging override ([^\s=]+)=(.*)", text):
         return UserError(_wrong_value(match[1], match[2], schema))
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return UserError(f"{match[1]}: several values make a sweep: add -m, as in python train.py -m {match[1]}")
+        return UserError(
+            f"{match[1]}: several values make a sweep: add -m, as in python train.py -m {match[1]}"
+        )
     if isinstance(error, OverrideParseException):
         return UserError(
             f"{error.override}: can't be read ({first_line(error)}). Quote values that hold spaces, commas, "
@@ -209,7 +250,9 @@ def _missing_option(error: MissingConfigException) -> str:
     options = [name for name in error.options or [] if not name.startswith("_")]
     if not options:
         return f"{group}={option}: there is no group {group}. The groups are: {listed(groups())}."
-    return f"{group}={option}: no such option.{did_you_mean(option, options)} {group} can be: {listed(options)}."
+    return (
+        f"{group}={option}: no such option.{did_you_mean(option, options)} {group} can be: {listed(options)}."
+    )
 
 
 def _unknown_key(name: str, schema: type) -> str:

@@ -34,7 +34,9 @@ def open_group() -> Any:
 
 @dataclass
 class Paths:
-    data: str = key("data", "where data sets lie and are downloaded to; looked for here, then in the checkout")
+    data: str = key(
+        "data", "where data sets lie and are downloaded to; looked for here, then in the checkout"
+    )
     outputs: str = key("outputs", "where run directories are created")
 
 
@@ -59,7 +61,9 @@ class Loader:
     batch_size: int = key(64, "samples per batch (and process)", min=1)
     shuffle: bool = key(True, "a new order of the training samples every epoch, from (seed, epoch)")
     drop_last: bool = key(False, "leave out a training batch that is not full")
-    num_workers: int | None = key(None, "loading processes; null: none for data in memory or quickly fetched, else the cores", min=0)
+    num_workers: int | None = key(
+        None, "loading processes; null: none for data in memory or quickly fetched, else the cores", min=0
+    )
     pin_memory: bool | None = key(None, "page-locked batches for faster copies to a GPU; null: on CUDA")
     prefetch_factor: int | None = key(None, "batches that each worker prepares ahead; null: torch's 2", min=1)
     persistent_workers: bool | None = key(None, "keep the workers between epochs; null: yes, with workers")
@@ -98,7 +102,9 @@ class TrainerSection:
 
 @dataclass
 class Checkpoint:
-    every_epochs: int | None = key(1, "save at every N-th epoch's end; null: only at the end of the run", min=1)
+    every_epochs: int | None = key(
+        1, "save at every N-th epoch's end; null: only at the end of the run", min=1
+    )
     every_steps: int | None = key(None, "and every N steps", min=1)
     every_minutes: float | None = key(None, "and every N minutes", above=0)
     keep: int = key(2, "newest checkpoints kept, beside the best one", min=1)
@@ -106,7 +112,9 @@ class Checkpoint:
 
 @dataclass
 class EarlyStopping:
-    patience: int | None = key(None, "validations without a better value before the run ends; null: off", min=1)
+    patience: int | None = key(
+        None, "validations without a better value before the run ends; null: off", min=1
+    )
     min_delta: float = key(0.0, "how much better counts as better", min=0)
 
 
@@ -199,7 +207,13 @@ def typed_keys(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasse
 
 def kind_of(item: dataclasses.Field) -> str:
     """'a whole number', 'true or false', ...: a key's type in words."""
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "list": "a list"}
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "a word",
+        "list": "a list",
+    }
     name = item.type.__name__ if isinstance(item.type, type) else str(item.type)
     base = next((text for start, text in words.items() if name.startswith(start)), "a value")
     if item.metadata["choices"]:
@@ -242,7 +256,10 @@ def _validate_training(cfg: DictConfig) -> None:
             "as in split.fractions=[0.8,0.1,0.1]."
         )
     normalize = cfg.transforms.normalize
-    if not (normalize in ("none", "train") or (isinstance(normalize, DictConfig) and set(normalize) == {"mean", "std"})):
+    if not (
+        normalize in ("none", "train")
+        or (isinstance(normalize, DictConfig) and set(normalize) == {"mean", "std"})
+    ):
         raise UserError(
             f"transforms.normalize={normalize}: must be none, train, or '{{mean: 0.5, std: 0.5}}' (one number per "
             "channel or feature, or one for all)."
@@ -251,7 +268,9 @@ def _validate_training(cfg: DictConfig) -> None:
         raise UserError("resume= continues a run and extend= starts a new one from it: give one of the two.")
     for group in REQUIRED_GROUPS:
         if not isinstance(cfg[group], DictConfig) or "_target_" not in cfg[group]:
-            raise UserError(f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name")
+            raise UserError(
+                f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name"
+            )
     _validate_open_values(cfg)
     _validate_loss(cfg)
     _validate_monitor(cfg)

@@ -52,6 +52,14 @@ def confusion_matrix(counts: Tensor, names: Sequence[str], path: Path) -> None:
             for column in range(count):
                 if counts[row, column]:
                     colour = "white" if shares[row, column] > 0.5 else "black"
-                    axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=colour, fontsize=8)
+                    axes.text(
+                        column,
+                        row,
+                        str(int(counts[row, column])),
+                        ha="center",
+                        va="center",
+                        color=colour,
+                        fontsize=8,
+                    )
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path)

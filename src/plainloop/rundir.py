@@ -62,32 +62,44 @@ def create(outputs: str, name: str, given: str | None = None) -> RunDir:
         if given is not None:
             path = Path(given)
             if (path / "config.yaml").exists():
-                raise UserError(f"{path} already holds a run. Continue it with resume={path}, or choose another directory.")
+                raise UserError(
+                    f"{path} already holds a run. Continue it with resume={path}, or choose another directory."
+                )
             path.mkdir(parents=True, exist_ok=True)
             return RunDir(path)
-        while True:
-            stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-            path = Path(outputs) / name / f"{stamp}-{uuid.uuid4().hex[:4]}"
-            try:
-                path.mkdir(parents=True, exist_ok=False)
-                return RunDir(path)
-            except FileExistsError:
-                if path.parent.is_file() or Path(outputs).is_file():
-                    raise
+        return RunDir(unique(Path(outputs) / name, time.strftime("%Y-%m-%d_%H-%M-%S")))
     except OSError as error:
-        raise MachineError(f"the run directory can't be created: {error}. Another place: paths.outputs=FOLDER") from error
+        raise MachineError(
+            f"the run directory can't be created: {error}. Another place: paths.outputs=FOLDER"
+        ) from error
 
 
-def record(run: RunDir, composed: DictConfig, resolved: dict[str, Any], typed: Sequence[str], splits: dict[str, Any]) -> None:
-    """Write what the run is: config, overrides, splits and environment."""
+def unique(parent: Path, stem: str) -> Path:
+    """Create parent/<stem>-<short id>, a directory that nobody else gets, also when two start in the same second."""
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = parent / f"{stem}-{uuid.uuid4().hex[:4]}"
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            continue
+
+
+def record_config(run: RunDir, composed: DictConfig, resolved: dict[str, Any]) -> None:
+    """Write the config, with its `${...}` filled in and before."""
     run.composed.write_text(
         "# config.yaml before its ${...} were filled in; resume=, extend= and evaluate start from here.\n"
         + OmegaConf.to_yaml(composed, resolve=False)
     )
     run.config.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
+
+
+def record_rest(run: RunDir, seed: int, typed: Sequence[str], splits: dict[str, Any]) -> None:
+    """Write what was typed, which sample is in which split, and the environment."""
     run.overrides.write_text(OmegaConf.to_yaml(OmegaConf.create(list(typed))))
     run.splits.write_text(json.dumps(splits))
-    run.environment.write_text(json.dumps(environment(resolved["seed"]), indent=2))
+    run.environment.write_text(json.dumps(environment(seed), indent=2))
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -117,7 +129,9 @@ def environment(seed: int) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
-        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else [],
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        if cuda
+        else [],
         "git_commit": _git("rev-parse", "HEAD"),
         "git_diff": _git("diff", "HEAD"),
     }
@@ -141,7 +155,9 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
     if path.name == "checkpoints" or path.suffix == ".pt":
         path = path.parent.parent if path.suffix == ".pt" else path.parent
     if not path.exists():
-        raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
+        raise UserError(
+            f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/."
+        )
     if not (path / "config.yaml").is_file():
         inside = sorted(path.glob("**/config.yaml"))[:1]
         hint = f" Inside it there is {inside[0].parent}." if inside else ""

@@ -1,124 +1,107 @@
 """A sweep: every combination of what was typed, each in a directory of its own, then a ranked table.
 
-This is a Hydra sweeper in the place of its basic one: it composes and checks every trial before the first one is
-trained, goes on when one fails, and measures the test split of the winner alone.
+All trials are composed and checked before the first one is trained; one that fails doesn't end the others; the
+test split is measured for the winner alone.
 """
 
 import json
 import math
 import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import filter_overrides
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from plainloop import compose, config, rundir, tables
-from plainloop.errors import MachineError, UserError, first_line
+from plainloop import compose, rundir, tables
+from plainloop.errors import MachineError, UserError, first_line, shown
 
 
-class Sweeper(BasicSweeper):
-    """Named by `hydra.sweeper._target_` in configs/train.yaml."""
+@dataclass
+class Trial:
+    """One combination: its overrides, its directory, and what came of it."""
 
-    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None):
-        super().__init__(max_batch_size, params)
+    overrides: list[str]
+    folder: Path
+    failure: str = ""
+    value: float | None = None
 
-    def sweep(self, arguments: list[str]) -> Any:
-        assert self.config is not None and self.hydra_context is not None and self.launcher is not None
-        loader = self.hydra_context.config_loader
-        typed = [*self._parse_config(), *arguments]
-        trials = self.split_arguments(OverridesParser.create(config_loader=loader).parse_overrides(typed), None)[0]
-        for trial in trials:
-            cfg = loader.load_sweep_config(self.config, list(trial))
-            choices = cfg.hydra.runtime.choices
-            task = OmegaConf.masked_copy(cfg, [name for name in cfg if name != "hydra"])
-            compose.finish(task, choices, config.Config)
-            if task.resume or task.extend:
-                raise UserError("resume= and extend= continue one run: they don't go with a sweep (-m).")
-        swept = _swept_keys(trials)
-        first = loader.load_sweep_config(self.config, list(trials[0]))
-        folder = self._folder(first)
-        print(f"sweep   {len(trials)} trials in {folder}", flush=True)
-        with _hydra_dir(self.config, folder):
-            results = self.launcher.launch(trials, initial_job_idx=0)
-        failures = {}
-        for number, result in enumerate(results):
-            if isinstance(result.return_value, Exception):  # already shown by the door
-                failures[number] = first_line(result.return_value)
-        finish_sweep(folder, [filter_overrides(trial) for trial in trials], swept, failures)
-        if len(failures) == len(trials):
-            raise MachineError(f"every trial of the sweep failed: {failures[0]}")
-        return results
-
-    def _folder(self, cfg: Any) -> Path:
-        if str(cfg.hydra.sweep.dir) != ".":
-            return Path(cfg.hydra.sweep.dir)
-        choices = cfg.hydra.runtime.choices
-        name = cfg.name or f"{choices['data']}_{choices['model']}"
-        return Path(cfg.paths.outputs) / name / f"sweep-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    def setting(self, key: str) -> str:
+        return dict(word.partition("=")[::2] for word in self.overrides).get(key, "")
 
 
-class _hydra_dir:
-    """Tell Hydra's launcher, and through it the trials, where the sweep lies."""
+def run(overrides: Sequence[str], train: Callable[[DictConfig, list[str], str, bool], Any]) -> list[Trial]:
+    """Train every combination, print them ranked by the monitored quantity, and test the winner."""
+    combinations = compose.combinations(overrides)
+    composed = [compose.compose_with_hydra(words) for words in combinations]
+    for cfg, _ in composed:
+        if cfg.resume or cfg.extend:
+            raise UserError("resume= and extend= continue one run: they don't go with a sweep (-m).")
+    folder = _folder([cfg for cfg, _ in composed], composed[0][1])
+    trials = [Trial(words, folder / str(number)) for number, words in enumerate(combinations)]
+    print(f"sweep   {len(trials)} trials in {folder}", flush=True)
+    for number, (trial, (cfg, _)) in enumerate(zip(trials, composed, strict=True), 1):
+        print(f"\ntrial   {number} of {len(trials)}: {' '.join(trial.overrides)}", flush=True)
+        try:
+            train(cfg, trial.overrides, str(trial.folder), True)
+        except (UserError, MachineError) as error:
+            shown(error)
+            trial.failure = first_line(error)
+        except Exception as error:  # a bug in a user's module, say: the other trials may do without it
+            traceback.print_exc()
+            trial.failure = first_line(error)
+    if all(trial.failure for trial in trials):
+        raise MachineError(f"every trial of the sweep failed; the first: {trials[0].failure}")
+    rank(folder, trials)
+    return trials
 
-    def __init__(self, cfg: Any, folder: Path):
-        self.cfg, self.folder = cfg, folder
 
-    def __enter__(self) -> None:
-        from omegaconf import open_dict, read_write
+def _folder(configs: Sequence[DictConfig], hydra: DictConfig) -> Path:
+    """outputs/<name>/sweep-<timestamp>-<id>, or what hydra.sweep.dir= says; DATA_MODEL without what is swept."""
+    if hydra.sweep.dir != ".":
+        return Path(hydra.sweep.dir)
+    shared = [
+        names.pop()
+        for group in ("data", "model")
+        if len(names := {cfg.choices[group] for cfg in configs}) == 1
+    ]
+    name = configs[0].name or "_".join(shared) or "sweep"
+    return rundir.unique(Path(configs[0].paths.outputs) / name, f"sweep-{time.strftime('%Y-%m-%d_%H-%M-%S')}")
 
-        with read_write(self.cfg), open_dict(self.cfg):
-            self.cfg.hydra.sweep.dir = str(self.folder)
-            self.cfg.hydra.sweep.subdir = "${hydra.job.num}"
 
-    def __exit__(self, *error: object) -> None:
-        pass
-
-
-def _swept_keys(trials: list[list[str]]) -> list[str]:
-    """The keys whose value isn't the same in every trial."""
-    values: dict[str, set[str]] = {}
+def rank(folder: Path, trials: Sequence[Trial]) -> None:
+    """Print and write the trials, best first, and measure the best one on the test split."""
+    done = [trial for trial in trials if not trial.failure]
+    saved = OmegaConf.load(rundir.RunDir(done[0].folder).config)
+    sign = -1.0 if saved.monitor_mode == "max" else 1.0
+    for trial in done:
+        trial.value = rundir.RunDir(trial.folder).read_metrics().get(saved.monitor)
+    done.sort(key=lambda trial: math.inf if trial.value is None else sign * trial.value)
+    swept = [key for key in _keys(trials) if len({trial.setting(key) for trial in trials}) > 1]
+    lines = [["rank", saved.monitor, *swept, "run"]]
+    for place, trial in enumerate(done, 1):
+        value = "-" if trial.value is None else f"{trial.value:.4f}"
+        lines.append([str(place), value, *map(trial.setting, swept), str(trial.folder)])
     for trial in trials:
-        for override in trial:
-            name, _, value = override.partition("=")
-            values.setdefault(name, set()).add(value)
-    return [name for name, seen in values.items() if len(seen) > 1]
-
-
-def finish_sweep(folder: Path, trials: list[list[str]], swept: list[str], failures: dict[int, str]) -> None:
-    """Print the trials ranked by the monitored quantity, write the ranking, and test the winner."""
-    ranked = []
-    monitor = mode = ""
-    for number, trial in enumerate(trials):
-        run = rundir.RunDir(folder / str(number))
-        if number in failures or not run.config.is_file():
-            continue
-        saved = OmegaConf.load(run.config)
-        monitor = saved.monitor
-        mode = saved.monitor_mode
-        ranked.append((run.read_metrics().get(monitor), number, trial))
-    if not ranked:
-        return
-    sign = -1.0 if mode == "max" else 1.0
-    ranked.sort(key=lambda row: math.inf if row[0] is None else sign * row[0])
-    header = ["rank", monitor, *swept, "run"]
-    lines = [header]
-    for place, (value, number, trial) in enumerate(ranked, 1):
-        values = dict(word.partition("=")[::2] for word in trial)
-        shown = "-" if value is None else f"{value:.4f}"
-        lines.append([str(place), shown, *(values.get(name, "") for name in swept), str(folder / str(number))])
-    for number, why in failures.items():
-        values = dict(word.partition("=")[::2] for word in trials[number])
-        lines.append(["-", "failed", *(values.get(name, "") for name in swept), why])
-    table = tables.of_words(lines, indent="")
-    ranking = [{"run": str(number), monitor: value, "overrides": trial} for value, number, trial in ranked]
+        if trial.failure:
+            lines.append(["-", "failed", *map(trial.setting, swept), trial.failure])
+    print(f"\n{tables.of_words(lines, indent='')}\n", flush=True)
+    ranking = [
+        {"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done
+    ]
     (folder / "ranking.json").write_text(json.dumps(ranking, indent=2) + "\n")
-    print(f"\n{table}\n", flush=True)
-    winner = folder / str(ranked[0][1])
-    if ranked[0][0] is not None and "test" in json.loads((winner / "splits.json").read_text()):
+    if done[0].value is not None and _has_test(saved):
         from plainloop.commands import evaluate
 
-        print("the winner on the test split, which no trial has touched:", flush=True)
-        evaluate(winner, split="test")
+        print("The winner on the test split, which no trial has touched:", flush=True)
+        evaluate(done[0].folder, split="test")
+
+
+def _keys(trials: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(word.partition("=")[0] for trial in trials for word in trial.overrides))
+
+
+def _has_test(saved: Mapping[str, Any]) -> bool:
+    return bool(saved["spec"]["num_test"]) and not saved["choices"].get("debug")

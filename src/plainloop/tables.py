@@ -17,6 +17,12 @@ def of_words(lines: Sequence[Sequence[str]], indent: str = "        ") -> str:
     """Columns as wide as they need to be: the first flush left, the others flush right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
-        (indent + "  ".join(w.ljust(n) if i == 0 else w.rjust(n) for i, (w, n) in enumerate(zip(line, widths, strict=True)))).rstrip()
+        (
+            indent
+            + "  ".join(
+                w.ljust(n) if i == 0 else w.rjust(n)
+                for i, (w, n) in enumerate(zip(line, widths, strict=True))
+            )
+        ).rstrip()
         for line in lines
     )

@@ -109,7 +109,13 @@ class Trainer:
         self.validate_epochs = 0 if text.endswith("s") else int(text)
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.patience, self.min_delta = patience, min_delta
-        self.callbacks, self.log, self.progress, self.save, self.due = list(callbacks), log, progress, save, due
+        self.callbacks, self.log, self.progress, self.save, self.due = (
+            list(callbacks),
+            log,
+            progress,
+            save,
+            due,
+        )
 
         self.network = torch.compile(model) if compile else model
         self.prepare = inference.preparation(preprocess, device, channels_last)
@@ -261,7 +267,10 @@ class Trainer:
     def _validate_and_save(self, epoch_ended: bool, train_loss: float | None = None) -> None:
         """Validate where it is due, record it, and save the newest and the best state."""
         self._clock(False)
-        record: dict[str, Any] = {"step": self.step, "epoch": self.epoch if train_loss is not None else self.epoch + 1}
+        record: dict[str, Any] = {
+            "step": self.step,
+            "epoch": self.epoch if train_loss is not None else self.epoch + 1,
+        }
         if train_loss is not None:
             record["train/epoch_loss"] = train_loss
             record["samples_per_second"] = self.rates["epoch"].read(self.samples)
@@ -301,7 +310,9 @@ class Trainer:
         """Whether these weights are the best so far: by the monitored value, and among equal ones (a small
         validation split has many) by the validation loss. NaN is never best. Counts towards early stopping."""
         margin = self.min_delta if self.patience is not None else 0.0
-        better = not math.isnan(value) and (self.best is None or self.sign * value > self.sign * self.best + margin)
+        better = not math.isnan(value) and (
+            self.best is None or self.sign * value > self.sign * self.best + margin
+        )
         self.stale = 0 if better else self.stale + 1
         if self.patience is not None and self.stale >= self.patience:
             self.stop(f"{self.monitor} has not become better in {self.stale} validations (early stopping)")
@@ -359,11 +370,21 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step, "samples": self.samples},
+            "position": {
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "step": self.step,
+                "samples": self.samples,
+            },
             "losses": self.losses.state_dict(),
             "epoch_loss": [self.epoch_loss, self.epoch_samples],
-            "best": {"value": self.best, "loss": self.best_loss, "epoch": self.best_epoch, "step": self.best_step,
-                     "stale": self.stale},
+            "best": {
+                "value": self.best,
+                "loss": self.best_loss,
+                "epoch": self.best_epoch,
+                "step": self.best_step,
+                "stale": self.stale,
+            },
             "last": {"values": self.last_values, "train_loss": self.last_train_loss, "reason": self.reason},
         }
 

@@ -91,9 +91,9 @@ def divide(count: int, shares: Sequence[float], labels: Tensor | None, seed: int
         for label in labels.unique():
             members = order[labels[order] == label]
             ranks = torch.arange(len(members), dtype=torch.float64)
-            place[members] = (ranks + torch.rand(1, generator=seeding.generator(seed, seeding.SPLIT, int(label)))) / len(
-                members
-            )
+            place[members] = (
+                ranks + torch.rand(1, generator=seeding.generator(seed, seeding.SPLIT, int(label)))
+            ) / len(members)
         order = order[place[order].argsort(stable=True)]
     parts, start, cumulated = [], 0, 0.0
     for share in shares:

@@ -34,7 +34,11 @@ class CNN(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if not isinstance(channels, Sequence) or len(channels) == 0 or any(not isinstance(c, int) or c < 1 for c in channels):
+        if (
+            not isinstance(channels, Sequence)
+            or len(channels) == 0
+            or any(not isinstance(c, int) or c < 1 for c in channels)
+        ):
             raise UserError(f"model.channels={channels}: a list of whole numbers from 1, as in [32,64].")
         smaller_side = min(image_size)
         blocks: list[nn.Module] = []
