@@ -58,9 +58,7 @@ class Session:
         """Loss and metrics over a split. Raises UserError where the data has no such split."""
         loader = self.loader(split)
         if loader is None:
-            raise UserError(
-                f"split={split}: the data has none. It has: {listed(s for s in SPLITS if self.data[s])}."
-            )
+            raise UserError(f"split={split}: the data has none. It has: {listed(s for s in SPLITS if self.data[s])}.")
         return inference.measure(
             self.model, self.task, loader, self.prepare, self.autocast, self.task.metrics, stopped, also
         )
@@ -98,9 +96,7 @@ def assemble(cfg: DictConfig) -> Session:
     seeding.seed_everything(cfg.seed, seeding.INIT)
     model = build(_facts_filled(cfg, "model"), "model", trust)
     loss = build(_facts_filled(cfg, "loss"), "loss", trust)
-    metrics = {
-        name: build(node, f"metrics.{name}", trust) for name, node in _facts_filled(cfg, "metrics").items()
-    }
+    metrics = {name: build(node, f"metrics.{name}", trust) for name, node in _facts_filled(cfg, "metrics").items()}
     task = build(_facts_filled(cfg, "task"), "task", trust, loss=loss, metrics=metrics)
     task.fit(data)
 
@@ -121,19 +117,13 @@ def choose_device(name: str, precision: str) -> torch.device:
     if name.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
-            why = (
-                "this build of torch has no CUDA"
-                if torch.version.cuda is None
-                else "torch finds no usable GPU here"
-            )
+            why = "this build of torch has no CUDA" if torch.version.cuda is None else "torch finds no usable GPU here"
             raise UserError(f"trainer.device={name}: {why}. Use trainer.device=cpu, or leave it at auto.")
         number = int(name.partition(":")[2] or 0)
         if number >= count:
             raise UserError(f"trainer.device={name}: there are {count} GPUs, cuda:0 to cuda:{count - 1}.")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise UserError(
-            "trainer.device=mps: not available here. Use trainer.device=cpu, or leave it at auto."
-        )
+        raise UserError("trainer.device=mps: not available here. Use trainer.device=cpu, or leave it at auto.")
     if precision == "fp16" and name == "cpu":
         raise UserError("trainer.precision=fp16 is for GPUs. On the CPU use trainer.precision=bf16 or fp32.")
     return torch.device(name)
@@ -173,9 +163,7 @@ def _fill_spec(
         **{f"num_{split}": size(data[split]) for split in SPLITS},
         "steps_per_epoch": steps,
         "total_steps": total,
-        "schedule_length": -(-total // steps) - warmup // steps
-        if cfg.schedule.interval == "epoch"
-        else total - warmup,
+        "schedule_length": -(-total // steps) - warmup // steps if cfg.schedule.interval == "epoch" else total - warmup,
         **described,
     }
     OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)
@@ -218,9 +206,7 @@ def check_forward(session: Session) -> None:
         try:
             raw = next(iter(loader))
         except (RuntimeError, TypeError) as error:
-            raise UserError(
-                f"data: samples 0 and 1 can't be put into a batch: {first_line(error)}"
-            ) from error
+            raise UserError(f"data: samples 0 and 1 can't be put into a batch: {first_line(error)}") from error
         batch = session.prepare(raw)
         with inference.eval_mode(session.model), torch.no_grad(), session.autocast:
             try:
@@ -240,9 +226,7 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
     """The optimizer, the schedule and the trainer over a session; `hooks` are log, progress, save and due."""
     cfg, trust = session.config, list(session.config.trust)
     mode = cfg.monitor_mode = monitor_mode(session)
-    optimizer = make_optimizer(
-        _facts_filled(cfg, "optimizer"), session.model.parameters(), session.device, trust
-    )
+    optimizer = make_optimizer(_facts_filled(cfg, "optimizer"), session.model.parameters(), session.device, trust)
     schedule = make_schedule(
         _facts_filled(cfg, "scheduler") if cfg.scheduler else None, optimizer, cfg.schedule.interval,
         cfg.schedule.warmup_steps, mode, trust,
@@ -279,7 +263,5 @@ def monitor_mode(session: Session) -> str:
         return "min"
     higher = getattr(session.task.metrics[name], "higher_is_better", None)
     if higher is None:
-        raise UserError(
-            f"monitor={cfg.monitor}: is more better, or less? Write monitor_mode=max or monitor_mode=min"
-        )
+        raise UserError(f"monitor={cfg.monitor}: is more better, or less? Write monitor_mode=max or monitor_mode=min")
     return "max" if higher else "min"

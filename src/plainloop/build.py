@@ -59,11 +59,7 @@ def locate(path: str, slot: str, trust: Sequence[str] = ()) -> Any:
     group = slot.split(".")[0]
     bases, kind = _kinds()[group]
     if inspect.isclass(target):
-        fits = (
-            issubclass(target, bases)
-            if bases
-            else all(hasattr(target, m) for m in ("update", "compute", "reset"))
-        )
+        fits = issubclass(target, bases) if bases else all(hasattr(target, m) for m in ("update", "compute", "reset"))
         if fits:
             return target
     elif path in trust or (callable(target) and getattr(target, "plainloop_factory", None) == group):
@@ -153,9 +149,7 @@ def check_arguments(
         if name not in parameters and not takes_any:
             meant = SYNONYMS.get(name, "")
             hint = f" Did you mean {meant}?" if meant in names else did_you_mean(name, names)
-            raise UserError(
-                f"{slot}.{name}: {called} takes no such argument.{hint} It accepts: {listed(names)}."
-            )
+            raise UserError(f"{slot}.{name}: {called} takes no such argument.{hint} It accepts: {listed(names)}.")
         if name in parameters:
             _check_number(parameters[name], value, f"{slot}.{name}", called)
     for name in names:

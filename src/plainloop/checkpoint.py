@@ -75,9 +75,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise MachineError(
-            f"{path} could not be written ({error}); the checkpoint before it stands."
-        ) from error
+        raise MachineError(f"{path} could not be written ({error}); the checkpoint before it stands.") from error
     sync_folder(path.parent)
 
 
@@ -159,9 +157,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """step-N.pt, newest first."""
-        return sorted(
-            (p for p in self.folder.glob("step-*.pt") if step_of(p) >= 0), key=step_of, reverse=True
-        )
+        return sorted((p for p in self.folder.glob("step-*.pt") if step_of(p) >= 0), key=step_of, reverse=True)
 
     def last(self, tell: Callable[[str], None] = print) -> tuple[Path, dict[str, Any]]:
         """The newest checkpoint that is whole; tells of damaged ones that were passed over."""

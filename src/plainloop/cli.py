@@ -63,9 +63,7 @@ def _run(name: str, function: Command, words: list[str]) -> int:
     if "--help" in words or "-h" in words:
         print(help_text(name))
         return 0
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra raises its errors instead of printing them: explain() does that
-    )
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them: explain() does that
     guard_argparse()
     failures: list[Exception] = []
 

@@ -125,9 +125,7 @@ def train(overrides: Sequence[str] | DictConfig = (), typed: Sequence[str] = (),
         for name, logger in loggers.items():
             logger.load_state_dict(state["loggers"].get(name, {}))
         if trainer._finished():
-            console.say(
-                f"done    this run is finished ({trainer.reason}); extend={old} trains longer, as a new run"
-            )
+            console.say(f"done    this run is finished ({trainer.reason}); extend={old} trains longer, as a new run")
             return _finished_run(old, session)
     elif state is not None:
         _start_from(trainer, state, old)
@@ -191,9 +189,7 @@ def run_name(cfg: DictConfig) -> str:
 
 def _make_loggers(cfg: DictConfig, console: Console) -> dict[str, Logger]:
     """The history and the console always; others as the group `logger` says."""
-    others = {
-        name: build(node, f"logger.{name}", list(cfg.trust)) for name, node in plain(cfg.logger or {}).items()
-    }
+    others = {name: build(node, f"logger.{name}", list(cfg.trust)) for name, node in plain(cfg.logger or {}).items()}
     return {"history": History(), "console": console, **others}
 
 
@@ -253,11 +249,7 @@ def _draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) -
 
 def _confusion(cfg: DictConfig) -> list[ConfusionMatrix]:
     """A confusion matrix to be counted along with the last pass, where there are classes and somebody to look."""
-    return (
-        [ConfusionMatrix(cfg.spec.num_classes)]
-        if cfg.spec.num_classes and not cfg.choices.get("debug")
-        else []
-    )
+    return [ConfusionMatrix(cfg.spec.num_classes)] if cfg.spec.num_classes and not cfg.choices.get("debug") else []
 
 
 def _draw_confusion(run: RunDir, session: Session, split: str, confusion: ConfusionMatrix, step: int,
@@ -291,11 +283,7 @@ def _resumed_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
 
 def _depends_on_length(cfg: DictConfig) -> bool:
     """Whether the schedule refers to the length of the run."""
-    return bool(
-        re.search(
-            r"spec\.(total_steps|schedule_length)|trainer\.max_", OmegaConf.to_yaml(cfg.scheduler or {})
-        )
-    )
+    return bool(re.search(r"spec\.(total_steps|schedule_length)|trainer\.max_", OmegaConf.to_yaml(cfg.scheduler or {})))
 
 
 def _extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> DictConfig:
@@ -318,9 +306,7 @@ def _load(trainer: Trainer, state: dict[str, Any], old: RunDir | None) -> None:
     try:
         trainer.load_state_dict(state)
     except (RuntimeError, KeyError, ValueError) as error:
-        raise UserError(
-            f"the checkpoint in {old} doesn't fit this code any more: {first_line(error)}"
-        ) from error
+        raise UserError(f"the checkpoint in {old} doesn't fit this code any more: {first_line(error)}") from error
 
 
 def _load_weights(session: Session, state: dict[str, Any]) -> None:
@@ -333,8 +319,7 @@ def _start_from(trainer: Trainer, state: dict[str, Any], old: RunDir | None) -> 
     """Weights and the optimizer's moments, with the new run's own hyper-parameters, position and schedule."""
     fresh = trainer.optimizer.state_dict()["param_groups"]
     groups = [
-        {**new, "params": was["params"]}
-        for new, was in zip(fresh, state["optimizer"]["param_groups"], strict=True)
+        {**new, "params": was["params"]} for new, was in zip(fresh, state["optimizer"]["param_groups"], strict=True)
     ]
     try:
         trainer.model.load_state_dict(state["model"])
@@ -342,9 +327,7 @@ def _start_from(trainer: Trainer, state: dict[str, Any], old: RunDir | None) -> 
         trainer.task.load_state_dict(state["task"])
         trainer.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the checkpoint in {old} doesn't fit this code any more: {first_line(error)}"
-        ) from error
+        raise UserError(f"the checkpoint in {old} doesn't fit this code any more: {first_line(error)}") from error
 
 
 def _finished_run(old: RunDir | None, session: Session) -> Run:
@@ -421,9 +404,7 @@ def evaluate(run: str | Path | DictConfig = "latest", split: str = "test", check
     if isinstance(run, DictConfig):
         composed = run
     else:
-        composed = compose.compose(
-            [f"run={run}", f"split={split}", f"checkpoint={checkpoint}", *typed], "evaluate"
-        )
+        composed = compose.compose([f"run={run}", f"split={split}", f"checkpoint={checkpoint}", *typed], "evaluate")
     validate(composed, EvaluateConfig)
     found = rundir.find(composed.run, composed.paths.outputs)
     loaded, name = _load_run(found, composed.checkpoint, composed, typed, list(composed.trust))
@@ -431,11 +412,7 @@ def evaluate(run: str | Path | DictConfig = "latest", split: str = "test", check
     plain_values = {n: _number(v) for n, v in values.items()}
     file = found.path / f"evaluate-{composed.split}-{name}.json"
     file.write_text(json.dumps(plain_values, indent=2) + "\n")
-    asked = (
-        ""
-        if name == composed.checkpoint or composed.checkpoint not in ("best", "last")
-        else " (there is no best)"
-    )
+    asked = "" if name == composed.checkpoint or composed.checkpoint not in ("best", "last") else " (there is no best)"
     print(f"run     {found}\nmodel   {name} weights{asked}")
     print(tables.of_metrics({composed.split: values}))
     print(_compared(values, loaded.metrics, composed.split, name))
@@ -481,14 +458,10 @@ def _say_what_was_found(session: Session, console: Console) -> None:
     count = sum(p.numel() for p in session.model.parameters())
     trainable = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     frozen = f", {trainable:,} of them trainable" if trainable != count else ""
-    console.say(
-        f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{frozen}"
-    )
+    console.say(f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{frozen}")
     threads = f" ({torch.get_num_threads()} threads)" if session.device.type == "cpu" else ""
     workers = f", {session.workers} loading processes" if session.workers else ""
-    device = (
-        torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
-    )
+    device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
     console.say(
         f"train   {type_name(cfg.optimizer)}, {type_name(cfg.loss)}, {spec.total_steps:,} steps "
         f"({spec.steps_per_epoch:,} per epoch) on {device}{threads}, {cfg.trainer.precision}{workers}"
@@ -514,9 +487,7 @@ def _say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[s
             f"best    {session.config.monitor} {trainer.best:.4f} in epoch {metrics['best/epoch']} (step {metrics['best/step']})"
         )
     elif session.data.val is None:
-        console.say(
-            f"best    no validation split: the last weights stand (train loss {metrics['train/loss']:.6g})"
-        )
+        console.say(f"best    no validation split: the last weights stand (train loss {metrics['train/loss']:.6g})")
     console.say(f"run     {run}")
     if not hints:
         return

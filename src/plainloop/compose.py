@@ -101,17 +101,12 @@ def check_overrides(overrides: Sequence[str], schema: type = config.Config) -> N
                 if known not in [name for name, _ in config.typed_keys(schema)]:
                     target = key_like(known, schema) or known
             raise UserError(
-                f"{word}: no plus is needed here, every key exists already. "
-                f"Write {target}={bare.partition('=')[2]}"
+                f"{word}: no plus is needed here, every key exists already. Write {target}={bare.partition('=')[2]}"
             )
         if word.startswith("~"):
-            raise UserError(
-                f"{word}: nothing can be taken out. Most groups have an option none: {word[1:]}=none"
-            )
+            raise UserError(f"{word}: nothing can be taken out. Most groups have an option none: {word[1:]}=none")
         if "=" not in word:
-            raise UserError(
-                f"{word}: settings are typed as key=value. Write {key_like(word, schema) or word}={value}"
-            )
+            raise UserError(f"{word}: settings are typed as key=value. Write {key_like(word, schema) or word}={value}")
 
 
 def compose(overrides: Sequence[str], name: str = "train") -> DictConfig:
@@ -141,8 +136,7 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())
             return [
-                list(words)
-                for words in BasicSweeper.split_arguments(parser.parse_overrides(list(overrides)), None)[0]
+                list(words) for words in BasicSweeper.split_arguments(parser.parse_overrides(list(overrides)), None)[0]
             ]
     except Exception as error:
         raise explain(error) from error
@@ -177,14 +171,8 @@ def changed(
     for override in typed:
         name = override.partition("=")[0]
         if not any(name == key or (key.endswith("*") and name.startswith(key[:-1])) for key in allowed):
-            old = (
-                OmegaConf.select(saved, name, throw_on_missing=False)
-                if "." in name
-                else saved.choices.get(name)
-            )
-            raise UserError(
-                f"{override}: {why} (the run has {name}={old}). What may change: {listed(allowed)}."
-            )
+            old = OmegaConf.select(saved, name, throw_on_missing=False) if "." in name else saved.choices.get(name)
+            raise UserError(f"{override}: {why} (the run has {name}={old}). What may change: {listed(allowed)}.")
         OmegaConf.update(cfg, name, OmegaConf.select(composed, name), merge=False, force_add=True)
         if name in cfg.choices:
             cfg.choices[name] = composed.choices[name]
@@ -207,9 +195,7 @@ def explain(error: BaseException, schema: type = config.Config) -> BaseException
     if match := re.search(r"Error merging override ([^\s=]+)=(.*)", text):
         return UserError(_wrong_value(match[1], match[2], schema))
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return UserError(
-            f"{match[1]}: several values make a sweep: add -m, as in python train.py -m {match[1]}"
-        )
+        return UserError(f"{match[1]}: several values make a sweep: add -m, as in python train.py -m {match[1]}")
     if isinstance(error, OverrideParseException):
         return UserError(
             f"{error.override}: can't be read ({first_line(error)}). Quote values that hold spaces, commas, "
@@ -250,9 +236,7 @@ def _missing_option(error: MissingConfigException) -> str:
     options = [name for name in error.options or [] if not name.startswith("_")]
     if not options:
         return f"{group}={option}: there is no group {group}. The groups are: {listed(groups())}."
-    return (
-        f"{group}={option}: no such option.{did_you_mean(option, options)} {group} can be: {listed(options)}."
-    )
+    return f"{group}={option}: no such option.{did_you_mean(option, options)} {group} can be: {listed(options)}."
 
 
 def _unknown_key(name: str, schema: type) -> str:

@@ -34,9 +34,7 @@ def open_group() -> Any:
 
 @dataclass
 class Paths:
-    data: str = key(
-        "data", "where data sets lie and are downloaded to; looked for here, then in the checkout"
-    )
+    data: str = key("data", "where data sets lie and are downloaded to; looked for here, then in the checkout")
     outputs: str = key("outputs", "where run directories are created")
 
 
@@ -102,9 +100,7 @@ class TrainerSection:
 
 @dataclass
 class Checkpoint:
-    every_epochs: int | None = key(
-        1, "save at every N-th epoch's end; null: only at the end of the run", min=1
-    )
+    every_epochs: int | None = key(1, "save at every N-th epoch's end; null: only at the end of the run", min=1)
     every_steps: int | None = key(None, "and every N steps", min=1)
     every_minutes: float | None = key(None, "and every N minutes", above=0)
     keep: int = key(2, "newest checkpoints kept, beside the best one", min=1)
@@ -112,9 +108,7 @@ class Checkpoint:
 
 @dataclass
 class EarlyStopping:
-    patience: int | None = key(
-        None, "validations without a better value before the run ends; null: off", min=1
-    )
+    patience: int | None = key(None, "validations without a better value before the run ends; null: off", min=1)
     min_delta: float = key(0.0, "how much better counts as better", min=0)
 
 
@@ -257,8 +251,7 @@ def _validate_training(cfg: DictConfig) -> None:
         )
     normalize = cfg.transforms.normalize
     if not (
-        normalize in ("none", "train")
-        or (isinstance(normalize, DictConfig) and set(normalize) == {"mean", "std"})
+        normalize in ("none", "train") or (isinstance(normalize, DictConfig) and set(normalize) == {"mean", "std"})
     ):
         raise UserError(
             f"transforms.normalize={normalize}: must be none, train, or '{{mean: 0.5, std: 0.5}}' (one number per "
@@ -268,9 +261,7 @@ def _validate_training(cfg: DictConfig) -> None:
         raise UserError("resume= continues a run and extend= starts a new one from it: give one of the two.")
     for group in REQUIRED_GROUPS:
         if not isinstance(cfg[group], DictConfig) or "_target_" not in cfg[group]:
-            raise UserError(
-                f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name"
-            )
+            raise UserError(f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name")
     _validate_open_values(cfg)
     _validate_loss(cfg)
     _validate_monitor(cfg)

@@ -23,9 +23,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def preparation(
-    preprocess: nn.Module, device: torch.device, channels_last: bool = False
-) -> Callable[[Any], Any]:
+def preparation(preprocess: nn.Module, device: torch.device, channels_last: bool = False) -> Callable[[Any], Any]:
     """What stands between the loader and the model: to the device, then `preprocess` on the inputs.
 
     Decided once, so that nothing is decided at every step.

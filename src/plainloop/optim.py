@@ -27,10 +27,7 @@ def make_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter], 
 
 def _chosen(arguments: Mapping[str, Any]) -> bool:
     """Whether the user has already said which implementation is wanted, or asks for what no fused kernel does."""
-    return (
-        any(arguments.get(name) for name in ("foreach", "differentiable", "capturable"))
-        or "fused" in arguments
-    )
+    return any(arguments.get(name) for name in ("foreach", "differentiable", "capturable")) or "fused" in arguments
 
 
 class Schedule:
@@ -103,9 +100,7 @@ def make_schedule(node: Mapping[str, Any] | None, optimizer: torch.optim.Optimiz
         if plateau != (interval == "validation"):
             what = "reacts to validations" if plateau else "doesn't react to validations"
             right = "validation" if plateau else "step or epoch"
-            raise UserError(
-                f"schedule.interval={interval}: {target.__name__} {what}. Write schedule.interval={right}"
-            )
+            raise UserError(f"schedule.interval={interval}: {target.__name__} {what}. Write schedule.interval={right}")
         mode = {"mode": monitor_mode} if plateau and "mode" not in node else {}
         scheduler = build({**node, **mode}, "scheduler", trust, optimizer=optimizer)
     return Schedule(optimizer, scheduler, interval, warmup_steps)

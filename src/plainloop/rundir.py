@@ -129,9 +129,7 @@ def environment(seed: int) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
-        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        if cuda
-        else [],
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else [],
         "git_commit": _git("rev-parse", "HEAD"),
         "git_diff": _git("diff", "HEAD"),
     }
@@ -155,9 +153,7 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
     if path.name == "checkpoints" or path.suffix == ".pt":
         path = path.parent.parent if path.suffix == ".pt" else path.parent
     if not path.exists():
-        raise UserError(
-            f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/."
-        )
+        raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
     if not (path / "config.yaml").is_file():
         inside = sorted(path.glob("**/config.yaml"))[:1]
         hint = f" Inside it there is {inside[0].parent}." if inside else ""

@@ -62,11 +62,7 @@ def _folder(configs: Sequence[DictConfig], hydra: DictConfig) -> Path:
     """outputs/<name>/sweep-<timestamp>-<id>, or what hydra.sweep.dir= says; DATA_MODEL without what is swept."""
     if hydra.sweep.dir != ".":
         return Path(hydra.sweep.dir)
-    shared = [
-        names.pop()
-        for group in ("data", "model")
-        if len(names := {cfg.choices[group] for cfg in configs}) == 1
-    ]
+    shared = [names.pop() for group in ("data", "model") if len(names := {cfg.choices[group] for cfg in configs}) == 1]
     name = configs[0].name or "_".join(shared) or "sweep"
     return rundir.unique(Path(configs[0].paths.outputs) / name, f"sweep-{time.strftime('%Y-%m-%d_%H-%M-%S')}")
 
@@ -88,9 +84,7 @@ def rank(folder: Path, trials: Sequence[Trial]) -> None:
         if trial.failure:
             lines.append(["-", "failed", *map(trial.setting, swept), trial.failure])
     print(f"\n{tables.of_words(lines, indent='')}\n", flush=True)
-    ranking = [
-        {"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done
-    ]
+    ranking = [{"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done]
     (folder / "ranking.json").write_text(json.dumps(ranking, indent=2) + "\n")
     if done[0].value is not None and _has_test(saved):
         from plainloop.commands import evaluate

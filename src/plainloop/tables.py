@@ -19,10 +19,7 @@ def of_words(lines: Sequence[Sequence[str]], indent: str = "        ") -> str:
     return "\n".join(
         (
             indent
-            + "  ".join(
-                w.ljust(n) if i == 0 else w.rjust(n)
-                for i, (w, n) in enumerate(zip(line, widths, strict=True))
-            )
+            + "  ".join(w.ljust(n) if i == 0 else w.rjust(n) for i, (w, n) in enumerate(zip(line, widths, strict=True)))
         ).rstrip()
         for line in lines
     )

@@ -78,9 +78,7 @@ class Multiclass(Task):
     def describe(cls, data: Data) -> dict[str, Any]:
         names = class_names_of(data.train)
         if len(names) < 2:
-            raise UserError(
-                f"data: one class only ({names[0] if names else 'none'}): there is nothing to learn."
-            )
+            raise UserError(f"data: one class only ({names[0] if names else 'none'}): there is nothing to learn.")
         check_classes(data, names)
         return {"num_outputs": len(names), "num_classes": len(names), "class_names": names}
 
@@ -90,9 +88,7 @@ class Multiclass(Task):
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         _expect(isinstance(outputs, Tensor) and outputs.ndim == 2, outputs, "logits (N, classes)")
         if targets.is_floating_point() or targets.ndim != 1:
-            raise UserError(
-                f"task=multiclass needs classes as whole numbers (N,); the targets are {_seen(targets)}."
-            )
+            raise UserError(f"task=multiclass needs classes as whole numbers (N,); the targets are {_seen(targets)}.")
 
 
 class Binary(Task):

@@ -277,7 +277,7 @@ class Trainer:
         better = False
         by_epoch = self.validate_epochs and self.epoch % self.validate_epochs == 0 and train_loss is not None
         by_step = self.validate_steps and self.step % self.validate_steps == 0
-        if self.val_batches is not None and (by_epoch or by_step or self._validates() and self._finished()):
+        if self.val_batches is not None and (by_epoch or by_step or (self._validates() and self._finished())):
             values = self.validate()
             record |= {f"val/{name}": value for name, value in values.items()}
             better = self._compare(record[self.monitor], values["loss"])
@@ -310,9 +310,7 @@ class Trainer:
         """Whether these weights are the best so far: by the monitored value, and among equal ones (a small
         validation split has many) by the validation loss. NaN is never best. Counts towards early stopping."""
         margin = self.min_delta if self.patience is not None else 0.0
-        better = not math.isnan(value) and (
-            self.best is None or self.sign * value > self.sign * self.best + margin
-        )
+        better = not math.isnan(value) and (self.best is None or self.sign * value > self.sign * self.best + margin)
         self.stale = 0 if better else self.stale + 1
         if self.patience is not None and self.stale >= self.patience:
             self.stop(f"{self.monitor} has not become better in {self.stale} validations (early stopping)")

@@ -44,9 +44,7 @@ class InMemory(Dataset):
         note: str = "",
     ):
         if len(inputs) != len(targets):
-            raise UserError(
-                f"data: {len(inputs)} inputs and {len(targets)} targets: their numbers must be equal."
-            )
+            raise UserError(f"data: {len(inputs)} inputs and {len(targets)} targets: their numbers must be equal.")
         self.inputs, self.targets = inputs, targets
         self.classes, self.target_names, self.note = classes, target_names, note
 
@@ -58,9 +56,7 @@ class InMemory(Dataset):
 
     def __getitems__(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
         rows = torch.as_tensor(indices)
-        return self.inputs.index_select(0, rows), self.targets.index_select(
-            0, rows
-        )  # twice as fast as [rows]
+        return self.inputs.index_select(0, rows), self.targets.index_select(0, rows)  # twice as fast as [rows]
 
     def select(self, indices: Sequence[int]) -> "InMemory":
         """The samples at these indices, as a data set of their own."""
@@ -79,9 +75,7 @@ def checked_labels(labels: Any, classes: Sequence[str] | None, where: str) -> tu
     """Whole numbers 0 .. C-1 as int64, and the names of the classes. Raises UserError for labels outside."""
     labels = torch.as_tensor(labels)
     if labels.is_floating_point() or labels.ndim != 1:
-        raise UserError(
-            f"{where}: labels must be whole numbers, one per sample; these are {_described(labels)}."
-        )
+        raise UserError(f"{where}: labels must be whole numbers, one per sample; these are {_described(labels)}.")
     labels = labels.to(torch.int64)
     if len(labels) == 0:
         return labels, list(classes or [])
@@ -167,9 +161,7 @@ def torchvision_set(name: str, root: str, split: str, download: bool = True) -> 
         inputs (N, C, H, W) uint8 and classes (N,) int64.
     """
     if name not in URLS:
-        raise UserError(
-            f"data.name={name}: not known here.{did_you_mean(name, URLS)} There are: {listed(URLS)}."
-        )
+        raise UserError(f"data.name={name}: not known here.{did_you_mean(name, URLS)} There are: {listed(URLS)}.")
     if split == "val":
         return None
     import torchvision

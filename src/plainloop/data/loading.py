@@ -131,9 +131,7 @@ def make_loader(
     workers = min(workers, -(-count // batch_size))
     for name, value in (("prefetch_factor", prefetch_factor), ("timeout", timeout)):
         if value and num_workers == 0:
-            raise UserError(
-                f"loader.{name}={value} acts only with workers: set loader.num_workers, or leave it out."
-            )
+            raise UserError(f"loader.{name}={value} acts only with workers: set loader.num_workers, or leave it out.")
     options: dict[str, Any] = {}
     if workers:
         options = {

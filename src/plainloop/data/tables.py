@@ -10,9 +10,7 @@ from plainloop.errors import UserError, did_you_mean, first_line, listed
 
 
 @factory("data")
-def table(
-    path: str, target: str, features: Sequence[str] | None = None, classification: bool = False
-) -> InMemory:
+def table(path: str, target: str, features: Sequence[str] | None = None, classification: bool = False) -> InMemory:
     """A CSV file as inputs (N, F) float32 and one target column.
 
     Numbers are taken as they are; a column of words becomes one column of 0 and 1 for each of its words
@@ -59,9 +57,7 @@ def table(
         if len(names) < 2:
             raise UserError(f"data.target={target}: {path} has one class only ({listed(names)}).")
         number_of = {name: number for number, name in enumerate(names)}
-        labels, words = checked_labels(
-            [number_of[v] for v in complete[target]], [str(n) for n in names], path
-        )
+        labels, words = checked_labels([number_of[v] for v in complete[target]], [str(n) for n in names], path)
         return InMemory(inputs, labels, classes=words, note=note)
     if not complete[target].dtype.is_numeric():
         raise UserError(

@@ -73,9 +73,7 @@ class Console(Logger):
                 self.say(f"step {record['step']}  {self._shown(record)}")
             return
         shown = self._shown(record)
-        line = (
-            f"epoch {record['epoch']}/{self.epochs}  {shown}  {record['samples_per_second']:,.0f} samples/s"
-        )
+        line = f"epoch {record['epoch']}/{self.epochs}  {shown}  {record['samples_per_second']:,.0f} samples/s"
         if self.bar is not None:
             self.bar.set_postfix_str(shown, refresh=True)
             self._close_bar()

@@ -22,9 +22,7 @@ class History(Logger):
 
     def log(self, record: Mapping[str, Any]) -> None:
         assert self.file is not None
-        values = {
-            name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()
-        }
+        values = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in record.items()}
         line = json.dumps(values).encode() + b"\n"
         self.file.write(line)
         self.file.flush()

@@ -59,9 +59,7 @@ class TensorBoard(Logger):
         """The test curve's one point, and the HParams page: the config against the final metrics."""
         from torch.utils.tensorboard.summary import hparams
 
-        test = {
-            name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")
-        }
+        test = {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")}
         if test:
             self._scalars("test", test, step)
         final = {name: value for name, value in metrics.items() if value == value}
@@ -85,6 +83,4 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             values |= flat(value, f"{prefix}{name}.")
         elif value is not None:
             values[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
-    return values | {
-        f"choice.{name}": str(value) for name, value in config.get("choices", {}).items() if not prefix
-    }
+    return values | {f"choice.{name}": str(value) for name, value in config.get("choices", {}).items() if not prefix}

@@ -36,12 +36,8 @@ class MLP(nn.Module):
             raise UserError(
                 f"model.norm={norm}: not known.{did_you_mean(norm, NORMS)} There are: none, {listed(NORMS)}."
             )
-        if not isinstance(hidden_sizes, Sequence) or any(
-            not isinstance(s, int) or s < 1 for s in hidden_sizes
-        ):
-            raise UserError(
-                f"model.hidden_sizes={hidden_sizes}: a list of whole numbers from 1, as in [128,64]."
-            )
+        if not isinstance(hidden_sizes, Sequence) or any(not isinstance(s, int) or s < 1 for s in hidden_sizes):
+            raise UserError(f"model.hidden_sizes={hidden_sizes}: a list of whole numbers from 1, as in [128,64].")
         layers: list[nn.Module] = [nn.Flatten()]
         for size in hidden_sizes:
             layers.append(nn.Linear(in_features, size))

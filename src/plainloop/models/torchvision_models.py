@@ -29,9 +29,7 @@ def torchvision_model(name: str, num_classes: int, in_channels: int = 3, **argum
     try:
         model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **arguments)
     except TypeError as error:
-        raise UserError(
-            f"model: {name} doesn't take these arguments ({', '.join(arguments)}): {error}."
-        ) from error
+        raise UserError(f"model: {name} doesn't take these arguments ({', '.join(arguments)}): {error}.") from error
     if in_channels != 3:
         replace_first_convolution(model, in_channels)
     return model
