@@ -10,10 +10,10 @@ from plainloop.cli import door
 
 
 @door("evaluate")
-def main(cfg, typed, directory=None, sweep=False):
-    from plainloop.commands import evaluate
+def main(cfg, typed, directory=None, is_trial=False):
+    from plainloop.commands import evaluate_config
 
-    evaluate(cfg, typed=typed)
+    evaluate_config(cfg, typed)
 
 
 if __name__ == "__main__":

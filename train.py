@@ -10,10 +10,10 @@ from plainloop.cli import door
 
 
 @door("train")
-def main(cfg, typed, directory=None, sweep=False):
-    from plainloop.commands import train
+def main(cfg, typed, directory=None, is_trial=False):
+    from plainloop.commands import train_config
 
-    train(cfg, typed, directory, sweep)
+    train_config(cfg, typed, directory, is_trial)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Facts about the data flow forward by name: when the data is there, the section `
 comes after it refers to it (`in_features: ${spec.num_features}`).
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -72,7 +73,7 @@ class Session:
 
 def assemble(cfg: DictConfig) -> Session:
     """Build everything but the trainer. Raises UserError for whatever doesn't fit, before anything is written."""
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
+    cfg = copy.deepcopy(cfg)
     device = choose_device(cfg.trainer.device, cfg.trainer.precision)
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
@@ -133,7 +134,8 @@ def _first_sample(data: Data) -> tuple[Any, Any]:
     sample = data.train[0]
     if not isinstance(sample, tuple | list) or len(sample) < 2:
         raise UserError(
-            f"data: a sample must be (input, target); sample 0 is {type(sample).__name__}. Return both from __getitem__."
+            f"data: a sample must be (input, target); sample 0 is {type(sample).__name__}. "
+            "Return both from __getitem__."
         )
     if not isinstance(sample[0], Tensor | dict):
         raise UserError(
@@ -180,8 +182,8 @@ def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
                 fact = value[len("${spec.") : -1]
                 if OmegaConf.select(cfg, f"spec.{fact}") is None:
                     raise UserError(
-                        f"{group}={cfg.choices.get(group)} doesn't fit data={cfg.choices.get('data')}: {place}.{name} needs "
-                        f"spec.{fact}, and these inputs, of shape {tuple(cfg.spec.input_shape or ())}, have none."
+                        f"{group}={cfg.choices.get(group)} doesn't fit data={cfg.choices.get('data')}: {place}.{name} "
+                        f"needs spec.{fact}, and inputs of shape {tuple(cfg.spec.input_shape or ())} have none."
                     )
 
     look(OmegaConf.to_container(cfg[group], resolve=False), group)

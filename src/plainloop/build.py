@@ -125,7 +125,8 @@ def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given
     except (TypeError, ValueError, AssertionError, KeyError, RuntimeError) as error:
         typed = listed(f"{name}={value}" for name, value in arguments.items() if name != "params")
         raise UserError(
-            f"{slot}: {target.__name__} refused its arguments ({typed or 'none'}): {first_line(error)} ({origin(error)})"
+            f"{slot}: {target.__name__} refused its arguments ({typed or 'none'}): "
+            f"{first_line(error)} ({origin(error)})"
         ) from error
 
 

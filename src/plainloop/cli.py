@@ -4,6 +4,8 @@ Torch-free, so that `--help`, `--cfg job` and a mistyped override are answered a
 """
 
 import argparse
+import dataclasses
+import json
 import os
 import signal
 import sys
@@ -38,7 +40,7 @@ def guard_argparse() -> None:
         return original(self, *names, **options)
 
     add_argument.plainloop_guard = True  # type: ignore[attr-defined]
-    argparse.ArgumentParser.add_argument = add_argument  # type: ignore[method-assign,assignment]
+    argparse.ArgumentParser.add_argument = add_argument  # type: ignore[method-assign]
 
 
 # cfg, what was typed, the run directory where one is given, and whether this is a trial of a sweep
@@ -156,10 +158,7 @@ def help_text(name: str) -> str:
     return "\n".join(lines)
 
 
-def _default(item) -> str:
-    import dataclasses
-
-    value = item.default_factory() if item.default is dataclasses.MISSING else item.default
-    return {None: "null", True: "true", False: "false"}.get(value, value) if not isinstance(value, list) else (
-        "[" + ",".join(str(part) for part in value) + "]"
-    )  # fmt: skip
+def _default(item: dataclasses.Field) -> str:
+    """A key's default as it would be typed."""
+    value = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+    return value if isinstance(value, str) else json.dumps(value).replace(" ", "")

@@ -5,8 +5,9 @@ Torch-free: a mistyped override is answered before torch is imported.
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -97,9 +98,9 @@ def check_overrides(overrides: Sequence[str], schema: type = config.Config) -> N
             bare = word.lstrip("+")
             known = bare.partition("=")[0]
             target = known
-            if "." in known and known.split(".")[0] not in groups():
-                if known not in [name for name, _ in config.typed_keys(schema)]:
-                    target = key_like(known, schema) or known
+            is_ours = "." in known and known.split(".")[0] not in groups()
+            if is_ours and known not in dict(config.typed_keys(schema)):
+                target = key_like(known, schema) or known
             raise UserError(
                 f"{word}: no plus is needed here, every key exists already. Write {target}={bare.partition('=')[2]}"
             )
@@ -142,7 +143,7 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
         raise explain(error) from error
 
 
-def finish(cfg: DictConfig, choices: DictConfig, schema: type) -> DictConfig:
+def finish(cfg: DictConfig, choices: Mapping[str, Any], schema: type) -> DictConfig:
     """Record which option of each group was taken, and validate."""
     if schema is config.Config:
         cfg.choices = {name: value for name, value in choices.items() if not str(name).startswith("hydra/")}

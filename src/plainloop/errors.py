@@ -49,9 +49,9 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 def listed(words: Iterable[object], most: int = 24) -> str:
     """'a, b, c' with the tail of a long list cut and counted."""
-    words = [str(word) for word in words]
-    tail = f", ... ({len(words) - most} more)" if len(words) > most else ""
-    return ", ".join(words[:most]) + tail
+    texts = [str(word) for word in words]
+    tail = f", ... ({len(texts) - most} more)" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + tail
 
 
 def first_line(error: BaseException) -> str:

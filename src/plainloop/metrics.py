@@ -65,7 +65,7 @@ class Accuracy(Metric):
 class ConfusionMatrix(Metric):
     """Counts (C, C): rows are the true classes, columns the predicted ones."""
 
-    higher_is_better = None
+    higher_is_better: bool | None = None
 
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
@@ -149,7 +149,7 @@ class AUROC(Metric):
 
     def compute(self) -> Tensor:
         scores, positive = torch.cat(self.scores), torch.cat(self.targets)
-        values, place, ties = scores.unique(return_inverse=True, return_counts=True)
+        _, place, ties = scores.unique(return_inverse=True, return_counts=True)
         last_rank = ties.cumsum(0).double()
         rank = (last_rank - (ties - 1) / 2)[place]  # equal scores share the mean of their ranks
         positives, negatives = positive.sum().double(), (~positive).sum().double()

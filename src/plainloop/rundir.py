@@ -109,12 +109,13 @@ def environment(seed: int) -> dict[str, Any]:
     import torch
 
     packages = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "plainloop")
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
+    versions["torch"] = torch.__version__  # with its build, as 2.15.0+cu132
     cuda = torch.cuda.is_available()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -138,7 +139,12 @@ def environment(seed: int) -> dict[str, Any]:
 def _git(*arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, errors="replace"
+            ["git", "-C", str(ROOT), *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -8,12 +8,12 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from plainloop import compose, rundir, tables
 from plainloop.errors import MachineError, UserError, first_line, shown
@@ -29,7 +29,7 @@ class Trial:
     value: float | None = None
 
     def setting(self, key: str) -> str:
-        return dict(word.partition("=")[::2] for word in self.overrides).get(key, "")
+        return {word.partition("=")[0]: word.partition("=")[2] for word in self.overrides}.get(key, "")
 
 
 def run(overrides: Sequence[str], train: Callable[[DictConfig, list[str], str, bool], Any]) -> list[Trial]:
@@ -70,7 +70,7 @@ def _folder(configs: Sequence[DictConfig], hydra: DictConfig) -> Path:
 def rank(folder: Path, trials: Sequence[Trial]) -> None:
     """Print and write the trials, best first, and measure the best one on the test split."""
     done = [trial for trial in trials if not trial.failure]
-    saved = OmegaConf.load(rundir.RunDir(done[0].folder).config)
+    saved = rundir.RunDir(done[0].folder).saved_config()
     sign = -1.0 if saved.monitor_mode == "max" else 1.0
     for trial in done:
         trial.value = rundir.RunDir(trial.folder).read_metrics().get(saved.monitor)
@@ -80,9 +80,7 @@ def rank(folder: Path, trials: Sequence[Trial]) -> None:
     for place, trial in enumerate(done, 1):
         value = "-" if trial.value is None else f"{trial.value:.4f}"
         lines.append([str(place), value, *map(trial.setting, swept), str(trial.folder)])
-    for trial in trials:
-        if trial.failure:
-            lines.append(["-", "failed", *map(trial.setting, swept), trial.failure])
+    lines += [["-", "failed", *map(trial.setting, swept), trial.failure] for trial in trials if trial.failure]
     print(f"\n{tables.of_words(lines, indent='')}\n", flush=True)
     ranking = [{"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done]
     (folder / "ranking.json").write_text(json.dumps(ranking, indent=2) + "\n")
@@ -97,5 +95,5 @@ def _keys(trials: Sequence[Trial]) -> list[str]:
     return list(dict.fromkeys(word.partition("=")[0] for trial in trials for word in trial.overrides))
 
 
-def _has_test(saved: Mapping[str, Any]) -> bool:
-    return bool(saved["spec"]["num_test"]) and not saved["choices"].get("debug")
+def _has_test(saved: DictConfig) -> bool:
+    return bool(saved.spec.num_test) and not saved.choices.get("debug")

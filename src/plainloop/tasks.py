@@ -143,7 +143,8 @@ class Regression(Task):
         target = torch.as_tensor(data.train[0][1])
         if not target.is_floating_point() or target.ndim > 1:
             raise UserError(
-                f"task=regression needs targets that are float numbers, () or (T,) per sample; these are {_seen(target)}."
+                "task=regression needs targets that are float numbers, () or (T,) per sample; these are "
+                f"{_seen(target)}."
             )
         names = getattr(data.train, "target_names", None)
         return {"num_outputs": target.numel(), "target_names": list(names) if names else None}

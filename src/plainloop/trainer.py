@@ -23,6 +23,8 @@ from plainloop.optim import Schedule
 from plainloop.seeding import StepSeed
 from plainloop.tasks import Task
 
+CPU = torch.device("cpu")
+
 
 class Rate:
     """Samples per second of training, with the time for validation and saving left out."""
@@ -77,7 +79,7 @@ class Trainer:
         train_batches: Loader,
         val_batches: Loader | None = None,
         *,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device = CPU,
         seed: int = 0,
         max_epochs: int = 1,
         max_steps: int | None = None,
@@ -117,7 +119,7 @@ class Trainer:
             due,
         )
 
-        self.network = torch.compile(model) if compile else model
+        self.network: Any = torch.compile(model) if compile else model
         self.prepare = inference.preparation(preprocess, device, channels_last)
         self.autocast = inference.autocast(device, precision)
         # Does nothing but pass the call on unless the precision is fp16.
@@ -145,7 +147,7 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_start(self)
         self._clock(True)
-        while not self._finished():
+        while not self.finished():
             self.train_epoch()
         for callback in self.callbacks:
             callback.on_end(self)
@@ -173,7 +175,7 @@ class Trainer:
             raise MachineError("the training split gave no batch.")
         if self.batch >= len(self.train_batches):
             self._end_epoch()
-        elif self._finished():
+        elif self.finished():
             self._validate_and_save(epoch_ended=True)
 
     def train_step(self, window: Sequence[Any], logging: bool) -> tuple[Any, Tensor | None]:
@@ -277,7 +279,7 @@ class Trainer:
         better = False
         by_epoch = self.validate_epochs and self.epoch % self.validate_epochs == 0 and train_loss is not None
         by_step = self.validate_steps and self.step % self.validate_steps == 0
-        if self.val_batches is not None and (by_epoch or by_step or (self._validates() and self._finished())):
+        if self.val_batches is not None and (by_epoch or by_step or (self._validates() and self.finished())):
             values = self.validate()
             record |= {f"val/{name}": value for name, value in values.items()}
             better = self._compare(record[self.monitor], values["loss"])
@@ -286,7 +288,7 @@ class Trainer:
             record["lr"] = self.schedule.rate()
         if len(record) > 2:
             self._record(record, epoch_ended)
-        if better or self._finished() or self.due(self, epoch_ended):
+        if better or self.finished() or self.due(self, epoch_ended):
             self._save(better)
         self._clock(True)
 
@@ -299,7 +301,7 @@ class Trainer:
         assert self.val_batches is not None
         self.last_values = inference.measure(
             self.network, self.task, self.val_batches.epoch(), self.prepare, self.autocast, self.task.metrics,
-            stopped=self._obey_between_batches,
+            stopped=self.obey_between_batches,
         )  # fmt: skip
         return self.last_values
 
@@ -334,7 +336,8 @@ class Trainer:
         """End the run when the current step (or epoch's end) is done."""
         self.reason = self.reason or reason
 
-    def _finished(self) -> bool:
+    def finished(self) -> bool:
+        """Whether the run's length is reached, or something has stopped it; `reason` says what."""
         if self.reason:
             return True
         if self.epoch >= self.max_epochs:
@@ -349,7 +352,7 @@ class Trainer:
         self._save(best=False)
         raise Interrupted(f"stopped by a signal and saved at step {self.step}.", self.signal)
 
-    def _obey_between_batches(self) -> None:
+    def obey_between_batches(self) -> None:
         """A signal during validation is obeyed at once; the validation is repeated on resume."""
         if self.signal is not None:
             raise Interrupted(f"stopped by a signal at step {self.step}, during validation.", self.signal)

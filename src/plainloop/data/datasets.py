@@ -193,7 +193,8 @@ def _downloaded(kind: Any, name: str, folder: Path, split: str, download: bool, 
                 return kind(str(folder), train=split == "train", download=True)
         except Exception as error:  # urllib, ssl, tarfile, torchvision's own: whatever it is, it is told
             reason = error
+    why = " ".join(str(reason).split())[:200]
     raise UserError(
-        f"{name} is not in {folder} and could not be downloaded from {URLS[name]} ({' '.join(str(reason).split())[:200]}).\n"
+        f"{name} is not in {folder} and could not be downloaded from {URLS[name]} ({why}).\n"
         f"Check the network, or copy torchvision's folder for {name} into it (another place: paths.data=FOLDER)."
     ) from reason

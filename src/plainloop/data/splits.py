@@ -106,7 +106,7 @@ def divide(count: int, shares: Sequence[float], labels: Tensor | None, seed: int
 
 def take(dataset: Dataset, indices: Tensor) -> Dataset:
     """The samples at these indices, in memory where the data set is."""
-    return dataset.select(indices) if hasattr(dataset, "select") else Subset(dataset, indices.tolist())  # type: ignore
+    return dataset.select(indices) if hasattr(dataset, "select") else Subset(dataset, indices.tolist())
 
 
 def targets_of(dataset: Dataset | None) -> Tensor | None:

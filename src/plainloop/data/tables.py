@@ -47,8 +47,8 @@ def table(path: str, target: str, features: Sequence[str] | None = None, classif
         if column.dtype.is_numeric() or column.dtype == polars.Boolean:
             columns.append(torch.tensor(column.cast(polars.Float64).to_list(), dtype=torch.float32))
         else:
-            for word in sorted(column.cast(polars.String).unique()):
-                columns.append(torch.tensor((column == word).to_list(), dtype=torch.float32))
+            words = sorted(column.cast(polars.String).unique())
+            columns += [torch.tensor((column == word).to_list(), dtype=torch.float32) for word in words]
     inputs = torch.stack(columns, dim=1)
     dropped = frame.height - complete.height
     note = f"{dropped} rows with missing values left out" if dropped else ""
@@ -61,8 +61,8 @@ def table(path: str, target: str, features: Sequence[str] | None = None, classif
         return InMemory(inputs, labels, classes=words, note=note)
     if not complete[target].dtype.is_numeric():
         raise UserError(
-            f"data.target={target}: a column of words ({listed(complete[target].unique()[:4])}), where regression needs "
-            f"numbers. For classes: data.classification=true task=multiclass (task=binary for two)."
+            f"data.target={target}: a column of words ({listed(complete[target].unique()[:4])}), where regression "
+            f"needs numbers. For classes: data.classification=true task=multiclass (task=binary for two)."
         )
     values = torch.tensor(complete[target].cast(polars.Float64).to_list(), dtype=torch.float32).unsqueeze(1)
     return InMemory(inputs, values, target_names=[target], note=note)

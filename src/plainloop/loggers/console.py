@@ -1,5 +1,6 @@
 """What the terminal shows: a bar per epoch, or one line per epoch on a pipe; the same lines go into train.log."""
 
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
@@ -57,7 +58,8 @@ class Console(Logger):
         self.bar = tqdm(
             total=loader.num_samples, initial=min(trainer.batch * loader.order.batch_size, loader.num_samples),
             desc=f"epoch {trainer.epoch + 1}/{trainer.max_epochs}", unit=" samples", unit_scale=True, leave=True,
-            dynamic_ncols=True, bar_format="{desc} {percentage:3.0f}%|{bar:20}| {rate_fmt}{postfix}",
+            **({"dynamic_ncols": True} if shutil.get_terminal_size((0, 0)).columns else {"ncols": 100}),
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {rate_fmt}{postfix}",
         )  # fmt: skip
         counted = trainer.samples
         for window in windows:

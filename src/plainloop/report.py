@@ -1,0 +1,116 @@
+"""What a run tells: the lines before and after the training, and its pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plainloop import tables
+from plainloop.assemble import Session
+from plainloop.continuing import depends_on_length
+from plainloop.data.splits import SPLITS
+from plainloop.loggers import Console, Logger
+from plainloop.metrics import ConfusionMatrix
+from plainloop.rundir import RunDir
+from plainloop.trainer import Trainer
+
+
+def say_what_was_found(session: Session, console: Console) -> None:
+    cfg = session.config
+    spec = cfg.spec
+    sizes = ", ".join(f"{spec[f'num_{split}']:,} {split}" for split in SPLITS if spec[f"num_{split}"])
+    inputs = session.data.train[0][0]
+    shape = " x ".join(map(str, inputs.shape)) or "1" if isinstance(inputs, Tensor) else "a dict"
+    kind = f" {str(inputs.dtype).removeprefix('torch.')}" if isinstance(inputs, Tensor) else ""
+    names = list(spec.class_names or [])
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    values = ", ".join(spec.target_names or [f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1)])
+    target = f"{len(names)} classes ({shown})" if names else f"target: {values}"
+    note = getattr(session.data.train, "note", "")
+    console.say(
+        f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{f'; {note}' if note else ''}"
+    )
+    count = sum(p.numel() for p in session.model.parameters())
+    trainable = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
+    frozen = f", {trainable:,} of them trainable" if trainable != count else ""
+    console.say(f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{frozen}")
+    threads = f" ({torch.get_num_threads()} threads)" if session.device.type == "cpu" else ""
+    workers = f", {session.workers} loading processes" if session.workers else ""
+    device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
+    console.say(
+        f"train   {type_name(cfg.optimizer)}, {type_name(cfg.loss)}, {spec.total_steps:,} steps "
+        f"({spec.steps_per_epoch:,} per epoch) on {device}{threads}, {cfg.trainer.precision}{workers}"
+    )
+
+
+def type_name(node: Any) -> str:
+    return str(node._target_).rpartition(".")[2]
+
+
+def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[str, float], console: Console,
+                hints: bool) -> None:  # fmt: skip
+    rows = {}
+    for split, label in (("val", "val"), ("test", "test")):
+        values = {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
+        if values:
+            rows[label] = values
+    console.say(f"done    {trainer.reason}, {metrics['seconds']:.1f} s")
+    if rows:
+        console.say(tables.of_metrics(rows))
+    if "best/epoch" in metrics:
+        console.say(
+            f"best    {session.config.monitor} {trainer.best:.4f} in epoch {metrics['best/epoch']} "
+            f"(step {metrics['best/step']})"
+        )
+    elif session.data.val is None:
+        console.say(f"best    no validation split: the last weights stand (train loss {metrics['train/loss']:.6g})")
+    console.say(f"run     {run}")
+    if not hints:
+        return
+    longer = "extend" if depends_on_length(session.config) else "resume"
+    epochs = session.config.trainer.max_epochs * (1 if longer == "extend" else 2)
+    console.say(f"next    python evaluate.py run={run}")
+    console.say(f"        python train.py {longer}={run} trainer.max_epochs={epochs}")
+    console.say(f"        tensorboard --logdir {session.config.paths.outputs}")
+
+
+def draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) -> None:
+    """A grid of training images, as the data set gives them."""
+    if len(loggers) < 3 or session.config.spec.image_size is None:
+        return  # nobody would show it
+    from plainloop.figures import image_grid
+
+    train = session.data.train
+    images = [train[index][0] for index in range(min(64, len(train)))]  # type: ignore[arg-type]
+    image_grid(torch.stack(images), run.figures / "inputs.png")
+    for logger in loggers.values():
+        logger.figure("inputs", run.figures / "inputs.png", 0)
+
+
+def draw_confusion(run: RunDir, session: Session, split: str, confusion: ConfusionMatrix, step: int,
+                    loggers: Mapping[str, Logger]) -> None:  # fmt: skip
+    from plainloop.figures import confusion_matrix
+
+    path = run.figures / f"confusion_matrix_{split}.png"
+    confusion_matrix(confusion.compute().cpu(), list(session.config.spec.class_names), path)
+    for logger in loggers.values():
+        logger.figure(f"confusion_matrix/{split}", path, step)
+
+
+def say_evaluation(path: Path, values: Mapping[str, float], own: Mapping[str, float], split: str, asked: str,
+                   taken: str, file: Path) -> None:  # fmt: skip
+    """The result of an evaluation, and whether the run's own numbers came out again."""
+    none = " (without validation there is no best)" if asked == "best" and taken == "last" else ""
+    print(f"run     {path}\nmodel   {taken} weights{none}")
+    print(tables.of_metrics({split: values}))
+    # metrics.json holds val/... of the best weights, last/val/... of the last, test/... of the best, if there are any
+    prefix = "last/" if split == "val" and taken == "last" else ""
+    comparable = taken == ("best" if "best/step" in own else "last") or prefix
+    known = {name: own.get(prefix + name) for name in values}
+    if comparable and split != "train" and None not in known.values():
+        worst = max(abs(value - (known[name] or 0.0)) for name, value in values.items())
+        same = "equal to the run's own numbers" if worst == 0 else f"differs from the run's own by up to {worst:.3g}"
+        print(f"check   {same}")
+    print(f"written {file}")

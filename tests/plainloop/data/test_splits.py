@@ -1,0 +1,285 @@
+"""Which sample is in which split: every sample in one, decided by the seed, every class shared out."""
+
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch.utils.data import Dataset, Subset
+
+from plainloop.data import Data, InMemory, build_data, check_classes, class_names_of, targets_of
+from plainloop.data.splits import divide, size
+from plainloop.errors import UserError
+
+FRACTIONS = ([0.8, 0.1, 0.1], [0.5, 0.25, 0.25], [0.9, 0.1, 0], [1, 0, 0])
+
+
+def labelled(labels: Any) -> InMemory:
+    """A data set whose inputs are the samples' own numbers."""
+    labels = torch.as_tensor(labels)
+    return InMemory(torch.arange(len(labels)), labels, classes=[str(i) for i in range(int(labels.max()) + 1)])
+
+
+def whole(data: Dataset) -> Data:
+    """A data set that brings no splits along."""
+
+    def make() -> Dataset:
+        return data
+
+    return build_data(make, make, [0.8, 0.1, 0.1], True, seed=0)
+
+
+def divided(labels: Any, fractions=(0.8, 0.1, 0.1), stratify: bool = True, seed: int = 0) -> Data:
+    def make() -> InMemory:
+        return labelled(labels)
+
+    return build_data(make, make, fractions, stratify, seed)
+
+
+def members(data: Data) -> dict[str, list[int]]:
+    return {name: data[name].inputs.tolist() for name in ("train", "val", "test") if data[name] is not None}
+
+
+# --- divide -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fractions", FRACTIONS, ids=str)
+@pytest.mark.parametrize("count", [10, 101, 1797])
+@pytest.mark.parametrize("stratify", [True, False])
+def test_splits_are_disjoint_and_complete(fractions, count, stratify):
+    """Every sample is in exactly one split, and the splits have their shares, within one sample."""
+    data = divided(torch.arange(count) % 7, fractions, stratify)
+    parts = members(data)
+    assert sorted(sum(parts.values(), [])) == list(range(count))
+    for name, share in zip(("train", "val", "test"), fractions, strict=True):
+        assert abs(len(parts.get(name, [])) - share * count) < 1
+        assert (name in parts) == (share > 0)
+
+
+def test_the_seed_decides():
+    """The same seed gives the same splits, whatever was drawn before; another seed gives others."""
+    first = members(divided(torch.arange(200) % 5, seed=3))
+    torch.rand(10)
+    numpy.random.seed(1)
+    assert members(divided(torch.arange(200) % 5, seed=3)) == first
+    other = members(divided(torch.arange(200) % 5, seed=4))
+    assert all(set(other[name]) != set(first[name]) for name in first)
+
+
+def test_dividing_draws_nothing_from_the_default_generator():
+    state = torch.get_rng_state()
+    divided(torch.arange(200) % 5)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_split_is_a_random_choice():
+    """Unlabelled samples: how often each of 50 is in the test split over 2,000 seeds is what chance allows."""
+    counts = torch.zeros(50)
+    for seed in range(2000):
+        counts[divide(50, [0.8, 0.2], None, seed)[1]] += 1
+    # Binomial(2000, 0.2): mean 400, deviation 17.9; 5 deviations for the largest of 50.
+    assert (counts - 400).abs().max() < 5 * 17.9
+
+
+CASES = {
+    "equal classes": numpy.arange(1000) % 10,
+    "digits": numpy.repeat(numpy.arange(10), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]),
+    "unequal classes": numpy.repeat([0, 1, 2], [700, 37, 263]),
+    "two classes": numpy.repeat([0, 1], [357, 212]),
+    "a rare class": numpy.repeat([0, 1], [995, 5]),
+    "100 classes": numpy.arange(5000) % 100,
+    "one large class and 100 of one sample": numpy.r_[numpy.zeros(3000, dtype=int), 1 + numpy.arange(100)],
+    "a long tail": numpy.minimum(numpy.random.default_rng(0).zipf(1.5, 2000) - 1, 60),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("fractions", FRACTIONS[:3], ids=str)
+def test_every_class_is_shared_out(case, fractions):
+    """Stratified: each split has each class in its share, within one sample, and has its own share of all."""
+    labels = torch.as_tensor(CASES[case])
+    shares = [share for share in fractions if share > 0]
+    sizes = labels.bincount()
+    for seed in range(5):
+        for part, share in zip(divide(len(labels), shares, labels, seed), shares, strict=True):
+            assert abs(len(part) - share * len(labels)) < 1
+            away = labels[part].bincount(minlength=len(sizes)) - sizes.double() * share
+            assert away.abs().max() <= 1 + 1e-6
+
+
+def test_within_a_class_the_choice_is_random():
+    """Which samples of a class are held out differs from seed to seed, and isn't their position."""
+    chosen = {tuple(divide(100, [0.9, 0.1], torch.arange(100) % 2, seed)[1].tolist()) for seed in range(20)}
+    assert len(chosen) == 20
+
+
+@pytest.mark.parametrize("labels", [torch.rand(100), torch.arange(200).reshape(100, 2)], ids=["values", "(N, 2)"])
+def test_what_is_no_class_is_not_stratified(labels):
+    """Float targets, and several per sample, are divided as if there were none."""
+    plain, given = divide(100, [0.8, 0.2], None, 1), divide(100, [0.8, 0.2], labels, 1)
+    assert all(torch.equal(a, b) for a, b in zip(plain, given, strict=True))
+
+
+def test_parts_are_in_rising_order():
+    """So that a table's order, and reading from disk, stay sequential."""
+    for part in divide(100, [0.8, 0.2], torch.arange(100) % 3, 0):
+        assert torch.equal(part, part.sort().values)
+
+
+# --- build_data ---------------------------------------------------------------------------------------------
+
+
+def part(name: str, count: int) -> InMemory:
+    """The split `name` of some data: its inputs say where they are from."""
+    start = {"train": 0, "val": 1000, "test": 2000}[name]
+    return InMemory(torch.arange(start, start + count), torch.arange(count) % 2, classes=["a", "b"])
+
+
+def test_splits_that_come_along_are_left_alone():
+    """A data set with all three keeps them sample by sample, whatever the fractions."""
+
+    def make(split: str) -> InMemory:
+        return part(split, {"train": 20, "val": 10, "test": 5}[split])
+
+    data = build_data(make, make, [0.8, 0.1, 0.1], True, seed=0)
+    for name, count in (("train", 20), ("val", 10), ("test", 5)):
+        assert data[name].inputs.tolist() == part(name, count).inputs.tolist()
+        assert data.indices[name] == {"from": name, "indices": list(range(count))}
+
+
+def test_a_missing_validation_split_is_taken_from_the_training_split():
+    """None for val, as MNIST has it: the test split stays whole, train and val share what was train."""
+
+    def make(split: str) -> InMemory | None:
+        return None if split == "val" else part(split, 100)
+
+    data = build_data(make, make, [0.9, 0.1, 0], True, seed=0)
+    assert (size(data.train), size(data.val), size(data.test)) == (90, 10, 100)
+    assert sorted(data.train.inputs.tolist() + data.val.inputs.tolist()) == list(range(100))
+    assert data.test.inputs.tolist() == list(range(2000, 2100))
+    assert data.indices["val"]["from"] == data.indices["train"]["from"] == "train"
+    assert data.indices["test"]["from"] == "test"
+
+
+def test_shares_are_relative_to_what_has_to_be_divided():
+    """0.6, 0.2 and 0.2 with a test split that comes along: three quarters train, one quarter val."""
+
+    def make(split: str) -> InMemory | None:
+        return None if split == "val" else part(split, 100)
+
+    data = build_data(make, make, [0.6, 0.2, 0.2], True, seed=0)
+    assert (size(data.train), size(data.val), size(data.test)) == (75, 25, 100)
+
+
+class TwoSplits(Dataset):
+    """A class that lists the splits it has, and must not be asked for another."""
+
+    splits = ("train", "test")
+
+    def __init__(self, split: str):
+        assert split in self.splits
+        self.numbers = range(40) if split == "train" else range(100, 110)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int):
+        return torch.tensor([float(self.numbers[index])]), index % 2
+
+
+def test_a_class_lists_its_splits():
+    """`splits = ("train", "test")`: val is taken from train, by Subset where the data isn't in memory."""
+    data = build_data(TwoSplits, TwoSplits, [0.9, 0.1, 0], False, seed=0)
+    read = {name: [int(x) for x, _ in data[name]] for name in ("train", "val", "test")}
+    assert sorted(read["train"] + read["val"]) == list(range(40))
+    assert (len(read["val"]), read["test"]) == (4, list(range(100, 110)))
+
+
+def test_indices_tell_the_splits_again():
+    """What goes into splits.json selects the same samples from the whole."""
+    labels = torch.arange(300) % 3
+    data = divided(labels)
+    for name in ("train", "val", "test"):
+        assert data.indices[name]["from"] == "train"
+        assert data[name].inputs.tolist() == data.indices[name]["indices"]
+        assert data[name].targets.tolist() == labels[data.indices[name]["indices"]].tolist()
+
+
+def test_a_share_of_zero_is_no_split():
+    data = divided([0, 1, 0], fractions=[1, 0, 0])
+    assert (data.val, data.test, size(data.train)) == (None, None, 3)
+    assert set(data.indices) == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: None, "no training split"),
+        (lambda: InMemory(torch.zeros(0, 1), torch.zeros(0)), "the training split is empty"),
+        (lambda: labelled([0, 1, 0]), "leaves no sample for"),
+        (lambda split: part(split, 20 if split == "train" else 0), "the split val .* is empty"),
+    ],
+    ids=["none", "empty", "three samples in ten parts", "an empty split that comes along"],
+)
+def test_splits_without_samples_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        build_data(make, make, [0.8, 0.1, 0.1], True, seed=0)
+
+
+# --- classes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("split", "index", "label"), [("train", 3, 2), ("val", 1, -1), ("test", 0, 7)])
+def test_labels_outside_the_classes_are_named(split, index, label):
+    """The split, the sample's index in it, the label, and the classes there are."""
+    sets = {name: labelled([0, 1, 0, 1]) for name in ("train", "val", "test")}
+    sets[split].targets[index] = label
+    with pytest.raises(UserError, match=f"sample {index} of {split} has label {label}, outside the 2 classes"):
+        check_classes(Data(**sets), ["a", "b"])
+
+
+def test_labels_within_the_classes_pass():
+    check_classes(Data(labelled([0, 1, 1]), None, labelled([1, 0])), ["a", "b"])
+    with pytest.raises(UserError):  # and the check isn't blind
+        check_classes(Data(labelled([0, 1, 1]), None, labelled([1, 0])), ["a"])
+
+
+class WithoutTargets(Dataset):
+    """Labels that are known only when a sample is fetched."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int):
+        return torch.zeros(1), [0, 2, 1, 2][index]
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (InMemory(torch.zeros(2, 1), torch.tensor([0, 1]), classes=["ape", "bee"]), ["ape", "bee"]),
+        (InMemory(torch.zeros(3, 1), torch.tensor([0, 3, 1])), ["0", "1", "2", "3"]),
+        (Subset(InMemory(torch.zeros(2, 1), torch.tensor([0, 1]), classes=["ape", "bee"]), [0]), ["ape", "bee"]),
+        (WithoutTargets(), ["0", "1", "2"]),
+    ],
+    ids=["named", "by number", "of a subset", "read through"],
+)
+def test_class_names(data, names):
+    assert class_names_of(data) == names
+
+
+def test_numbers_are_no_classes():
+    with pytest.raises(UserError, match="task=regression"):
+        class_names_of(InMemory(torch.zeros(2, 1), torch.tensor([0.5, 1.5])))
+
+
+def test_a_long_data_set_is_not_read_through():
+    with pytest.raises(UserError, match="Give the data set an attribute"):
+        class_names_of(WithoutTargets(), most=3)
+
+
+def test_targets_of_a_subset_are_its_own():
+    data = labelled([0, 1, 2, 1])
+    assert targets_of(Subset(Subset(data, [3, 2, 0]), [1, 2])).tolist() == [2, 0]
+    assert targets_of(WithoutTargets()) is None
+    assert targets_of(None) is None

@@ -1,0 +1,412 @@
+"""The commands from end to end: what they print, what they write, and that the numbers agree."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+import plainloop
+from plainloop import commands, compose, sweep
+from plainloop.errors import UserError
+from tests.conftest import Done, command
+
+
+def trained(*overrides: str) -> plainloop.Run:
+    """A quick run in process."""
+    return plainloop.train(["trainer.max_epochs=2", "logger=none", *overrides])
+
+
+def copy_of(run, folder: Path) -> Path:
+    """A run directory that a test may spoil."""
+    return Path(shutil.copytree(run.path, folder / "copy"))
+
+
+# --- python train.py model=mlp ------------------------------------------------------------------------------
+
+
+def test_the_default_run_reaches_96_percent(digits_command: Done):
+    assert digits_command.status == 0, digits_command.err
+    assert digits_command.metrics()["test/accuracy"] >= 0.96
+
+
+def test_the_run_says_what_it_found_and_what_to_type_next(digits_command: Done):
+    out = digits_command.out
+    assert "digits: 1,438 train, 179 val, 180 test; inputs 1 x 8 x 8 uint8; 10 classes (0, 1, 2" in out
+    assert "17,226 parameters" in out  # 64*128+128 + 128*64+64 + 64*10+10
+    run = digits_command.run.relative_to(digits_command.folder)
+    assert f"python evaluate.py run={run}" in out
+    assert f"python train.py resume={run} trainer.max_epochs=60" in out
+    assert "tensorboard --logdir outputs" in out
+    assert re.search(r"\n +loss +accuracy +macro_f1\n +val .*\n +test ", out)
+
+
+def test_on_a_pipe_there_is_one_clean_line_per_epoch(digits_command: Done):
+    lines = [line for line in digits_command.out.splitlines() if line.startswith("epoch ")]
+    form = r"epoch \d+/30  loss \d\.\d{4}  val/loss \d\.\d{4}  val/accuracy \d\.\d{4}  [\d,]+ samples/s"
+    assert len(lines) == 30
+    assert all(re.fullmatch(form, line) for line in lines)
+    assert "\r" not in digits_command.out + digits_command.err
+    assert digits_command.err == ""
+
+
+def test_a_run_directory_holds_what_the_contract_says(digits_command: Done):
+    run = digits_command.run
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{4}", run.name)
+    assert run.parent == digits_command.folder / "outputs" / "digits_mlp"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["in_features"] == 64
+    assert config["spec"]["num_train"] == 1438
+    assert config["choices"]["data"] == "digits"
+    assert "${" not in (run / "config.yaml").read_text()
+    assert yaml.safe_load((run / "overrides.yaml").read_text()) == ["model=mlp"]
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["seed"] == 0
+    assert environment["command"].endswith("train.py model=mlp")
+    splits = json.loads((run / "splits.json").read_text())
+    indices = sorted(i for split in splits.values() for i in split["indices"])
+    assert indices == list(range(1797))
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml", "composed.yaml", "overrides.yaml", "environment.json", "train.log", "history.jsonl",
+        "metrics.json", "splits.json", "checkpoints", "tensorboard", "figures",
+    }  # fmt: skip
+    checkpoints = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert checkpoints == ["best.pt", "step-1305.pt", "step-1350.pt"]  # 45 steps in each of 30 epochs
+    assert (run / "train.log").read_text().splitlines() == digits_command.out.splitlines()
+
+
+def test_the_history_has_every_log_point_and_every_epoch(digits_command: Done):
+    records = [json.loads(line) for line in (digits_command.run / "history.jsonl").read_text().splitlines()]
+    points = [record for record in records if "train/loss" in record]
+    epochs = [record for record in records if "train/epoch_loss" in record]
+    assert [record["step"] for record in points] == list(range(50, 1351, 50))
+    assert [record["step"] for record in epochs] == list(range(45, 1351, 45))
+    assert [record["epoch"] for record in epochs] == list(range(1, 31))
+    assert set(points[0]) == {
+        "step", "epoch", "train/loss", "train/accuracy", "train/macro_f1", "lr", "grad_norm", "samples_per_second"
+    }  # fmt: skip
+    assert {"val/loss", "val/accuracy", "val/macro_f1"} <= set(epochs[0])
+
+
+def test_the_best_epoch_is_chosen_by_validation_alone(digits_command: Done):
+    records = [json.loads(line) for line in (digits_command.run / "history.jsonl").read_text().splitlines()]
+    validations = [
+        (record["val/accuracy"], -record["val/loss"], record["epoch"]) for record in records if "val/loss" in record
+    ]
+    metrics = digits_command.metrics()
+    assert metrics["best/epoch"] == max(validations)[2]
+    assert metrics["val/accuracy"] == max(validations)[0]
+    assert not any(name.startswith("test/") for record in records for name in record)
+
+
+def test_a_terminal_gets_a_bar_per_epoch(tmp_path: Path):
+    """A pseudo-terminal stands in for the screen."""
+    import os
+    import pty
+    import subprocess
+    import sys
+
+    from tests.conftest import ROOT
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "model=mlp", "trainer.max_epochs=2", "logger=none"],
+        cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other side has closed
+            break
+        if not piece:
+            break
+        shown += piece
+    assert process.wait() == 0
+    text = shown.decode()
+    for epoch in (1, 2):
+        assert re.search(
+            rf"epoch {epoch}/2 100%\|█+\| [\d.,]+k? samples/s, loss \d.\d+  val/loss \d.\d+  val/accuracy", text
+        )
+    assert "epoch 2/2  loss" in next((tmp_path / "outputs").glob("*/*/train.log")).read_text()
+
+
+# --- evaluate -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_evaluate_reproduces_the_runs_own_numbers_exactly(digits_command: Done, split, checkpoint):
+    values = plainloop.evaluate(digits_command.run, split=split, checkpoint=checkpoint)
+    own = digits_command.metrics()
+    prefix = "last/" if (split, checkpoint) == ("val", "last") else ""
+    if (split, checkpoint) == ("test", "last"):
+        assert set(values) == {"test/loss", "test/accuracy", "test/macro_f1"}  # the run measured the best weights only
+    else:
+        assert values == {name: own[prefix + name] for name in values}
+    written = json.loads((digits_command.run / f"evaluate-{split}-{checkpoint}.json").read_text())
+    assert written == values
+
+
+def test_the_evaluate_command_finds_the_latest_run(digits_command: Done):
+    done = command("evaluate.py", "run=latest", folder=digits_command.folder)
+    assert done.status == 0, done.err
+    assert "equal to the run's own numbers" in done.out
+    for file in digits_command.run.glob("evaluate-*.json"):
+        file.unlink()  # the directory is as the run left it, for the other tests
+
+
+def test_evaluate_needs_the_run_directory_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not the configs that it was composed from, which may have changed since."""
+    run = trained()
+    monkeypatch.setattr(compose, "CONFIGS", Path(shutil.copytree(compose.CONFIGS, tmp_path / "configs")))
+    (tmp_path / "configs/model/mlp.yaml").write_text("_target_: plainloop.models.Linear\n")
+    moved = shutil.move(run.path, tmp_path / "elsewhere")
+    assert plainloop.evaluate(moved)["test/loss"] == run.metrics["test/loss"]
+
+
+def test_load_run_gives_back_model_preprocess_data_and_config():
+    run = trained()
+    again = plainloop.load_run(run.path)
+    assert not again.model.training
+    test = again.data.test
+    with torch.no_grad():
+        accuracy = (again.model(again.preprocess(test.inputs)).argmax(1) == test.targets).float().mean()
+    assert float(accuracy) == pytest.approx(run.metrics["test/accuracy"])
+    assert again.config.model.hidden_sizes == [128, 64]
+    assert again.metrics == run.metrics
+    assert len(again.history()) == len(run.history()) > 0
+
+
+def test_data_may_lie_elsewhere_when_a_run_is_evaluated(tmp_path: Path):
+    run = trained()
+    elsewhere = tmp_path / "moved"
+    shutil.copytree(compose.ROOT / "data", elsewhere)
+    values = plainloop.evaluate(run.path, overrides=[f"paths.data={elsewhere}"])
+    assert values["test/loss"] == run.metrics["test/loss"]
+    with pytest.raises(UserError, match="no such file"):
+        plainloop.evaluate(run.path, overrides=["paths.data=nowhere"])
+
+
+def test_data_that_has_changed_is_named(tmp_path: Path):
+    import numpy
+
+    run = trained()
+    (tmp_path / "moved").mkdir()
+    with numpy.load(compose.ROOT / "data/digits.npz") as held:
+        numpy.savez(tmp_path / "moved/digits.npz", **{name: held[name] for name in held} | {
+            "images": held["images"][:1000], "labels": held["labels"][:1000]})  # fmt: skip
+    with pytest.raises(UserError, match=r"the data has changed since .*: num_train was 1438 and is 800"):
+        plainloop.evaluate(run.path, overrides=[f"paths.data={tmp_path}/moved"])
+
+
+# --- resume and extend --------------------------------------------------------------------------------------
+
+
+def final_state(run) -> dict:
+    return commands.Checkpoints(run.path / "checkpoints").last()[1]
+
+
+def comparable(run) -> list[dict]:
+    """The history without what a clock measured."""
+    return [{name: v for name, v in record.items() if name != "samples_per_second"} for record in run.history()]
+
+
+def test_a_longer_resumed_run_equals_one_that_was_never_interrupted():
+    whole = trained("model=cnn", "trainer.max_epochs=4", "model.dropout=0.3", "trainer.log_every=10")
+    run = trained("model=cnn", "trainer.max_epochs=2", "model.dropout=0.3", "trainer.log_every=10")
+    resumed = plainloop.train([f"resume={run.path}", "trainer.max_epochs=4"])
+    assert resumed.path == run.path
+    assert comparable(resumed) == comparable(whole)
+    one, other = final_state(whole), final_state(resumed)
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+    for number, state in one["optimizer"]["state"].items():
+        assert all(torch.equal(state[name], other["optimizer"]["state"][number][name]) for name in state)
+    for name in ("test/loss", "val/loss", "best/step", "last/val/loss", "samples"):
+        assert resumed.metrics[name] == whole.metrics[name]
+    assert OmegaConf.load(run.path / "config.yaml").trainer.max_epochs == 4
+
+
+def test_resume_goes_on_within_an_epoch(monkeypatch: pytest.MonkeyPatch):
+    """Stopped at step 61 of 90, in the middle of a log window, and resumed: the same bits as without a stop."""
+    options = ["model.dropout=0.3", "scheduler=one_cycle", "optimizer.lr=1e-4", "trainer.log_every=7"]
+    whole = trained(*options)
+    fit = commands.Trainer.train_step
+
+    def stop_at_61(self, window, logging):
+        if self.step == 60:
+            self.signal = 15
+        return fit(self, window, logging)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commands.Trainer, "train_step", stop_at_61)
+        with pytest.raises(KeyboardInterrupt, match=r"saved at step 61.\nContinue .*resume=") as stopped:
+            trained(*options, "name=stopped")
+    assert stopped.value.status == 143
+    resumed = plainloop.train(["resume=latest"])
+    assert resumed.path.parent.name == "stopped"
+    assert comparable(resumed) == comparable(whole)
+    one, other = final_state(whole), final_state(resumed)
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+    assert resumed.metrics["test/loss"] == whole.metrics["test/loss"]
+
+
+def test_resuming_a_finished_run_says_so(capsys: pytest.CaptureFixture):
+    run = trained()
+    again = plainloop.train([f"resume={run.path}"])
+    assert "this run is finished (2 epochs done)" in capsys.readouterr().out
+    assert again.metrics == run.metrics
+
+
+def test_a_schedule_built_for_one_length_never_runs_at_another():
+    run = trained("scheduler=cosine")
+    with pytest.raises(UserError, match=rf"extend={re.escape(str(run.path))} trainer.max_epochs=4"):
+        plainloop.train([f"resume={run.path}", "trainer.max_epochs=4"])
+
+
+@pytest.mark.parametrize("word", ["model=cnn", "optimizer.lr=1", "seed=3", "optimizer=sgd", "loader.batch_size=7"])
+def test_what_the_numbers_follow_from_cannot_change_on_resume(word):
+    run = trained()
+    name = word.split("=")[0]
+    with pytest.raises(UserError, match=rf"{re.escape(word)}: this can't change .*\(the run has {re.escape(name)}="):
+        plainloop.train([f"resume={run.path}", word])
+
+
+def test_extend_is_a_new_run_from_the_weights_with_a_schedule_of_its_own():
+    run = trained("scheduler=cosine")
+    longer = plainloop.train([f"extend={run.path}", "trainer.max_epochs=3", "optimizer.lr=5e-4"])
+    assert longer.path != run.path
+    assert longer.metrics["epochs"] == 3
+    assert longer.config.spec.schedule_length == 3 * 45
+    rates = [record["lr"] for record in longer.history()]
+    assert rates[0] < 5e-4 and rates[-1] == pytest.approx(0.0, abs=1e-9)
+    assert next(record["train/loss"] for record in longer.history() if "train/loss" in record) < run.history()[-1]["train/epoch_loss"]  # it starts where the run ended
+    state = final_state(longer)["optimizer"]["state"][0]
+    assert float(state["step"]) == 5 * 45  # Adam's own count goes on
+
+
+def test_extend_takes_the_last_weights_and_moments():
+    """One step with a rate of zero leaves the weights where the old run ended."""
+    run = trained()
+    longer = plainloop.train([f"extend={run.path}", "trainer.max_steps=1", "optimizer.lr=0.0"])
+    one, other = final_state(run)["model"], final_state(longer)["model"]
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --- sweeps -------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_ranks_its_trials_and_tests_the_winner_alone(tmp_path: Path):
+    done = command(
+        "train.py", "-m", "model=mlp,linear", "seed=0,1", "trainer.max_epochs=2", "logger=none", folder=tmp_path
+    )
+    assert done.status == 0, done.err
+    (folder,) = (tmp_path / "outputs/digits").glob("sweep-*")
+    runs = [folder / str(number) for number in range(4)]
+    values = {run.name: json.loads((run / "metrics.json").read_text()) for run in runs}
+    assert not any(name.startswith("test/") for metrics in values.values() for name in metrics)
+    table = done.out[done.out.index("rank ") :].splitlines()
+    assert table[0].split() == ["rank", "val/accuracy", "model", "seed", "run"]
+    ranked = [line.split() for line in table[1:5]]
+    scores = [float(row[1]) for row in ranked]
+    assert scores == sorted(scores, reverse=True)
+    best = max(values, key=lambda name: values[name]["val/accuracy"])
+    assert ranked[0][4] == f"outputs/digits/{folder.name}/{best}"
+    assert {tuple(row[2:4]) for row in ranked} == {("mlp", "0"), ("mlp", "1"), ("linear", "0"), ("linear", "1")}
+    assert [run.name for run in runs if (run / "evaluate-test-best.json").exists()] == [best]
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+def test_a_trial_that_fails_does_not_end_the_sweep(capsys: pytest.CaptureFixture):
+    trials = sweep.run(
+        ["model.dropout=0.1,2", "trainer.max_epochs=1", "logger=none"],
+        lambda cfg, typed, folder, is_trial: commands.train_config(cfg, typed, folder, is_trial),
+    )
+    assert [bool(trial.failure) for trial in trials] == [False, True]
+    out = capsys.readouterr().out
+    assert re.search(r"1 +0\.\d+ +0\.1 +outputs", out)
+    assert re.search(r"- +failed +2 +model: MLP refused", out)
+
+
+def test_all_trials_are_checked_before_the_first_is_trained(tmp_path: Path):
+    with pytest.raises(UserError, match=r"trainer.max_epochs=-1"):
+        sweep.run(["trainer.max_epochs=1,-1"], lambda *given: pytest.fail("a trial was started"))
+    assert not (tmp_path / "outputs").exists()
+
+
+# --- debug modes --------------------------------------------------------------------------------------------
+
+
+def test_debug_fast_takes_a_few_batches_and_leaves_the_test_split_alone():
+    run = plainloop.train(["debug=fast"])
+    assert run.metrics["steps"] == 6
+    assert not any(name.startswith("test/") for name in run.metrics)
+    assert run.path.parent.name == "debug_fast"
+    with pytest.raises(UserError, match="no run with a checkpoint"):
+        plainloop.load_run("latest")  # a debug run is nobody's latest
+
+
+@pytest.mark.parametrize("data", ["digits", "breast_cancer", "penguins"])
+def test_debug_overfit_learns_one_batch_by_heart(data):
+    run = plainloop.train(["debug=overfit", f"data={data}", "logger=none"])
+    assert run.history()[-1]["train/epoch_loss"] < 0.01
+    assert run.metrics["steps"] < 1000
+
+
+def test_debug_profile_writes_a_trace_for_the_browser():
+    run = plainloop.train(["debug=profile"])
+    trace = json.loads((run.path / "profile/trace.json").read_text())
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert "aten::addmm" in names
+    assert "Self CPU" in (run.path / "profile/operations.txt").read_text()
+    assert run.metrics["steps"] == 20
+
+
+def test_debug_anomaly_names_the_operation_that_made_a_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "broken.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(n, 10)\n"
+        "    def forward(self, x):\n"
+        "        return torch.sqrt(self.layer(x.flatten(1)) * 0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["model=custom", "model._target_=broken.Net", "model.n=64"]
+    with pytest.raises(RuntimeError, match="MulBackward0"), pytest.warns(UserWarning, match="MulBackward0"):
+        plainloop.train([*words, "debug=anomaly"])
+
+
+# --- every group can be swapped alone -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=linear"], ["model=cnn"], ["model=mine"], ["model=mlp", "model.norm=batch", "model.activation=gelu"],
+        ["optimizer=sgd"], ["optimizer=adamw"], ["scheduler=step"], ["scheduler=cosine"], ["scheduler=one_cycle"],
+        ["scheduler=plateau"], ["scheduler=cosine", "schedule.warmup_steps=5"], ["scheduler=none"], ["metrics=none", "monitor=val/loss"],
+        ["data=breast_cancer"], ["data=penguins"], ["data=penguins", "loss=l1"], ["data=mine"], ["task=mine"],
+        ["trainer.precision=bf16"], ["trainer.accumulate_steps=2"], ["trainer.max_grad_norm=1"],
+        ["early_stopping.patience=1"], ["transforms.normalize=none"], ["loader.drop_last=true"],
+        ["transforms.normalize={mean: 0.1, std: 0.2}"], ["trainer.deterministic=true"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_swap_trains_and_is_reproduced_by_evaluate(words):
+    run = trained("trainer.max_epochs=2", *words)
+    assert run.metrics["test/loss"] == plainloop.evaluate(run.path)["test/loss"]
+
+
+@pytest.mark.slow
+def test_a_torchvision_model_trains_on_grey_images():
+    run = trained("model=torchvision", "model.name=resnet18", "trainer.max_steps=3")
+    assert run.model.conv1.in_channels == 1
+    assert run.model.fc.out_features == 10
