@@ -58,8 +58,8 @@ class Console(Logger):
         self.bar = tqdm(
             total=loader.num_samples, initial=min(trainer.batch * loader.order.batch_size, loader.num_samples),
             desc=f"epoch {trainer.epoch + 1}/{trainer.max_epochs}", unit=" samples", unit_scale=True, leave=True,
-            **({"dynamic_ncols": True} if shutil.get_terminal_size((0, 0)).columns else {"ncols": 100}),
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {rate_fmt}{postfix}",
+            **({"dynamic_ncols": True} if shutil.get_terminal_size((0, 0)).columns else {"ncols": 100, "nrows": 24}),
+            bar_format="{desc} {percentage:3.0f}%|{bar:16}| {rate_fmt}{postfix}",
         )  # fmt: skip
         counted = trainer.samples
         for window in windows:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from urllib.error import URLError
 
-import formats
 import numpy
 import pytest
 import torch
@@ -14,6 +13,7 @@ from plainloop.build import build
 from plainloop.data import InMemory, arrays, points, torchvision_set
 from plainloop.data.datasets import find_path
 from plainloop.errors import UserError
+from tests import formats
 
 ROOT = Path(__file__).resolve().parents[3]
 

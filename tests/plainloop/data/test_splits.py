@@ -1,5 +1,6 @@
 """Which sample is in which split: every sample in one, decided by the seed, every class shared out."""
 
+import itertools
 from typing import Any
 
 import numpy
@@ -50,7 +51,7 @@ def test_splits_are_disjoint_and_complete(fractions, count, stratify):
     """Every sample is in exactly one split, and the splits have their shares, within one sample."""
     data = divided(torch.arange(count) % 7, fractions, stratify)
     parts = members(data)
-    assert sorted(sum(parts.values(), [])) == list(range(count))
+    assert sorted(itertools.chain(*parts.values())) == list(range(count))
     for name, share in zip(("train", "val", "test"), fractions, strict=True):
         assert abs(len(parts.get(name, [])) - share * count) < 1
         assert (name in parts) == (share > 0)
