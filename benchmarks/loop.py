@@ -1,17 +1,19 @@
 """What the loop costs beside the bare one: plainloop's Trainer against the textbook's five lines.
 
-Both train the same model from the same weights on the same float batches, already in memory, in one process with
-one thread: `bare` in a function with every trick that helps it, `plainloop` with everything on that a real run
-has: metrics, a history in a real file, TensorBoard, the console, the question whether a checkpoint is due. They take
-turns, an epoch each, and at the end their weights must be equal bit for bit, so that nothing lighter or heavier is
-compared. Validation and saving are left out: how often they happen is the user's choice.
+All train the same model from the same weights on the same float batches, which are already in memory, in one process
+with one thread. `bare` is the textbook's loop with a fused optimizer, and nothing read from the device; `barest` goes
+without `zero_grad()`'s bookkeeping too. `plainloop` has everything on that a real run has: metrics, a history in a
+real file, TensorBoard, the console, and the question after every step whether a checkpoint is due. Left out are
+validation and saving: how often they happen is the user's choice.
 
-    python benchmarks/loop.py [--rounds 40] [--case mlp|linear] [--control] [--json FILE]
+They take turns of a hundred steps, so that whatever else the machine does hits them alike, and at the end their
+weights must be equal bit for bit, so that nothing lighter or heavier is compared.
+
+    python benchmarks/loop.py [--rounds 300] [--case mlp|linear] [--control] [--json FILE]
 """
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import statistics
@@ -38,67 +40,71 @@ from plainloop.rundir import RunDir
 from plainloop.tasks import Multiclass
 from plainloop.trainer import Trainer
 
-FEATURES, CLASSES = 784, 10
-ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3}
-
-
-class Batches:
-    """What the Trainer needs of a loader, over batches that are already in memory."""
-
-    def __init__(self, batches: Sequence[tuple[Tensor, Tensor]]):
-        self.batches, self.num_samples = batches, sum(len(targets) for _, targets in batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def epoch(self, number: int = 0, first_batch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        return itertools.islice(self.batches, first_batch, None)
+Batch = tuple[Tensor, Tensor]
+FEATURES, CLASSES, LR = 784, 10, 1e-3
+TURN, TURNS_PER_EPOCH = 100, 10  # steps; two log points in each turn
 
 
 def mlp() -> nn.Module:
-    """784-128-64-10, as configs/model/mlp.yaml builds it for MNIST. The same weights at every call."""
+    """784-128-64-10, the same weights at every call."""
     torch.manual_seed(0)
     return MLP(FEATURES, CLASSES, hidden_sizes=[128, 64])
 
 
 def linear() -> nn.Module:
-    """784-10: softmax regression. The same weights at every call."""
+    """784-10, which is softmax regression; the same weights at every call."""
     torch.manual_seed(0)
     return Linear(FEATURES, CLASSES)
 
 
-def random_batches(count: int, size: int) -> list[tuple[Tensor, Tensor]]:
+def random_batches(count: int, size: int) -> list[Batch]:
     """Inputs (size, 784) float32 and classes (size,), `count` times."""
     generator = torch.Generator().manual_seed(1)
     return [
-        (
-            torch.rand(size, FEATURES, generator=generator),
-            torch.randint(CLASSES, (size,), generator=generator),
-        )
+        (torch.rand(size, FEATURES, generator=generator), torch.randint(CLASSES, (size,), generator=generator))
         for _ in range(count)
     ]
 
 
-def bare_loop(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
-    """An epoch of the textbook loop: gradients set to None without `zero_grad`'s bookkeeping, a fused optimizer, the
-    loss as a function, local names, nothing read from the device, nothing told to anybody."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=ADAM["lr"], fused=True)
-    parameters = list(model.parameters())
+# --- the contestants ------------------------------------------------------------------------------------------
+
+
+def bare_loop(model: nn.Module) -> Callable[[Sequence[Batch]], None]:
+    """A function that trains on batches: the textbook's loop, with names that are local."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
+    criterion = functional.cross_entropy  # a function, cheaper than a module
     model.train()
 
-    def epoch() -> None:
+    def train(batches: Sequence[Batch]) -> None:
         for inputs, targets in batches:
-            for parameter in parameters:
-                parameter.grad = None
-            loss = functional.cross_entropy(model(inputs), targets)
+            optimizer.zero_grad()
+            loss = criterion(model(inputs), targets)
             loss.backward()
             optimizer.step()
 
-    return epoch
+    return train
+
+
+def barest_loop(model: nn.Module) -> Callable[[Sequence[Batch]], None]:
+    """The same, with the gradients let go by hand."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
+    criterion, parameters = functional.cross_entropy, list(model.parameters())
+    model.train()
+
+    def train(batches: Sequence[Batch]) -> None:
+        for inputs, targets in batches:
+            for parameter in parameters:
+                parameter.grad = None
+            loss = criterion(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+
+    return train
 
 
 @contextlib.contextmanager
-def plainloop_trainer(model: nn.Module, batches: Any, preprocess: nn.Module | None = None) -> Iterator[Trainer]:
+def plainloop_trainer(model: nn.Module, batches: Any, epochs: int, preprocess: nn.Module | None = None,
+                      log_every: int = 50) -> Iterator[Trainer]:  # fmt: skip
     """A Trainer with everything on that `python train.py` turns on, but validation and checkpoints.
 
     Args:
@@ -106,8 +112,9 @@ def plainloop_trainer(model: nn.Module, batches: Any, preprocess: nn.Module | No
         preprocess: None for inputs that need none.
     """
     task = Multiclass(nn.CrossEntropyLoss(), {"accuracy": Accuracy(), "macro_f1": F1(CLASSES)})
-    optimizer = make_optimizer(ADAM, model.parameters(), torch.device("cpu"))
-    loggers = [History(), Console(progress=False), TensorBoard()]  # no bar: as on a pipe
+    optimizer = make_optimizer({"_target_": "torch.optim.Adam", "lr": LR}, model.parameters(), torch.device("cpu"))
+    console = Console(progress=False)  # no bar: as on a pipe
+    loggers = [History(), console, TensorBoard()]
 
     def log(record: Mapping[str, Any]) -> None:
         for logger in loggers:
@@ -117,85 +124,120 @@ def plainloop_trainer(model: nn.Module, batches: Any, preprocess: nn.Module | No
         preprocess = Preprocess(torch.zeros(()), torch.ones(()), bytes_in=False)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder))
-        # As in a run, it is asked after every step whether to save; the answer is always no.
-        checkpoints = Checkpoints(run.checkpoints, every_epochs=None)
+        checkpoints = Checkpoints(run.checkpoints, every_epochs=None)  # asked after every step, and always says no
         trainer = Trainer(
             model, task, optimizer, Schedule(optimizer), preprocess, batches,
-            max_epochs=sys.maxsize, log_every=50, log=log, progress=loggers[1].progress, due=checkpoints.due,
+            max_epochs=epochs, log_every=log_every, log=log, progress=console.progress, due=checkpoints.due,
         )  # fmt: skip
         for logger in loggers:
-            logger.open(run, {"trainer": {"max_epochs": trainer.max_epochs}}, 0)
-        model.train()
+            logger.open(run, {"trainer": {"max_epochs": epochs}}, 0)
         yield trainer
         for logger in loggers:
             logger.close()
         records = run.history.read_text().splitlines()
-        assert len(records) == trainer.step // trainer.log_every + trainer.epoch, "the history lacks records"
+        assert len(records) == trainer.step // log_every + epochs, f"{len(records)} records in the history"
 
 
-def plainloop_epoch(trainer: Trainer) -> Callable[[], None]:
-    """An epoch of `Trainer.fit`, with its lines going nowhere."""
+class Turns:
+    """A loader over batches in memory that stops after every turn to let the other contestants train on the batches
+    that come next, and keeps the time of all.
 
-    def epoch() -> None:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            trainer._clock(True)
-            trainer.train_epoch()
+    The Trainer doesn't notice: it asks for a batch, and gets it a little later. Its first epoch isn't counted.
+    """
 
-    return epoch
+    def __init__(self, batches: Sequence[Batch], others: Mapping[str, Callable[[Sequence[Batch]], None]]):
+        self.batches, self.others = batches, others
+        self.num_samples = sum(len(targets) for _, targets in batches)
+        self.seconds: dict[str, list[float]] = {name: [] for name in (*others, "plainloop")}
+        self.since: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, number: int = 0, first_batch: int = 0) -> Iterator[Batch]:
+        for start in range(0, len(self), TURN):
+            turn = self.batches[start : start + TURN]
+            self.stop("plainloop", number > 0 and (number > 1 or start > 0))
+            names = list(self.others)
+            for name in names if start // TURN % 2 else reversed(names):
+                self.since = time.perf_counter()
+                self.others[name](turn)
+                self.stop(name, number > 0)
+            self.since = time.perf_counter()
+            yield from turn
+
+    def stop(self, name: str, counts: bool = True) -> None:
+        if counts and self.since is not None:
+            self.seconds[name].append(time.perf_counter() - self.since)
 
 
-def take_turns(contestants: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, the order turned round every time; the first round isn't counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    names = list(contestants)
-    for number in range(rounds + 1):
-        for name in names if number % 2 else reversed(names):
-            started = time.perf_counter()
-            contestants[name]()
-            if number > 0:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+# --- the figures ----------------------------------------------------------------------------------------------
 
 
 def report(title: str, seconds: Mapping[str, list[float]], steps: int, target: float) -> dict[str, Any]:
-    """Print microseconds per step, and ratios to the first contestant: of minima, of medians, and the median of each
-    round's own ratio, which is the steadiest where the machine is also busy with something else."""
-    baseline, *others = seconds
-    print(f"\n{title}\n  {'us per step':20}{'minimum':>10}{'median':>10}")
+    """Print microseconds per step, and plainloop's share of each other contestant: of the minima, of the medians, and
+    the median over rounds of the ratio in a round, which is the steadiest on a machine that has other work.
+
+    Args:
+        seconds: of each round, by contestant; the target is for the ratio to the first.
+        steps: in a round.
+    """
+    print(f"\n{title}\n  {'us per step':26}{'minimum':>10}{'median':>10}{'mean':>10}")
     result: dict[str, Any] = {"title": title, "target": target, "us": {}, "ratios": {}}
     for name, values in seconds.items():
-        least, middle = (1e6 * f(values) / steps for f in (min, statistics.median))
-        result["us"][name] = {"minimum": least, "median": middle}
-        print(f"  {name:20}{least:10.1f}{middle:10.1f}")
-    print(f"  {'ratio to ' + baseline:20}{'minima':>10}{'medians':>10}{'by round':>10}")
-    for name in others:
-        ratios = {
-            "minima": min(seconds[name]) / min(seconds[baseline]),
-            "medians": statistics.median(seconds[name]) / statistics.median(seconds[baseline]),
-            "by round": statistics.median(a / b for a, b in zip(seconds[name], seconds[baseline], strict=True)),
+        figures = {
+            kind: 1e6 * function(values) / steps
+            for kind, function in (("minimum", min), ("median", statistics.median), ("mean", statistics.fmean))
         }
-        result["ratios"][name] = ratios
-        wanted = f"   target {target}" if name.startswith("plainloop") else ""
-        print(f"  {name:20}" + "".join(f"{value:10.3f}" for value in ratios.values()) + wanted)
+        result["us"][name] = figures
+        print(f"  {name:26}" + "".join(f"{value:10.1f}" for value in figures.values()))
+    baseline = next(iter(seconds))
+    pairs = [(name, baseline) for name in seconds if name != baseline]
+    pairs += [("plainloop", name) for name in seconds if name not in ("plainloop", baseline)]
+    print(f"  {'ratio':26}{'minima':>10}{'medians':>10}{'by round':>10}")
+    for name, other in pairs:
+        ours, theirs = seconds[name], seconds[other]
+        ratios = {
+            "minima": min(ours) / min(theirs),
+            "medians": statistics.median(ours) / statistics.median(theirs),
+            "by round": statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
+        }
+        result["ratios"][f"{name} / {other}"] = ratios
+        wanted = f"   target {target}" if (name, other) == ("plainloop", baseline) else ""
+        print(f"  {name + ' / ' + other:26}" + "".join(f"{value:10.3f}" for value in ratios.values()) + wanted)
     return result
 
 
-def compare(name: str, make: Callable[[], nn.Module], size: int, target: float, arguments: argparse.Namespace) -> Any:
-    batches = random_batches(arguments.steps, size)
-    models = {"bare": make(), "plainloop": make()}
-    with plainloop_trainer(models["plainloop"], Batches(batches)) as trainer:
-        contestants = {"bare": bare_loop(models["bare"], batches), "plainloop": plainloop_epoch(trainer)}
-        if arguments.control:
-            models["bare again"] = make()
-            contestants["bare again"] = bare_loop(models["bare again"], batches)
-        seconds = take_turns(contestants, arguments.rounds)
-        assert trainer.step == (arguments.rounds + 1) * arguments.steps
-    expected = models["bare"].state_dict()
-    for other, model in models.items():
-        for key, value in model.state_dict().items():
-            assert torch.equal(value, expected[key]), f"{other}: {key} differs from the bare loop's"
-    print(f"\nweights equal bit for bit after {trainer.step:,} steps each")
-    return report(f"{name}, batches of {size}", seconds, arguments.steps, target)
+def assert_equal_weights(models: Mapping[str, nn.Module]) -> None:
+    """All models are equal bit for bit."""
+    first, *others = models
+    expected = models[first].state_dict()
+    for name in others:
+        for key, value in models[name].state_dict().items():
+            assert torch.equal(value, expected[key]), f"{key} of {name} differs from that of {first}"
+
+
+def compare(title: str, make: Callable[[], nn.Module], size: int, target: float, rounds: int, control: bool) -> Any:
+    """Let all contestants train, and report."""
+    models = {name: make() for name in ("bare", "barest", "plainloop", *(["bare again"] if control else []))}
+    others = {
+        name: (barest_loop if name == "barest" else bare_loop)(model)
+        for name, model in models.items()
+        if name != "plainloop"
+    }
+    turns = Turns(random_batches(TURN * TURNS_PER_EPOCH, size), others)
+    epochs = 1 - (-rounds // TURNS_PER_EPOCH)
+    with (
+        plainloop_trainer(models["plainloop"], turns, epochs) as trainer,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        trainer.fit()
+        turns.stop("plainloop")
+    assert_equal_weights(models)
+    result = report(f"{title}, batches of {size}", turns.seconds, TURN, target)
+    print(f"  weights equal bit for bit after {trainer.step:,} steps")
+    return result
 
 
 CASES = {
@@ -206,16 +248,15 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="turns of each contestant")
-    parser.add_argument("--steps", type=int, default=500, help="steps in a turn, which is an epoch")
+    parser.add_argument("--rounds", type=int, default=300, help=f"turns of each contestant, of {TURN} steps")
     parser.add_argument("--case", choices=CASES, help="one case only")
-    parser.add_argument("--control", action="store_true", help="a second bare loop: how far off a ratio of 1 may be")
+    parser.add_argument("--control", action="store_true", help="a second bare loop: how far from 1 its ratio strays")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one thread, {arguments.rounds} rounds of {arguments.steps} steps")
+    print(f"torch {torch.__version__}, one thread, at least {arguments.rounds} turns of {TURN} steps")
     names = [arguments.case] if arguments.case else list(CASES)
-    results = {name: compare(*CASES[name], arguments) for name in names}
+    results = {name: compare(*CASES[name], arguments.rounds, arguments.control) for name in names}
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -95,7 +95,7 @@ def test_the_hparams_page_is_filled_in(ask, short_run):
     """What the page itself asks for: the experiment, then its session groups."""
     experiment = ask("data/plugin/hparams/experiment", {})
     names = {info["name"] for info in experiment["hparamInfos"]}
-    assert {"optimizer.lr", "loader.batch_size", "choice.model", "seed"} <= names
+    assert {"optimizer.lr", "loader.batch_size", "model", "seed"} <= names
     groups = ask(
         "data/plugin/hparams/session_groups",
         {
@@ -104,8 +104,8 @@ def test_the_hparams_page_is_filled_in(ask, short_run):
         },
     )  # fmt: skip
     (group,) = groups["sessionGroups"]
-    assert group["hparams"]["choice.model"] == "mlp"
+    assert group["hparams"]["model"] == "mlp"
     assert group["hparams"]["optimizer.lr"] == pytest.approx(0.001)
     values = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
-    for name in ("val/accuracy", "test/accuracy", "test/loss", "best/epoch"):
+    for name in ("val/accuracy", "test/accuracy", "test/loss"):
         assert values[name] == pytest.approx(short_run.metrics[name])

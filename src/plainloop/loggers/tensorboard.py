@@ -62,25 +62,45 @@ class TensorBoard(Logger):
         test = {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")}
         if test:
             self._scalars("test", test, step)
-        final = {name: value for name, value in metrics.items() if value == value}
+        shown = {
+            name: value for name, value in metrics.items() if name.startswith(("val/", "test/")) and value == value
+        }
         writer = self._writer("")
-        for summary in hparams(flat(self.config), final):
+        for summary in hparams(hyperparameters(self.config), shown):
             writer.file_writer.add_summary(summary)
-        self._scalars("", final, step)
+        self._scalars("", shown, step)
 
     def close(self) -> None:
         for writer in self.writers.values():
             writer.close()
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The config's values by dotted name, as HParams takes them: numbers, truth values and words."""
-    values: dict[str, Any] = {}
-    for name, value in config.items():
-        if name in ("choices", "spec", "console", "paths", "logger", "callbacks") and not prefix:
-            continue
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            values[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
-    return values | {f"choice.{name}": str(value) for name, value in config.get("choices", {}).items() if not prefix}
+# What a table of runs is compared by: the options taken, and the values in these sections.
+COMPARED = (
+    "seed",
+    "data",
+    "split",
+    "transforms",
+    "loader",
+    "model",
+    "loss",
+    "optimizer",
+    "schedule",
+    "scheduler",
+    "trainer",
+)
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as HParams takes it, {"model": "mlp", "optimizer.lr": 0.001, ...}: numbers, truth values, words."""
+    values = {group: name for group, name in config["choices"].items() if name and group in COMPARED}
+
+    def add(section: Mapping[str, Any], prefix: str) -> None:
+        for name, value in section.items():
+            if isinstance(value, Mapping):
+                add(value, f"{prefix}{name}.")
+            elif value is not None and name != "_target_":
+                values[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
+
+    add({name: config[name] for name in COMPARED}, "")
+    return values

@@ -141,7 +141,7 @@ def test_limit(limit, batches, samples):
 
 
 def test_dropping_every_batch_is_refused():
-    with pytest.raises(UserError, match="drops every batch: 5 samples are fewer than loader.batch_size=8"):
+    with pytest.raises(UserError, match="drops every batch: 5 samples are fewer than"):
         loader(numbered(5), drop_last=True)
 
 
@@ -240,9 +240,10 @@ def test_epochs_can_be_begun_out_of_turn():
     started, waiting = batches.epoch(0), batches.epoch(1)
     head = [next(started), next(started)]
     list(batches.epoch(5, first_batch=2))
-    for found, (inputs, targets) in zip(((*head, *started), waiting), expected, strict=True):
-        assert torch.equal(everything(found)[1], targets)
-        assert torch.equal(everything(found)[0] if isinstance(found, tuple) else inputs, inputs)
+    found = everything([*head, *started]), everything(waiting)
+    for (inputs, targets), (expected_inputs, expected_targets) in zip(found, expected, strict=True):
+        assert torch.equal(targets, expected_targets)
+        assert torch.equal(inputs, expected_inputs)
 
 
 class Failing(Dataset):
@@ -328,4 +329,5 @@ def test_workers_are_not_forked():
 
 def test_no_more_workers_than_batches():
     """A validation split of one batch doesn't start eight processes."""
-    assert loader(Augmented(20), num_workers=8).loader.num_workers == 3
+    assert loader(Augmented(8), num_workers=2).loader.num_workers == 1
+    assert loader(Augmented(9), num_workers=2).loader.num_workers == 2

@@ -1,0 +1,283 @@
+"""Models: shapes for every size of input, a gradient for every parameter, and wrong words answered."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plainloop.errors import UserError
+from plainloop.models import CNN, MLP, Linear, torchvision_model
+from plainloop.models.layers import ACTIVATIONS
+
+TORCH_ACTIVATIONS = {
+    "relu": torch.relu,
+    "leaky_relu": nn.functional.leaky_relu,
+    "elu": nn.functional.elu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def layers(model: nn.Module, kind: Any) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def assert_every_parameter_learns(model: nn.Module, inputs: Tensor) -> None:
+    """A loss that depends on all outputs reaches all parameters, with a gradient that isn't all zero."""
+    outputs = model(inputs)
+    nn.functional.cross_entropy(outputs, torch.arange(len(outputs)) % outputs.shape[1]).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+# --- linear and mlp -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 2, 3), (3, 2), (6, 1)], ids=str)
+@pytest.mark.parametrize("make", [Linear, MLP])
+def test_inputs_of_any_shape_are_flattened(make, shape):
+    """(N, ...) to (N, outputs), the same as for the flattened inputs."""
+    torch.manual_seed(0)
+    model, inputs = make(in_features=6, out_features=4), torch.randn(5, *shape)
+    assert model(inputs).shape == (5, 4)
+    assert torch.equal(model(inputs), model(inputs.reshape(5, 6)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_x_times_w_plus_b(bias):
+    torch.manual_seed(0)
+    model, inputs = Linear(3, 2, bias=bias), torch.randn(7, 3)
+    state = model.state_dict()
+    expected = inputs @ state["linear.weight"].T + (state["linear.bias"] if bias else 0)
+    torch.testing.assert_close(model(inputs), expected)
+    assert count(model) == 3 * 2 + 2 * bias
+    assert_every_parameter_learns(model, inputs)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_zero_init(bias):
+    """All parameters are zero, so are the outputs; and a single layer learns from there."""
+    model, inputs = Linear(3, 2, bias=bias, zero_init=True), torch.randn(7, 3)
+    assert all(not parameter.any() for parameter in model.parameters())
+    assert not model(inputs).any()
+    assert_every_parameter_learns(model, inputs)
+    assert Linear(3, 2).linear.weight.any()
+
+
+@pytest.mark.parametrize("hidden_sizes", [[], [8], [8, 4], (8, 4, 3)], ids=str)
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+def test_mlp_sizes(hidden_sizes, norm):
+    """One linear layer per hidden size and one for the outputs; a norm adds two numbers per hidden unit."""
+    torch.manual_seed(0)
+    model = MLP(6, 3, hidden_sizes, norm=norm)
+    sizes = [6, *hidden_sizes, 3]
+    linear = sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+    assert count(model) == linear + (2 * sum(hidden_sizes) if norm != "none" else 0)
+    assert model(torch.randn(5, 6)).shape == (5, 3)
+    assert_every_parameter_learns(model, torch.randn(20, 6))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_mlp_computes_what_the_textbook_says(name):
+    """W2 f(W1 x + b1) + b2 with torch's own f; every known activation is compared."""
+    torch.manual_seed(0)
+    model, inputs = MLP(6, 3, [8], activation=name), torch.randn(5, 6)
+    w1, b1, w2, b2 = model.state_dict().values()
+    torch.testing.assert_close(model(inputs), TORCH_ACTIVATIONS[name](inputs @ w1.T + b1) @ w2.T + b2)
+    assert_every_parameter_learns(model, inputs)
+
+
+def test_mlp_order_of_layers():
+    """Linear, norm, activation, dropout, for every hidden layer; nothing behind the last linear layer."""
+    model = MLP(6, 3, [8, 4], activation="gelu", dropout=0.5, norm="layer")
+    block = [nn.Linear, nn.LayerNorm, nn.GELU, nn.Dropout]
+    assert [type(layer) for layer in model.layers] == [nn.Flatten, *block, *block, nn.Linear]
+    assert [layer.p for layer in layers(model, nn.Dropout)] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0])
+def test_no_dropout_layers_without_dropout(dropout):
+    assert layers(MLP(6, 3, [8, 4], dropout=dropout), nn.Dropout) == []
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    model, inputs = MLP(6, 3, [64], dropout=0.5), torch.randn(5, 6)
+    assert not torch.equal(model(inputs), model(inputs))
+    model.eval()
+    assert torch.equal(model(inputs), model(inputs))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"activation": "rellu"}, r"model\.activation=rellu.*Did you mean relu"),
+        ({"norm": "bach"}, r"model\.norm=bach.*Did you mean batch"),
+        ({"hidden_sizes": [8, 0]}, r"model\.hidden_sizes"),
+        ({"hidden_sizes": [8.5]}, r"model\.hidden_sizes"),
+        ({"hidden_sizes": 8}, r"model\.hidden_sizes"),
+        ({"hidden_sizes": "8,4"}, r"model\.hidden_sizes"),
+        ({"hidden_sizes": None}, r"model\.hidden_sizes"),
+        ({"dropout": 1.5}, "(?i)dropout"),
+        ({"dropout": -0.1}, "(?i)dropout"),
+    ],
+    ids=str,
+)
+def test_mlp_refuses_what_makes_no_sense(arguments, message):
+    """Nothing is ignored: a negative dropout isn't "no dropout"."""
+    with pytest.raises(ValueError, match=message):
+        MLP(6, 3, **arguments)
+
+
+# --- cnn ----------------------------------------------------------------------------------------------------
+
+IMAGES = [
+    (1, 1, 1),
+    (1, 2, 3),
+    (3, 5, 7),
+    (1, 8, 8),
+    (1, 28, 28),
+    (3, 32, 32),
+    (4, 33, 65),
+    (3, 64, 200),
+    (3, 224, 224),
+]
+
+
+@pytest.mark.parametrize("shape", IMAGES, ids=str)
+def test_cnn_takes_images_of_any_size(shape):
+    """(N, C, H, W) to (N, classes), from one pixel to 224 x 224, odd sizes and any number of channels."""
+    torch.manual_seed(0)
+    channels, *size = shape
+    model = CNN(channels, 5, size, channels=(4, 8, 8))
+    inputs = torch.randn(6, *shape)
+    assert model(inputs).shape == (6, 5)
+    assert model.eval()(inputs[:1]).shape == (1, 5)
+
+
+@pytest.mark.parametrize("shape", IMAGES, ids=str)
+@pytest.mark.parametrize("channels", [(4,), (4, 4, 4), (4,) * 8], ids=len)
+def test_cnn_keeps_four_by_four_pixels(shape, channels):
+    """Pooling stops while at least 4 pixels remain on the shorter side; smaller images aren't pooled at all."""
+    model = CNN(shape[0], 5, shape[1:], channels=channels).eval()
+    left = model.features(torch.randn(1, *shape)).shape[2:]
+    assert min(left) >= min(4, *shape[1:])
+    pools = len(layers(model, nn.MaxPool2d))
+    assert list(left) == [side // 2**pools for side in shape[1:]]
+    possible = max(0, min(shape[1:]) // 4).bit_length() - 1  # halvings of the shorter side that leave 4
+    assert pools == max(0, min(possible, len(channels) + (min(shape[1:]) > 64)))
+
+
+def test_cnn_size_does_not_depend_on_the_image():
+    """Convolutions without bias, norms, and one linear layer behind the average: counted by hand."""
+    expected = 9 * 3 * 4 + 2 * 4 + 9 * 4 * 8 + 2 * 8 + 8 * 5 + 5
+    for size in ([8, 8], [32, 32], [224, 160]):
+        assert count(CNN(3, 5, size, channels=(4, 8))) == expected
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)], ids=str)
+def test_cnn_learns_everywhere(shape, activation):
+    torch.manual_seed(0)
+    model = CNN(shape[0], 5, shape[1:], channels=(4, 8), activation=activation)
+    assert_every_parameter_learns(model, torch.randn(10, *shape))
+
+
+def test_cnn_uses_what_it_is_given():
+    """The activation between the layers, and the dropout in front of the head."""
+    model = CNN(1, 5, [8, 8], channels=(4, 8), activation="silu", dropout=0.25)
+    assert len(layers(model, nn.SiLU)) == 2
+    assert [layer.p for layer in layers(model, nn.Dropout)] == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"activation": "rellu"}, "Did you mean relu"),
+        ({"channels": []}, r"model\.channels"),
+        ({"channels": [4, 0]}, r"model\.channels"),
+        ({"channels": 32}, r"model\.channels"),
+        ({"dropout": 1.5}, "(?i)dropout"),
+        ({"dropout": -0.1}, "(?i)dropout"),
+    ],
+    ids=str,
+)
+def test_cnn_refuses_what_makes_no_sense(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CNN(1, 5, [8, 8], **arguments)
+
+
+# --- torchvision --------------------------------------------------------------------------------------------
+
+SMALL = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "vit_b_16", "convnext_tiny", "densenet121")]
+
+
+@pytest.mark.parametrize("name", [*SMALL, *SLOW])
+@pytest.mark.parametrize("in_channels", [1, 3, 4])
+def test_torchvision_models(name, in_channels):
+    """The head has the data's classes, the first convolution its channels; the rest is torchvision's."""
+    import torchvision
+
+    model = torchvision_model(name, num_classes=7, in_channels=in_channels)
+    assert model.eval()(torch.randn(1, in_channels, 224, 224)).shape == (1, 7)
+    original = torchvision.models.get_model(name, weights=None, num_classes=7)
+    assert type(model) is type(original)
+    first, theirs = layers(model, nn.Conv2d)[0], layers(original, nn.Conv2d)[0]
+    assert first.in_channels == in_channels
+    for own in ("out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"):
+        assert getattr(first, own) == getattr(theirs, own)
+    assert (first.bias is None) == (theirs.bias is None)
+    grown = {n: p.shape for n, p in model.state_dict().items()}
+    assert {n for n, p in original.state_dict().items() if grown.pop(n) != p.shape} <= (
+        set() if in_channels == 3 else {f"{prefix}.weight" for prefix, m in model.named_modules() if m is first}
+    )
+    assert grown == {}
+
+
+def test_torchvision_gradients_reach_every_parameter():
+    torch.manual_seed(0)
+    assert_every_parameter_learns(torchvision_model("resnet18", 3, in_channels=1), torch.randn(4, 1, 64, 64))
+
+
+@pytest.mark.parametrize("name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.slow)])
+def test_torchvision_models_give_logits_in_training_too(name):
+    """GoogLeNet and Inception bring auxiliary heads, and would return a tuple while training."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # their remark about slow initialisation
+        model = torchvision_model(name, num_classes=7)
+    outputs = model.train()(torch.randn(2, 3, 299, 299))
+    assert isinstance(outputs, Tensor)
+    assert outputs.shape == (2, 7)
+
+
+def test_torchvision_arguments_are_passed_on():
+    """zero_init_residual of a ResNet: the last norm of each block starts at zero."""
+    model = torchvision_model("resnet18", 3, zero_init_residual=True)
+    assert not model.layer1[0].bn2.weight.any()
+    assert torchvision_model("resnet18", 3).layer1[0].bn2.weight.all()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("resnet_18", {}, "no such classification model. Did you mean resnet"),
+        ("fasterrcnn_resnet50_fpn", {}, "no such classification model"),
+        ("qqq", {}, "no such classification model. It has"),
+        ("resnet18", {"dropout": 0.1}, "resnet18 doesn't take these arguments"),
+    ],
+)
+def test_torchvision_names_that_do_not_exist(name, arguments, message):
+    with pytest.raises(UserError, match=message):
+        torchvision_model(name, 3, **arguments)
