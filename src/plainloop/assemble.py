@@ -27,6 +27,8 @@ from plainloop.preprocess import Preprocess, make_preprocess
 from plainloop.tasks import Task
 from plainloop.trainer import Trainer
 
+TORCHS_THREADS = torch.get_num_threads()
+
 
 @dataclass
 class Session:
@@ -75,8 +77,7 @@ def assemble(cfg: DictConfig) -> Session:
     """Build everything but the trainer. Raises UserError for whatever doesn't fit, before anything is written."""
     cfg = copy.deepcopy(cfg)
     device = choose_device(cfg.trainer.device, cfg.trainer.precision)
-    if cfg.trainer.num_threads:
-        torch.set_num_threads(cfg.trainer.num_threads)
+    torch.set_num_threads(cfg.trainer.num_threads or TORCHS_THREADS)
     torch.use_deterministic_algorithms(cfg.trainer.deterministic)
     torch.backends.cudnn.benchmark = device.type == "cuda" and not cfg.trainer.deterministic
     trust = list(cfg.trust)
@@ -107,8 +108,16 @@ def assemble(cfg: DictConfig) -> Session:
         inference.autocast(device, cfg.trainer.precision),
     )  # fmt: skip
     session.to_device()
+    if cfg.trainer.num_threads is None and device.type == "cpu" and _is_small(model, cfg.loader.batch_size):
+        torch.set_num_threads(1)
     check_forward(session)
     return session
+
+
+def _is_small(model: nn.Module, batch_size: int) -> bool:
+    """Whether a step is so little work that a second thread costs more than it helps; on a busy machine, where
+    threads wait for each other, thirty times more. From sizes alone, so that the same run has the same threads."""
+    return sum(parameter.numel() for parameter in model.parameters()) * batch_size < 2_000_000
 
 
 def choose_device(name: str, precision: str) -> torch.device:

@@ -88,7 +88,9 @@ class TrainerSection:
     max_grad_norm: float | None = key(None, "clip the norm of the gradient to this", above=0)
     compile: bool = key(False, "torch.compile the model")
     channels_last: bool = key(False, "memory format of images and convolutions; faster on GPUs")
-    num_threads: int | None = key(None, "CPU threads of torch; null: torch's own choice", min=1)
+    num_threads: int | None = key(
+        None, "CPU threads of torch; null: one for a small model, else torch's own choice", min=1
+    )
     deterministic: bool = key(False, "only deterministic kernels (slower; what bit-equal runs on CUDA need)")
     detect_anomaly: bool = key(False, "autograd names the operation whose backward made a NaN (slow)")
     log_every: int = key(50, "steps between log points", min=1)

@@ -36,7 +36,8 @@ def say_what_was_found(session: Session, console: Console) -> None:
     trainable = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     frozen = f", {trainable:,} of them trainable" if trainable != count else ""
     console.say(f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{frozen}")
-    threads = f" ({torch.get_num_threads()} threads)" if session.device.type == "cpu" else ""
+    number = torch.get_num_threads()
+    threads = f" ({number} thread{'s' * (number != 1)})" if session.device.type == "cpu" else ""
     workers = f", {session.workers} loading processes" if session.workers else ""
     device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
     console.say(

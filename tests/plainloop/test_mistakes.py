@@ -455,7 +455,7 @@ TARGETS = [
     Mistake("model._target_=no_such_package.Net", ("no module named no_such_package", "where the command is typed")),
     Mistake("model._target_=their_models.Nett", ("their_models has no Nett", "Did you mean Net?")),
     Mistake("model=custom model._target_=their_broken.Net", ("their_broken", "there_is_no_such_package", "line 1")),
-    Mistake("model=custom model._target_=their_raising.Net", ("RuntimeError: the licence has expired", "their_raising.py")),
+    Mistake("model=custom model._target_=their_raising.Net", ("RuntimeError", "licence has expired", "raising.py")),
     Mistake("model=custom model._target_=their_misspelt.Net", ("their_misspelt", "SyntaxError", "line 1")),
     Mistake("model=custom model._target_=their_exiting.Net", ("their_exiting", "exit")),
     Mistake("model=custom model._target_=their_models.NotAModule", ("NotAModule is not a torch.nn.Module",)),
@@ -600,7 +600,7 @@ RUNS = [
     Mistake("evaluate.py run=RUN paths.data=nowhere", ("nowhere/digits.npz", "no such file")),
     Mistake("evaluate.py rnu=RUN", ("rnu", "Did you mean run?"), never=("train.py",)),
     Mistake("evaluate.py RUN", ("run=RUN",)),
-    Mistake("evaluate.py --run=RUN", ("run=RUN",)),
+    Mistake("evaluate.py --run=RUN", ("Write run=RUN",)),
     Mistake("evaluate.py run RUN", ("run=RUN",)),
 ]
 

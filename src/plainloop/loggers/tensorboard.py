@@ -75,25 +75,15 @@ class TensorBoard(Logger):
             writer.close()
 
 
-# What a table of runs is compared by: the options taken, and the values in these sections.
-COMPARED = (
-    "seed",
-    "data",
-    "split",
-    "transforms",
-    "loader",
-    "model",
-    "loss",
-    "optimizer",
-    "schedule",
-    "scheduler",
-    "trainer",
-)
+# What a table of runs is compared by: which options were taken, and the values in some sections.
+OPTIONS = ("data", "task", "model", "loss", "optimizer", "scheduler")
+SECTIONS = ("seed", "transforms", "model", "loss", "optimizer", "schedule", "scheduler", "trainer")
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as HParams takes it, {"model": "mlp", "optimizer.lr": 0.001, ...}: numbers, truth values, words."""
-    values = {group: name for group, name in config["choices"].items() if name and group in COMPARED}
+    values = {group: config["choices"][group] for group in OPTIONS if config["choices"].get(group)}
+    values["loader.batch_size"] = config["loader"]["batch_size"]
 
     def add(section: Mapping[str, Any], prefix: str) -> None:
         for name, value in section.items():
@@ -102,5 +92,5 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
             elif value is not None and name != "_target_":
                 values[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
 
-    add({name: config[name] for name in COMPARED}, "")
+    add({name: config[name] for name in SECTIONS}, "")
     return values
