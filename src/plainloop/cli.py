@@ -11,6 +11,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -84,6 +85,8 @@ def _run(name: str, function: Command, words: list[str]) -> int:
 
     main = hydra.main(config_path=str(compose.CONFIGS), config_name=name, version_base="1.3")(task)
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("torchrun: training on several processes isn't built yet; start one: python train.py ...")
         overrides = _overrides_only(words)
         compose.check_overrides(overrides, schema)
         if "-m" in words or "--multirun" in words:
@@ -160,5 +163,6 @@ def help_text(name: str) -> str:
 
 def _default(item: dataclasses.Field) -> str:
     """A key's default as it would be typed."""
-    value = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+    factory: Any = item.default_factory
+    value = factory() if item.default is dataclasses.MISSING else item.default
     return value if isinstance(value, str) else json.dumps(value).replace(" ", "")

@@ -12,6 +12,19 @@ import torch
 from torch import Tensor
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """float64 for sums of many values, where the device has it."""
+    return tensor.float() if tensor.device.type == "mps" else tensor.double()
+
+
+def same_shape(predictions: Tensor, targets: Tensor) -> None:
+    """(N, 1) against (N,) would compare every sample with every other. Raises ValueError."""
+    if predictions.shape != targets.shape:
+        raise ValueError(
+            f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must have one shape"
+        )
+
+
 class Metric:
     """A sum over samples. Subclasses say what is added (`update`) and what it amounts to (`compute`)."""
 
@@ -75,6 +88,9 @@ class ConfusionMatrix(Metric):
         self.matrix: Tensor | None = None
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
+        outputs = 2 if predictions.ndim == 1 else predictions.shape[1]
+        if outputs != self.num_classes:
+            raise ValueError(f"{type(self).__name__}(num_classes={self.num_classes}) was given {outputs} classes")
         predicted = (predictions > 0.5).long() if predictions.ndim == 1 else predictions.argmax(1)
         cells = targets.long() * self.num_classes + predicted
         counts = torch.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, -1)
@@ -144,15 +160,16 @@ class AUROC(Metric):
         self.targets: list[Tensor] = []
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
+        same_shape(predictions, targets)
         self.scores.append(predictions.detach())
         self.targets.append(targets.detach().bool())
 
     def compute(self) -> Tensor:
         scores, positive = torch.cat(self.scores), torch.cat(self.targets)
         _, place, ties = scores.unique(return_inverse=True, return_counts=True)
-        last_rank = ties.cumsum(0).double()
+        last_rank = wide(ties.cumsum(0))
         rank = (last_rank - (ties - 1) / 2)[place]  # equal scores share the mean of their ranks
-        positives, negatives = positive.sum().double(), (~positive).sum().double()
+        positives, negatives = wide(positive.sum()), wide((~positive).sum())
         above = rank[positive].sum() - positives * (positives + 1) / 2
         return (above / (positives * negatives)).float()
 
@@ -167,7 +184,8 @@ class _Error(Metric):
         self.count = 0
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        self.total = self.total + self.error(predictions.double(), targets.double()).sum()
+        same_shape(predictions, targets)
+        self.total = self.total + self.error(wide(predictions), wide(targets)).sum()
         self.count += targets.numel()
 
     def error(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -203,7 +221,8 @@ class R2(Metric):
         self.sums: Tensor | None = None
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        predictions, targets = predictions.double(), targets.double()
+        same_shape(predictions, targets)
+        predictions, targets = wide(predictions), wide(targets)
         if self.sums is None:
             self.origin = targets.mean(0)  # sums around a typical value don't lose digits
         away = targets - self.origin
@@ -252,7 +271,7 @@ class MeanLoss:
 
     def state_dict(self) -> dict[str, Any]:
         losses = torch.stack(self.waiting).cpu() if self.waiting else torch.zeros(0)
-        return {"waiting": losses, "sizes": self.sizes, "total": self.total, "count": self.count}
+        return {"waiting": losses, "sizes": list(self.sizes), "total": self.total, "count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.waiting = list(state["waiting"].to(device))

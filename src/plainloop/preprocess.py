@@ -35,7 +35,11 @@ class Preprocess(nn.Module):
         self.register_buffer("shift", (-mean / std).float())
 
     def forward(self, inputs: Any) -> Any:
-        if self.identity or not isinstance(inputs, Tensor):
+        if not isinstance(inputs, Tensor):
+            return inputs
+        if inputs.dtype == torch.float64:  # NumPy's default, and never meant
+            inputs = inputs.float()
+        if self.identity:
             return inputs
         if inputs.dtype == torch.uint8:
             return inputs.float().mul_(self.scale).add_(self.shift)  # in place: the copy is ours

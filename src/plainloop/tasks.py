@@ -162,7 +162,8 @@ class Regression(Task):
     def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
         inputs, targets = batch
         outputs = forward(model, inputs)
-        targets = targets.reshape(len(targets), -1)  # a scalar per sample is one column: (N,) is (N, 1) here
+        # A scalar per sample is one column: (N,) is (N, 1) here. float64 is NumPy's default, and never meant.
+        targets = targets.reshape(len(targets), -1).to(torch.float32)
         if self.standardize:
             targets = (targets - self.mean) / self.std
         return self.loss(outputs, targets), outputs

@@ -286,7 +286,10 @@ def test_extend_is_a_new_run_from_the_weights_with_a_schedule_of_its_own():
     assert longer.config.spec.schedule_length == 3 * 45
     rates = [record["lr"] for record in longer.history()]
     assert rates[0] < 5e-4 and rates[-1] == pytest.approx(0.0, abs=1e-9)
-    assert next(record["train/loss"] for record in longer.history() if "train/loss" in record) < run.history()[-1]["train/epoch_loss"]  # it starts where the run ended
+    assert (
+        next(record["train/loss"] for record in longer.history() if "train/loss" in record)
+        < run.history()[-1]["train/epoch_loss"]
+    )  # it starts where the run ended
     state = final_state(longer)["optimizer"]["state"][0]
     assert float(state["step"]) == 5 * 45  # Adam's own count goes on
 
@@ -338,6 +341,23 @@ def test_all_trials_are_checked_before_the_first_is_trained(tmp_path: Path):
     with pytest.raises(UserError, match=r"trainer.max_epochs=-1"):
         sweep.run(["trainer.max_epochs=1,-1"], lambda *given: pytest.fail("a trial was started"))
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "times"), [([], 1), (["test=false"], 0), (["debug=fast"], 0), (["debug=overfit"], 0)], ids=str
+)
+def test_the_test_split_is_touched_once_or_not_at_all(words, times, monkeypatch: pytest.MonkeyPatch):
+    """Counted where batches are made: whoever wants a sample of the test split has to come by here."""
+    touched = []
+    loader = commands.Session.loader
+
+    def counted(self, split):
+        touched.append(split)
+        return loader(self, split)
+
+    monkeypatch.setattr(commands.Session, "loader", counted)
+    trained(*words)
+    assert touched.count("test") == times
 
 
 # --- debug modes --------------------------------------------------------------------------------------------

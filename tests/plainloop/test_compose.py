@@ -318,7 +318,7 @@ def test_combinations(words, combinations):
     ("dataset", "data"),
     ("lossfn", "loss"),
     ("optimiser", "optimizer"),
-    ("scedule", "scheduler"),
+    ("sheduler", "scheduler"),
     ("xyzzy", ""),
 ])  # fmt: skip
 def test_key_like(word, key):

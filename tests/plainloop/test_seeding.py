@@ -95,7 +95,7 @@ def test_a_generator_is_its_own():
     assert states() == before
 
 
-@pytest.mark.parametrize("seed_them", [seed_everything, lambda *place: seed_sample(*place[:1], *place[1:])])
+@pytest.mark.parametrize("seed_them", [seed_everything, seed_sample])
 def test_all_three_libraries_are_seeded(seed_them):
     """Python's, NumPy's and torch's numbers come again with the position, and are others at another."""
     found = []
@@ -113,6 +113,12 @@ def test_uses_have_streams_of_their_own():
     assert len({derive(0, use, 3) for use in uses}) == len(uses)
 
 
+def fails_after_drawing() -> None:
+    seed_sample(1, 2, 3)
+    drawn()
+    raise KeyError
+
+
 def test_preserved_gives_the_generators_back():
     """Whatever happens within, also when it fails; what comes after is what would have come."""
     seed_everything(1)
@@ -124,9 +130,7 @@ def test_preserved_gives_the_generators_back():
         seed_everything(99)
     before = states()
     with pytest.raises(KeyError), preserved():
-        seed_sample(1, 2, 3)
-        drawn()
-        raise KeyError
+        fails_after_drawing()
     assert states() == before
     assert drawn() == expected[1]
 

@@ -294,7 +294,7 @@ def test_inputs_by_name():
     assert forward(nn.Identity(), INPUTS) is INPUTS
 
 
-def test_an_own_task_overrides_two_methods(tmp_path):
+def test_an_own_task_overrides_two_methods():
     """For another kind of batch: the loss of a batch and what outputs mean; size and update follow from them."""
 
     class Weighted(Task):
