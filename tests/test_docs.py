@@ -49,7 +49,7 @@ def test_every_piece_of_python_runs(document, capsys: pytest.CaptureFixture):
         names: dict = {}
         exec(compile(block, document, "exec"), names)
         if "logits" in names:
-            assert names["logits"].shape == (180, 10)
+            assert names["logits"].shape == (359, 10)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

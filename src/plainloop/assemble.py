@@ -71,6 +71,9 @@ class Session:
         self.model.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.preprocess.to(self.device)
         self.task.to(self.device)
+        for metric in self.task.metrics.values():
+            if hasattr(metric, "to"):  # torchmetrics' hold their states on a device
+                metric.to(self.device)
 
 
 def assemble(cfg: DictConfig) -> Session:
@@ -100,6 +103,7 @@ def assemble(cfg: DictConfig) -> Session:
     loss = build(_facts_filled(cfg, "loss"), "loss", trust)
     metrics = {name: build(node, f"metrics.{name}", trust) for name, node in _facts_filled(cfg, "metrics").items()}
     task = build(_facts_filled(cfg, "task"), "task", trust, loss=loss, metrics=metrics)
+    task.num_outputs = cfg.spec.num_outputs
     task.fit(data)
 
     session = Session(
@@ -222,7 +226,10 @@ def check_forward(session: Session) -> None:
         with inference.eval_mode(session.model), torch.no_grad(), session.autocast:
             try:
                 session.task.check(session.model, batch)
-                session.task.loss_of(session.model, batch)
+                loss, outputs = session.task.loss_of(session.model, batch)
+                if not isinstance(loss, Tensor) or loss.ndim > 0:
+                    seen = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+                    raise UserError(f"loss: it must be one number, the mean over the batch; this one is {seen}.")
             except UserError:
                 raise
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -231,6 +238,23 @@ def check_forward(session: Session) -> None:
                     f"model={session.config.choices.get('model')} can't take a batch of shape {shape}: "
                     f"{first_line(error)} ({origin(error)})"
                 ) from error
+            _check_metrics(session, batch, outputs)
+
+
+def _check_metrics(session: Session, batch: Any, outputs: Any) -> None:
+    """Each metric is given two samples, so that one that doesn't fit is found before the first step."""
+    for name, metric in session.task.metrics.items():
+        try:
+            metric.reset()
+            session.task.update({name: metric}, outputs, batch)
+            metric.reset()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"metrics.{name}: {type(metric).__name__} doesn't fit task={session.config.choices.get('task')}: "
+                f"{first_line(error)} ({origin(error)})"
+            ) from error
 
 
 def make_trainer(session: Session, **hooks: Any) -> Trainer:

@@ -8,6 +8,7 @@ the old one stays whole until the new one is.
 import hashlib
 import io
 import os
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,9 +44,9 @@ def check_plain(value: Any, place: str = "state") -> None:
 
     Found when a checkpoint is saved, not when it is needed. Raises TypeError with the place.
     """
-    if value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float, str, bytes):
+    if value is None or type(value) in (torch.Tensor, torch.nn.Parameter, bool, int, float, str, bytes):
         return
-    if isinstance(value, dict):  # an OrderedDict too: that is what Module.state_dict gives
+    if type(value) in (dict, OrderedDict, Counter):  # Module.state_dict gives an OrderedDict, MultiStepLR a Counter
         for name, item in value.items():
             if type(name) not in (str, int):
                 raise TypeError(
@@ -100,6 +101,8 @@ def link(source: Path, target: Path) -> None:
         os.link(source, temporary)
     except OSError:
         shutil.copyfile(source, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
     os.replace(temporary, target)
     sync_folder(target.parent)
 
@@ -148,11 +151,16 @@ class Checkpoints:
         """Save as the newest, let best.pt name it if it is the best, and drop what is older than the last few."""
         self.folder.mkdir(exist_ok=True)
         path = self.folder / f"step-{state['position']['step']}.pt"
-        save(path, state)
-        if best:
-            link(path, self.folder / "best.pt")
+        if best:  # first: a run killed in between repeats its steps and finds the same best again
+            save(self.folder / "best.pt", state)
+            link(self.folder / "best.pt", path)
+        else:
+            save(path, state)
         self.saved_at = self.clock()
-        for old in self.all()[self.keep :]:
+        others = [old for old in self.all() if old != path]
+        newer = [old for old in others if step_of(old) > step_of(path)]  # damaged: the run went on from before them
+        newer += self.folder.glob(".*.tmp")  # of processes that were killed while they saved
+        for old in [*newer, *[old for old in others if old not in newer][self.keep - 1 :]]:
             old.unlink(missing_ok=True)
 
     def all(self) -> list[Path]:

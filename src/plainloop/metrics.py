@@ -62,6 +62,8 @@ class Accuracy(Metric):
         self.count = 0
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
+        if self.top_k > 1 and (predictions.ndim == 1 or self.top_k > predictions.shape[1]):
+            raise ValueError(f"Accuracy(top_k={self.top_k}) was given predictions of shape {tuple(predictions.shape)}")
         if predictions.ndim == 1:
             right = (predictions > 0.5) == targets.bool()
         elif self.top_k == 1:
@@ -93,7 +95,7 @@ class ConfusionMatrix(Metric):
             raise ValueError(f"{type(self).__name__}(num_classes={self.num_classes}) was given {outputs} classes")
         predicted = (predictions > 0.5).long() if predictions.ndim == 1 else predictions.argmax(1)
         cells = targets.long() * self.num_classes + predicted
-        counts = torch.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, -1)
+        counts = torch.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
         self.matrix = counts if self.matrix is None else self.matrix + counts
 
     def compute(self) -> Tensor:

@@ -27,7 +27,8 @@ def make_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter], 
 
 def _chosen(arguments: Mapping[str, Any]) -> bool:
     """Whether the user has already said which implementation is wanted, or asks for what no fused kernel does."""
-    return any(arguments.get(name) for name in ("foreach", "differentiable", "capturable")) or "fused" in arguments
+    said = "fused" in arguments or arguments.get("foreach") is not None
+    return said or any(arguments.get(name) for name in ("differentiable", "capturable"))
 
 
 class Schedule:
@@ -68,13 +69,17 @@ class Schedule:
 
     def end_epoch(self) -> None:
         """After every epoch."""
-        if self.interval == "epoch" and self.scheduler is not None and self.count >= self.warmup_steps:
+        if self.interval == "epoch" and self.scheduler is not None and self._warm():
             self.scheduler.step()
 
     def end_validation(self, value: float) -> None:
         """After every validation, with the monitored quantity."""
-        if self.interval == "validation" and self.scheduler is not None and self.count >= self.warmup_steps:
+        if self.interval == "validation" and self.scheduler is not None and self._warm():
             self.scheduler.step(value)
+
+    def _warm(self) -> bool:
+        """Whether a step has been made at the full rate: until then the scheduler doesn't tick."""
+        return self.warmup_steps == 0 or self.count > self.warmup_steps
 
     def rate(self) -> float:
         """The learning rate of the first group."""

@@ -34,6 +34,10 @@ class Preprocess(nn.Module):
         self.register_buffer("scale", (1.0 / (std * (255.0 if bytes_in else 1.0))).float())
         self.register_buffer("shift", (-mean / std).float())
 
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*arguments, **options)
+        self.identity = self.identity and bool((self.scale == 1).all()) and bool((self.shift == 0).all())
+
     def forward(self, inputs: Any) -> Any:
         if not isinstance(inputs, Tensor):
             return inputs
@@ -63,7 +67,7 @@ def make_preprocess(normalize: Any, train: Dataset, sample: Any) -> Preprocess:
         mean, std = statistics(train)
     else:
         mean, std = (_per_channel(normalize[name], sample, name) for name in ("mean", "std"))
-        if bool((std <= 0).any()):
+        if not bool((std > 0).all()):
             raise UserError(f"transforms.normalize.std={normalize['std']}: must be above 0.")
     return Preprocess(mean, std, bytes_in)
 
@@ -71,9 +75,10 @@ def make_preprocess(normalize: Any, train: Dataset, sample: Any) -> Preprocess:
 def statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel (C, 1, 1) or feature (F,), in float64, uint8 as [0, 1].
 
-    A channel that never changes gets deviation 1: it is centred and not scaled.
+    A channel that never changes gets deviation 1: it is centred and not scaled. Sums are taken around a value
+    of the first sample, so that a channel far from zero doesn't lose its digits.
     """
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    count, total, squares, origin = 0, torch.zeros(()), torch.zeros(()), None
     length = len(dataset)  # type: ignore[arg-type]
     for start in range(0, length, 1024):
         rows = range(start, min(start + 1024, length))
@@ -83,20 +88,28 @@ def statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:
             inputs = torch.stack([dataset[row][0] for row in rows])
         values = inputs.double() / (255.0 if inputs.dtype == torch.uint8 else 1.0)
         axes = [0, *range(2, values.ndim)]  # every axis but the channel's
+        if origin is None:
+            first = values[0] if values.ndim < 3 else values[0].flatten(1)[:, 0]
+            origin = first.reshape(-1, *[1] * (values.ndim - 2))
+        values = values - origin
         count += values.numel() // values.shape[1] if values.ndim > 1 else values.numel()
         total = total + values.sum(axes)
         squares = squares + values.square().sum(axes)
         trailing = values.ndim - 2
     mean = total / count
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-    deviation[deviation < 1e-7] = 1.0
+    deviation[deviation == 0] = 1.0
+    assert origin is not None, "an empty training split"
     shape = (-1, *[1] * trailing)
-    return mean.reshape(shape), deviation.reshape(shape)
+    return mean.reshape(shape) + origin, deviation.reshape(shape)
 
 
 def _per_channel(value: float | Sequence[float], sample: Tensor, name: str) -> Tensor:
     """A number, or one per channel, as a tensor that broadcasts against a batch."""
-    tensor = torch.as_tensor(value, dtype=torch.float64)
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"transforms.normalize.{name}={value}: must be a number, or one per channel.") from error
     if tensor.ndim == 0:
         return tensor
     if tensor.ndim != 1 or len(tensor) != sample.shape[0]:

@@ -20,13 +20,17 @@ _MASK = (1 << 64) - 1
 def derive(seed: int, *position: int) -> int:
     """A 63-bit seed from a seed and a position, well mixed: splitmix64's finaliser over each number
     (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators")."""
-    state = seed & _MASK
-    for number in position:
-        state = (state + 0x9E3779B97F4A7C15 * (number + 1)) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
+    state = 0
+    for number in (seed, *position):
+        state = _mixed(state, number)
     return state >> 1
+
+
+def _mixed(state: int, number: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15 * (number + 1)) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)
 
 
 def generator(seed: int, *position: int) -> torch.Generator:
@@ -69,10 +73,13 @@ def preserved() -> Iterator[None]:
 
 
 class StepSeed:
-    """Seeds the generator that dropout draws from, before each step: about 2 µs."""
+    """Seeds the generator that dropout draws from, before each step: about 2 µs. The seed is that of
+    `derive(seed, STEP, rank, step)`, all but its last number mixed beforehand."""
 
     def __init__(self, seed: int, device: torch.device, rank: int = 0):
-        self.seed, self.rank = seed, rank
+        self.state = 0
+        for number in (seed, STEP, rank):
+            self.state = _mixed(self.state, number)
         self.generators = [torch.default_generator]
         if device.type == "cuda":
             index = torch.cuda.current_device() if device.index is None else device.index
@@ -80,7 +87,7 @@ class StepSeed:
         self.mps = device.type == "mps"
 
     def __call__(self, step: int) -> None:
-        value = derive(self.seed, STEP, step, self.rank)
+        value = _mixed(self.state, step) >> 1
         for each in self.generators:
             each.manual_seed(value)
         if self.mps:

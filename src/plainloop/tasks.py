@@ -35,6 +35,7 @@ class Task(nn.Module):
         super().__init__()
         self.loss = loss
         self.metrics = dict(metrics or {})
+        self.num_outputs: int | None = None  # what the data asks of the model, once it is known
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -86,7 +87,9 @@ class Multiclass(Task):
         return outputs.float().softmax(1)
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
-        _expect(isinstance(outputs, Tensor) and outputs.ndim == 2, outputs, "logits (N, classes)")
+        wanted = outputs.shape[1] if self.num_outputs is None and getattr(outputs, "ndim", 0) == 2 else self.num_outputs
+        right = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == wanted
+        _expect(right, outputs, f"logits (N, {wanted or 'classes'})")
         if targets.is_floating_point() or targets.ndim != 1:
             raise UserError(f"task=multiclass needs classes as whole numbers (N,); the targets are {_seen(targets)}.")
 

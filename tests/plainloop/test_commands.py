@@ -36,7 +36,7 @@ def test_the_default_run_reaches_96_percent(digits_command: Done):
 
 def test_the_run_says_what_it_found_and_what_to_type_next(digits_command: Done):
     out = digits_command.out
-    assert "digits: 1,438 train, 179 val, 180 test; inputs 1 x 8 x 8 uint8; 10 classes (0, 1, 2" in out
+    assert "digits: 1,258 train, 180 val, 359 test; inputs 1 x 8 x 8 uint8; 10 classes (0, 1, 2" in out
     assert "17,226 parameters" in out  # 64*128+128 + 128*64+64 + 64*10+10
     run = digits_command.run.relative_to(digits_command.folder)
     assert f"python evaluate.py run={run}" in out
@@ -60,7 +60,7 @@ def test_a_run_directory_holds_what_the_contract_says(digits_command: Done):
     assert run.parent == digits_command.folder / "outputs" / "digits_mlp"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["in_features"] == 64
-    assert config["spec"]["num_train"] == 1438
+    assert config["spec"]["num_train"] == 1258
     assert config["choices"]["data"] == "digits"
     assert "${" not in (run / "config.yaml").read_text()
     assert yaml.safe_load((run / "overrides.yaml").read_text()) == ["model=mlp"]
@@ -76,7 +76,7 @@ def test_a_run_directory_holds_what_the_contract_says(digits_command: Done):
         "metrics.json", "splits.json", "checkpoints", "tensorboard", "figures",
     }  # fmt: skip
     checkpoints = sorted(path.name for path in (run / "checkpoints").iterdir())
-    assert checkpoints == ["best.pt", "step-1305.pt", "step-1350.pt"]  # 45 steps in each of 30 epochs
+    assert checkpoints == ["best.pt", "step-1160.pt", "step-1200.pt"]  # 40 steps in each of 30 epochs
     assert (run / "train.log").read_text().splitlines() == digits_command.out.splitlines()
 
 
@@ -84,8 +84,8 @@ def test_the_history_has_every_log_point_and_every_epoch(digits_command: Done):
     records = [json.loads(line) for line in (digits_command.run / "history.jsonl").read_text().splitlines()]
     points = [record for record in records if "train/loss" in record]
     epochs = [record for record in records if "train/epoch_loss" in record]
-    assert [record["step"] for record in points] == list(range(50, 1351, 50))
-    assert [record["step"] for record in epochs] == list(range(45, 1351, 45))
+    assert [record["step"] for record in points] == list(range(50, 1201, 50))
+    assert [record["step"] for record in epochs] == list(range(40, 1201, 40))
     assert [record["epoch"] for record in epochs] == list(range(1, 31))
     assert set(points[0]) == {
         "step", "epoch", "train/loss", "train/accuracy", "train/macro_f1", "lr", "grad_norm", "samples_per_second"
@@ -202,7 +202,7 @@ def test_data_that_has_changed_is_named(tmp_path: Path):
     with numpy.load(compose.ROOT / "data/digits.npz") as held:
         numpy.savez(tmp_path / "moved/digits.npz", **{name: held[name] for name in held} | {
             "images": held["images"][:1000], "labels": held["labels"][:1000]})  # fmt: skip
-    with pytest.raises(UserError, match=r"the data has changed since .*: num_train was 1438 and is 800"):
+    with pytest.raises(UserError, match=r"the data has changed since .*: num_train was 1258 and is 700"):
         plainloop.evaluate(run.path, overrides=[f"paths.data={tmp_path}/moved"])
 
 
@@ -234,7 +234,7 @@ def test_a_longer_resumed_run_equals_one_that_was_never_interrupted():
 
 
 def test_resume_goes_on_within_an_epoch(monkeypatch: pytest.MonkeyPatch):
-    """Stopped at step 61 of 90, in the middle of a log window, and resumed: the same bits as without a stop."""
+    """Stopped at step 61 of 80, in the middle of a log window, and resumed: the same bits as without a stop."""
     options = ["model.dropout=0.3", "scheduler=one_cycle", "optimizer.lr=1e-4", "trainer.log_every=7"]
     whole = trained(*options)
     fit = commands.Trainer.train_step
@@ -283,7 +283,7 @@ def test_extend_is_a_new_run_from_the_weights_with_a_schedule_of_its_own():
     longer = plainloop.train([f"extend={run.path}", "trainer.max_epochs=3", "optimizer.lr=5e-4"])
     assert longer.path != run.path
     assert longer.metrics["epochs"] == 3
-    assert longer.config.spec.schedule_length == 3 * 45
+    assert longer.config.spec.schedule_length == 3 * 40
     rates = [record["lr"] for record in longer.history()]
     assert rates[0] < 5e-4 and rates[-1] == pytest.approx(0.0, abs=1e-9)
     assert (
@@ -291,7 +291,7 @@ def test_extend_is_a_new_run_from_the_weights_with_a_schedule_of_its_own():
         < run.history()[-1]["train/epoch_loss"]
     )  # it starts where the run ended
     state = final_state(longer)["optimizer"]["state"][0]
-    assert float(state["step"]) == 5 * 45  # Adam's own count goes on
+    assert float(state["step"]) == 5 * 40  # Adam's own count goes on
 
 
 def test_extend_takes_the_last_weights_and_moments():

@@ -252,8 +252,6 @@ SPELLING = [
     Mistake("+frobnicate=3", ("frobnicate", "there is no such key"), never=("Write frobnicate=3",)),
     Mistake("~scheduler", ("scheduler=none",)),
     Mistake("~model", ("~model", "mlp"), never=("model=none",)),
-    Mistake("trainer.max_epochs=3 trainer.max_epochs=4", ("trainer.max_epochs", "twice")),
-    Mistake("model=mlp model=cnn", ("model", "twice")),
     Mistake("model=mlp,cnn", ("model=mlp,cnn", "-m")),
     Mistake("optimizer.lr=1e-3,1e-2", ("optimizer.lr=1e-3,1e-2", "-m")),
     Mistake("'seed=range(1,3)'", ("seed=range(1,3)", "add -m")),

@@ -4,9 +4,11 @@ Data that fits in memory is held as two tensors and fetched a batch at a time, w
 than a sample at a time; images stay uint8 until they are on the device.
 """
 
+import contextlib
 import io
+import zipfile
+import zlib
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +123,13 @@ def arrays(path: str, inputs: str = "inputs", targets: str = "targets", classes:
         with numpy.load(file, allow_pickle=False) as archive:
             held = {name: archive[name] for name in archive.files if name in (inputs, targets, classes)}
             names = archive.files
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"data.path={path}: not an .npz file of plain arrays: {first_line(error)}") from error
     for argument, name in (("inputs", inputs), ("targets", targets)):
         if name not in held:
             raise UserError(f"data.{argument}={name}: {path} has no such array. It has: {listed(names)}.")
+        if held[name].dtype.kind not in "buif":
+            raise UserError(f"data.{argument}={name}: numbers are needed; {path} has {held[name].dtype} there.")
     tensor = torch.from_numpy(held[inputs])
     if tensor.dtype != torch.uint8:
         tensor = tensor.float()
@@ -169,15 +173,19 @@ def torchvision_set(name: str, root: str, split: str, download: bool = True) -> 
     kind = getattr(torchvision.datasets, name)
     folder = find_path(root)
     try:
-        with redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):
             held = kind(str(folder), train=split == "train", download=False)
-    except (RuntimeError, FileNotFoundError) as missing:
-        held = _downloaded(kind, name, folder, split, download, missing)
-    except (ValueError, EOFError, OSError, AssertionError) as error:
+    except Exception as error:  # torchvision's, struct's, pickle's: whatever it is, it is told
+        if isinstance(error, FileNotFoundError) or "not found" in str(error):  # torchvision's own words
+            return _as_tensors(_downloaded(kind, name, folder, split, download, error), name)
         raise UserError(
             f"{name} in {folder} can't be read: {first_line(error)}\n"
             f"The file is damaged: delete it, and it will be downloaded again from {URLS[name]}"
         ) from error
+    return _as_tensors(held, name)
+
+
+def _as_tensors(held: Any, name: str) -> InMemory:
     images = torch.as_tensor(held.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     labels, names = checked_labels(held.targets, held.classes, name)
@@ -189,10 +197,13 @@ def _downloaded(kind: Any, name: str, folder: Path, split: str, download: bool, 
     if download:
         try:
             print(f"downloading {name} from {URLS[name]} to {folder}", flush=True)
-            with redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()):
                 return kind(str(folder), train=split == "train", download=True)
         except Exception as error:  # urllib, ssl, tarfile, torchvision's own: whatever it is, it is told
             reason = error
+            for empty in (folder / name / "raw", folder / name, folder):
+                with contextlib.suppress(OSError):  # not there, or not empty
+                    empty.rmdir()
     why = " ".join(str(reason).split())[:200]
     raise UserError(
         f"{name} is not in {folder} and could not be downloaded from {URLS[name]} ({why}).\n"

@@ -38,9 +38,10 @@ class BatchOrder(Sampler):
         return torch.randperm(self.count, generator=seeding.generator(self.seed, seeding.ORDER, epoch))
 
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
-        batches = self.order(self.epoch).split(self.batch_size)[: len(self)]
-        for number, indices in enumerate(batches[self.first_batch :], self.first_batch):
-            yield self.epoch, number * self.batch_size, indices
+        # Decided now, and not when it is read: another pass may begin before this one ends.
+        epoch, batches = self.epoch, self.order(self.epoch).split(self.batch_size)[: len(self)]
+        rest = enumerate(batches[self.first_batch :], self.first_batch)
+        return ((epoch, number * self.batch_size, indices) for number, indices in rest)
 
 
 class Fetch(Dataset):

@@ -81,26 +81,26 @@ def build_data(make: Callable[..., Dataset | None], target: Any, fractions: Sequ
 def divide(count: int, shares: Sequence[float], labels: Tensor | None, seed: int) -> list[Tensor]:
     """Indices 0 .. count-1 in disjoint random parts of these relative shares, each in rising order.
 
-    With labels (N,) of classes, every class is divided in these shares by itself, as nearly as whole samples
-    allow: the ranks of a class's samples are spread evenly over 0 to 1, and cut at the cumulated shares.
+    With labels (N,) of classes, every class is divided in these shares by itself, within one sample: at each cut
+    a class gives its whole samples, and what is then missing comes from the classes that are furthest behind.
     """
     order = torch.randperm(count, generator=seeding.generator(seed, seeding.SPLIT))
-    total = sum(shares)
-    if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
-        place = torch.empty(count, dtype=torch.float64)
-        for label in labels.unique():
-            members = order[labels[order] == label]
-            ranks = torch.arange(len(members), dtype=torch.float64)
-            place[members] = (
-                ranks + torch.rand(1, generator=seeding.generator(seed, seeding.SPLIT, int(label)))
-            ) / len(members)
-        order = order[place[order].argsort(stable=True)]
-    parts, start, cumulated = [], 0, 0.0
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
+        labels = torch.zeros(count, dtype=torch.int64)
+    _, group, sizes = labels.unique(return_inverse=True, return_counts=True)
+    order = order[group[order].argsort(stable=True)]  # class by class, and random within each
+    group = group[order]
+    rank = torch.arange(count) - (sizes.cumsum(0) - sizes)[group]  # of a sample within its class
+    ties = torch.randperm(len(sizes), generator=seeding.generator(seed, seeding.SPLIT, 1))
+    parts, taken, cumulated = [], torch.zeros_like(sizes), 0.0
     for share in shares:
-        cumulated += share / total
-        end = round(cumulated * count)
-        parts.append(order[start:end].sort().values)
-        start = end
+        cumulated += share / sum(shares)
+        due = sizes.double() * cumulated
+        given = torch.maximum((due + 1e-9).floor().long(), taken)
+        behind = ties[(due - given)[ties].argsort(descending=True, stable=True)]
+        given[behind[: max(0, round(cumulated * count) - int(given.sum()))]] += 1
+        parts.append(order[(taken[group] <= rank) & (rank < given[group])].sort().values)
+        taken = given
     return parts
 
 

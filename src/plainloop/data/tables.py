@@ -28,7 +28,7 @@ def table(path: str, target: str, features: Sequence[str] | None = None, classif
     if not file.is_file():
         raise UserError(f"data.path={path}: there is no such file.")
     try:
-        frame = polars.read_csv(file, infer_schema_length=None)
+        frame = polars.read_csv(file, infer_schema_length=None, null_values=["NA", "NaN", "nan"])
     except (polars.exceptions.PolarsError, UnicodeDecodeError) as error:
         raise UserError(f"data.path={path}: not a CSV table: {first_line(error)}") from error
     chosen = list(features) if features is not None else [name for name in frame.columns if name != target]
@@ -38,6 +38,9 @@ def table(path: str, target: str, features: Sequence[str] | None = None, classif
                 f"data.{argument}={name}: {path} has no such column.{did_you_mean(name, frame.columns)} "
                 f"It has: {listed(frame.columns)}."
             )
+    if target in chosen or not chosen:
+        fault = f"holds data.target={target}: it would be predicted from itself" if chosen else "names no column"
+        raise UserError(f"data.features={listed(chosen) or '[]'}: {fault}. {path} has: {listed(frame.columns)}.")
     complete = frame.select([*chosen, target]).drop_nulls()
     if complete.height == 0:
         raise UserError(f"data.path={path}: no row is complete; choose columns with data.features=[a,b].")

@@ -38,6 +38,8 @@ class MLP(nn.Module):
             )
         if not isinstance(hidden_sizes, Sequence) or any(not isinstance(s, int) or s < 1 for s in hidden_sizes):
             raise UserError(f"model.hidden_sizes={hidden_sizes}: a list of whole numbers from 1, as in [128,64].")
+        if not 0 <= dropout <= 1:
+            raise UserError(f"model.dropout={dropout}: a share from 0 to 1.")
         layers: list[nn.Module] = [nn.Flatten()]
         for size in hidden_sizes:
             layers.append(nn.Linear(in_features, size))

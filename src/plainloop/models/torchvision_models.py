@@ -26,6 +26,8 @@ def torchvision_model(name: str, num_classes: int, in_channels: int = 3, **argum
             f"model.name={name}: torchvision has no such classification model.{did_you_mean(name, names)} "
             f"It has {len(names)}, from {names[0]} to {names[-1]}."
         )
+    if name in ("googlenet", "inception_v3"):  # their auxiliary heads make them return a tuple while training
+        arguments = {"aux_logits": False, "init_weights": True, **arguments}
     try:
         model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **arguments)
     except TypeError as error:
