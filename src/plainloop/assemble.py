@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from plainloop import inference, seeding
@@ -21,7 +22,7 @@ from plainloop.config import plain
 from plainloop.data import Data, Loader, build_data, make_loader
 from plainloop.data.loading import default_workers
 from plainloop.data.splits import SPLITS, size
-from plainloop.errors import UserError, first_line, listed, origin
+from plainloop.errors import UserError, did_you_mean, first_line, listed, origin
 from plainloop.optim import make_optimizer, make_schedule
 from plainloop.preprocess import Preprocess, make_preprocess
 from plainloop.tasks import Task
@@ -95,12 +96,18 @@ def assemble(cfg: DictConfig) -> Session:
     sample = _first_sample(data)
     if cfg.loader.num_workers is None:
         cfg.loader.num_workers = default_workers(data.train)
+    if data.val is None and cfg.early_stopping.patience:
+        raise UserError(f"early_stopping.patience={cfg.early_stopping.patience}: the data has no validation split.")
+    if data.val is None and cfg.schedule.interval == "validation":
+        raise UserError(f"scheduler={cfg.choices.get('scheduler')}: it acts on validations, and the data has none.")
     _fill_spec(cfg, data, task_class.describe(data), sample, device)
 
     preprocess = make_preprocess(plain(cfg.transforms.normalize), data.train, sample[0])
     seeding.seed_everything(cfg.seed, seeding.INIT)
     model = build(_facts_filled(cfg, "model"), "model", trust)
     loss = build(_facts_filled(cfg, "loss"), "loss", trust)
+    if getattr(loss, "reduction", "mean") != "mean":
+        raise UserError(f"loss.reduction={loss.reduction}: must be mean, the mean over a batch's samples.")
     metrics = {name: build(node, f"metrics.{name}", trust) for name, node in _facts_filled(cfg, "metrics").items()}
     task = build(_facts_filled(cfg, "task"), "task", trust, loss=loss, metrics=metrics)
     task.num_outputs = cfg.spec.num_outputs
@@ -193,6 +200,9 @@ def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
                 look(value, f"{place}.{name}")
             elif isinstance(value, str) and value.startswith("${spec.") and value.endswith("}"):
                 fact = value[len("${spec.") : -1]
+                if fact not in cfg.spec:
+                    facts = [f"spec.{name}" for name in cfg.spec]
+                    raise UserError(f"{place}.{name}={value}: no such fact.{did_you_mean(f'spec.{fact}', facts)}")
                 if OmegaConf.select(cfg, f"spec.{fact}") is None:
                     raise UserError(
                         f"{group}={cfg.choices.get(group)} doesn't fit data={cfg.choices.get('data')}: {place}.{name} "
@@ -200,7 +210,10 @@ def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
                     )
 
     look(OmegaConf.to_container(cfg[group], resolve=False), group)
-    return plain(cfg[group])
+    try:
+        return plain(cfg[group])
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {first_line(error)}.") from error
 
 
 def _loader(cfg: DictConfig, device: torch.device, dataset: Any, shuffle: bool, drop_last: bool) -> Loader:
@@ -232,7 +245,7 @@ def check_forward(session: Session) -> None:
                     raise UserError(f"loss: it must be one number, the mean over the batch; this one is {seen}.")
             except UserError:
                 raise
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
                 shape = tuple(batch[0].shape) if isinstance(batch[0], Tensor) else "these inputs"
                 raise UserError(
                     f"model={session.config.choices.get('model')} can't take a batch of shape {shape}: "
@@ -264,7 +277,7 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
     optimizer = make_optimizer(_facts_filled(cfg, "optimizer"), session.model.parameters(), session.device, trust)
     schedule = make_schedule(
         _facts_filled(cfg, "scheduler") if cfg.scheduler else None, optimizer, cfg.schedule.interval,
-        cfg.schedule.warmup_steps, mode, trust,
+        cfg.schedule.warmup_steps, mode, trust, cfg.spec.schedule_length,
     )  # fmt: skip
     section = plain(cfg.trainer)
     elsewhere = (

@@ -88,10 +88,10 @@ def _imported(path: str, slot: str) -> Any:
                 raise UserError(
                     f"{slot}._target_={path}: importing {name} failed: {error} ({origin(error)})"
                 ) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            what = "it exits the program" if isinstance(error, SystemExit) else first_line(error)
             raise UserError(
-                f"{slot}._target_={path}: importing {name} failed: {type(error).__name__}: {first_line(error)} "
-                f"({origin(error)})"
+                f"{slot}._target_={path}: importing {name} failed: {type(error).__name__}: {what} ({origin(error)})"
             ) from error
     if module is None:
         raise UserError(
@@ -119,15 +119,20 @@ def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given
     target = locate(node["_target_"], slot, trust)
     check_arguments(target, arguments, slot, given)
     try:
-        return target(**given, **arguments)
+        built = target(**given, **arguments)
     except UserError:
         raise
-    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError) as error:
         typed = listed(f"{name}={value}" for name, value in arguments.items() if name != "params")
         raise UserError(
             f"{slot}: {target.__name__} refused its arguments ({typed or 'none'}): "
             f"{first_line(error)} ({origin(error)})"
         ) from error
+    bases, kind = _kinds()[slot.split(".")[0]]
+    no_split = slot == "data" and built is None  # what a function returns for a split that it doesn't have
+    if bases and not inspect.isclass(target) and not isinstance(built, bases) and not no_split:
+        raise UserError(f"{slot}: {node['_target_']} returned {type(built).__name__}, and {slot} takes {kind}.")
+    return built
 
 
 def check_arguments(
@@ -160,8 +165,11 @@ def check_arguments(
 
 def _check_number(parameter: inspect.Parameter, value: Any, name: str, called: str) -> None:
     """A default that is a number asks for a number, unless the annotation also allows a word."""
-    numeric = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
-    if numeric and isinstance(value, str) and "str" not in str(parameter.annotation):
-        raise UserError(f"{name}={value}: {called} takes a number here (its default is {parameter.default}).")
-    if isinstance(parameter.default, bool) and isinstance(value, str):
+    default, annotation = parameter.default, str(parameter.annotation)
+    numeric = isinstance(default, int | float) and not isinstance(default, bool)
+    if numeric and isinstance(value, str) and "str" not in annotation:
+        raise UserError(f"{name}={value}: {called} takes a number here (its default is {default}).")
+    if parameter.annotation in (int, float) and isinstance(value, str):
+        raise UserError(f"{name}={value}: {called} takes a number here.")
+    if (isinstance(default, bool) or annotation == "bool | None") and isinstance(value, str):
         raise UserError(f"{name}={value}: {called} takes true or false here.")

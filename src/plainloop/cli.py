@@ -4,14 +4,11 @@ Torch-free, so that `--help`, `--cfg job` and a mistyped override are answered a
 """
 
 import argparse
-import dataclasses
-import json
 import os
 import signal
 import sys
 import textwrap
 from collections.abc import Callable
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -63,9 +60,6 @@ def door(name: str) -> Callable[[Command], Callable[[], None]]:
 def _run(name: str, function: Command, words: list[str]) -> int:
     """Run a door's function under Hydra; the exit status."""
     schema = config.SCHEMAS[name]
-    if "--help" in words or "-h" in words:
-        print(help_text(name))
-        return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them: explain() does that
     guard_argparse()
     failures: list[Exception] = []
@@ -85,6 +79,10 @@ def _run(name: str, function: Command, words: list[str]) -> int:
 
     main = hydra.main(config_path=str(compose.CONFIGS), config_name=name, version_base="1.3")(task)
     try:
+        if "--help" in words or "-h" in words:
+            print(help_text(name), flush=True)
+            return 0
+        _check_flags(words, name)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("torchrun: training on several processes isn't built yet; start one: python train.py ...")
         overrides = _overrides_only(words)
@@ -109,6 +107,22 @@ def _run(name: str, function: Command, words: list[str]) -> int:
             explained.__cause__ = error
             return shown(explained)
         raise
+
+
+def _check_flags(words: list[str], name: str) -> None:
+    """Refuse what argparse would answer with a usage text, or Hydra with a traceback."""
+    shows = [number for number, word in enumerate(words) if word.partition("=")[0] in ("-c", "--cfg")]
+    for number in shows:
+        value = words[number].partition("=")[2] or "".join(words[number + 1 : number + 2])
+        if value not in ("job", "hydra", "all"):
+            raise UserError(f"{words[number]} shows the config. Write python {name}.py --cfg job")
+    if "--resolve" in words and not shows:
+        raise UserError(f"--resolve fills in what --cfg shows. Write python {name}.py --cfg job --resolve")
+    elsewhere = [word for word in words if word.partition("=")[0] in ("--config-dir", "-cd", "--config-path", "-cp")]
+    if elsewhere and ("-m" in words or "--multirun" in words):
+        raise UserError(f"{elsewhere[0]} doesn't go with -m: put the config files into configs/")
+    if shows and ("-m" in words or "--multirun" in words):
+        raise UserError("--cfg shows one config and -m trains several: leave one of them out.")
 
 
 def _overrides_only(words: list[str]) -> list[str]:
@@ -155,14 +169,7 @@ def help_text(name: str) -> str:
     lines += ["", "Keys, with their defaults:"]
     for key, item in config.typed_keys(config.SCHEMAS[name]):
         if not key.startswith("spec."):
-            lines.append(f"  {f'{key}={_default(item)}':<42} {item.metadata['help']}")
+            lines.append(f"  {f'{key}={config.default_of(item)}':<42} {item.metadata['help']}")
     lines += ["", "A group's own arguments are those of its _target_, as in optimizer.weight_decay=0.01.",
               "PLAINLOOP_DEBUG=1 shows the traceback of an error."]  # fmt: skip
     return "\n".join(lines)
-
-
-def _default(item: dataclasses.Field) -> str:
-    """A key's default as it would be typed."""
-    factory: Any = item.default_factory
-    value = factory() if item.default is dataclasses.MISSING else item.default
-    return value if isinstance(value, str) else json.dumps(value).replace(" ", "")

@@ -29,7 +29,7 @@ from plainloop.trainer import Trainer
 
 # What may differ when a run is evaluated.
 EVALUABLE = ("run", "split", "checkpoint", "trust", "trainer.device", "trainer.precision", "trainer.num_threads",
-             "trainer.limit_batches", "loader.*", "paths.*")  # fmt: skip
+             "loader.*", "paths.*")  # fmt: skip
 
 
 @dataclass
@@ -268,7 +268,12 @@ def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any]]:
         return "last", checkpoints.last()[1]
     if not Path(which).is_file():
         raise UserError(f"checkpoint={which}: must be best, last, or the path of a file.")
-    return Path(which).stem, checkpoint_room.load(Path(which))
+    try:
+        state = checkpoint_room.load(Path(which))
+    except checkpoint_room.Damaged as error:
+        raise UserError(f"checkpoint={which}: {error}") from error
+    inside = Path(which).resolve().parent == run.checkpoints.resolve()
+    return Path(which).stem if inside else "other", state
 
 
 def evaluate(run: str | Path = "latest", split: str = "test", checkpoint: str = "best",

@@ -23,7 +23,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from plainloop import config
@@ -61,13 +61,13 @@ def groups() -> dict[str, list[str]]:
 
 def key_like(word: str, schema: type = config.Config) -> str:
     """The key that was probably meant by `word`, or ''."""
-    names = [name for name, _ in config.typed_keys(schema)]
-    known = [*names, *groups()]
+    names = [name for name, _ in config.typed_keys(schema) if not name.startswith("spec.")]
+    known = [*names, *(groups() if schema is config.Config else ())]
     if word in ALIASES and schema is config.Config:
         return ALIASES[word]
     leaf = word.rpartition(".")[2]
     section = word.rpartition(".")[0]
-    if leaf in ALIASES and section in ("", "trainer", "loader", "optimizer"):
+    if leaf in ALIASES and section in ("", "trainer", "loader", "optimizer") and schema is config.Config:
         return ALIASES[leaf]
     same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
     if same_leaf:
@@ -78,36 +78,60 @@ def key_like(word: str, schema: type = config.Config) -> str:
             return guess[len(" Did you mean ") : -1]
     leaves = {name.rpartition(".")[2]: name for name in known}
     guess = did_you_mean(leaf, leaves)
-    return leaves[guess[len(" Did you mean ") : -1]] if guess else ""
+    if guess:
+        return leaves[guess[len(" Did you mean ") : -1]]
+    return did_you_mean(word, {name.partition(".")[0] for name in names if "." in name})[len(" Did you mean ") : -1]
 
 
 def check_overrides(overrides: Sequence[str], schema: type = config.Config) -> None:
     """Refuse what Hydra would answer with a usage text, or swallow: missing '=', dashes, pluses."""
+    if isinstance(overrides, str):
+        raise UserError(f'"{overrides}": a list of words is needed, as in ["model=mlp"]')
     for number, word in enumerate(overrides):
         following = overrides[number + 1] if number + 1 < len(overrides) else ""
+        before = overrides[number - 1] if number else ""
         value = following if following and "=" not in following else "VALUE"
+        name, equals, given = word.partition("=")
         if word.startswith("hydra") or word.startswith("+hydra"):
             continue
         if word.startswith("-"):
-            name, _, given = word.lstrip("-").replace("-", "_").partition("=")
+            name = name.lstrip("-").replace("-", "_")
             raise UserError(
                 f"{word}: settings are typed as key=value, without dashes. "
                 f"Write {key_like(name, schema) or name}={given or value}"
             )
         if word.startswith("+"):
-            bare = word.lstrip("+")
-            known = bare.partition("=")[0]
-            target = known
-            is_ours = "." in known and known.split(".")[0] not in groups()
-            if is_ours and known not in dict(config.typed_keys(schema)):
-                target = key_like(known, schema) or known
-            raise UserError(
-                f"{word}: no plus is needed here, every key exists already. Write {target}={bare.partition('=')[2]}"
-            )
+            name = name.lstrip("+")
+            if name.split(".")[0] not in groups() and name not in dict(config.typed_keys(schema)):
+                if not key_like(name, schema):
+                    raise UserError(_unknown_key(name, schema))
+                name = key_like(name, schema)
+            raise UserError(f"{word}: no plus is needed here, every key exists already. Write {name}={given}")
         if word.startswith("~"):
-            raise UserError(f"{word}: nothing can be taken out. Most groups have an option none: {word[1:]}=none")
-        if "=" not in word:
-            raise UserError(f"{word}: settings are typed as key=value. Write {key_like(word, schema) or word}={value}")
+            options = groups().get(word[1:], [])
+            hint = f" {word[1:]} can be: {listed(options)}." if options else ""
+            hint = f" Write {word[1:]}=none" if "none" in options else hint
+            raise UserError(f"{word}: nothing can be taken out.{hint}")
+        if not equals and word.strip("-") in ("help", "h"):
+            raise UserError(f"{word}: python {_door(schema)} --help lists every key")
+        if not equals and before.count("[") + before.count("{") > before.count("]") + before.count("}"):
+            raise UserError(f"{before} {word}: quote a value that holds spaces, or leave the spaces out.")
+        if not equals and re.fullmatch(r"[\w.]+:\S+", word):
+            raise UserError(f"{word}: settings are typed as key=value. Write {word.replace(':', '=', 1)}")
+        if not equals and "/" in word and schema is config.EvaluateConfig:
+            raise UserError(f"{word}: settings are typed as key=value. Write run={word}")
+        if not equals or not name:
+            quote = " (or quote a value that holds spaces)" if "=" in before else ""
+            key = key_like(word, schema) or word
+            write = f" Write {key}={value}{quote}" if name else ""
+            raise UserError(f"{word}: settings are typed as key=value.{write}")
+        if name in groups() and schema is config.Config and not re.match(r"[A-Za-z_]*[^\W\d]", given):
+            raise UserError(_no_option(name, given, groups()[name]))
+        if name in groups() and given.lower() in ("null", "true", "false"):
+            raise UserError(_no_option(name, given, groups()[name]))
+        if name.split(".")[0] in ("spec", "choices"):
+            raise UserError(f"{name}: nobody sets it: it follows from the data and from what is chosen"
+                            f"{f', as by {name[8:]}={given}' if name.startswith('choices.') else ''}.")  # fmt: skip
 
 
 def compose(overrides: Sequence[str], name: str = "train") -> DictConfig:
@@ -122,12 +146,12 @@ def compose_with_hydra(overrides: Sequence[str], name: str = "train") -> tuple[D
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = hydra_compose(name, list(overrides), return_hydra_config=True)
+        hydra = cfg.hydra
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return finish(cfg, hydra.runtime.choices, schema), hydra
     except Exception as error:
         raise explain(error, schema) from error
-    hydra = cfg.hydra
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return finish(cfg, hydra.runtime.choices, schema), hydra
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
@@ -172,8 +196,9 @@ def changed(
     for override in typed:
         name = override.partition("=")[0]
         if not any(name == key or (key.endswith("*") and name.startswith(key[:-1])) for key in allowed):
-            old = OmegaConf.select(saved, name, throw_on_missing=False) if "." in name else saved.choices.get(name)
-            raise UserError(f"{override}: {why} (the run has {name}={old}). What may change: {listed(allowed)}.")
+            old = saved.choices.get(name) if name in groups() else OmegaConf.select(saved, name, throw_on_missing=False)
+            has = f" (the run has {name}={config.as_typed(old)})" if old is not None else ""
+            raise UserError(f"{override}: {why}{has}. What may change: {listed(allowed)}.")
         OmegaConf.update(cfg, name, OmegaConf.select(composed, name), merge=False, force_add=True)
         if name in cfg.choices:
             cfg.choices[name] = composed.choices[name]
@@ -191,32 +216,36 @@ def explain(error: BaseException, schema: type = config.Config) -> BaseException
         return UserError(_missing_option(error))
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error)
+    if match := re.search(r"In '([^']+)': Could not override '([^'@]+)(@[^']*)?'", text):
+        return UserError(_wrong_override(match[1], match[2], schema))
     if match := re.search(r"Could not override '([^']+)'", text):
         return UserError(_unknown_key(match[1], schema))
     if match := re.search(r"Error merging override ([^\s=]+)=(.*)", text):
         return UserError(_wrong_value(match[1], match[2], schema))
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return UserError(f"{match[1]}: several values make a sweep: add -m, as in python train.py -m {match[1]}")
+        return UserError(_several(match[1], schema))
+    if match := re.search(r"Sweep parameters '(.+)' requires --multirun", text):
+        return UserError(_several(match[1], schema))
     if isinstance(error, OverrideParseException):
+        why = "" if "Exception" in first_line(error) else f" ({first_line(error)})"
         return UserError(
-            f"{error.override}: can't be read ({first_line(error)}). Quote values that hold spaces, commas, "
-            f"brackets or '=', as in 'key=\"a=b\"'."
+            f"{error.override}: can't be read{why}. Quote values that hold spaces, commas, "
+            f"brackets, ~ or '=', as in 'key=\"a=b\"'."
         )
-    if match := re.search(r"Multiple values for (\S+)\.", text):
-        return UserError(f"{match[1]}= is given twice: keep one of them.")
-    if match := re.search(r"In '([^']+)': Could not override '([^'@]+)(?:@[^']*)?'", text):
-        return UserError(
-            f"configs/{match[1]}.yaml: 'override /{match[2]}: ...' needs '# @package _global_' as the file's first "
-            f"line (or spell it 'override /{match[2]}@_global_.{match[2]}: ...')."
-        )
+    if match := re.search(r"Multiple values for (\S+)\. To override a value use 'override (.+)'", text):
+        return UserError(f"a config file chooses {match[1]} a second time. There, write '- override /{match[2]}'")
+    if match := re.search(r"Invalid defaults list in '([^']+)'", text):
+        return UserError(f"configs/{match[1]}.yaml: defaults must be a list, as in '- override /model: mlp'")
     if isinstance(error, YAMLError):
         mark = getattr(error, "problem_mark", None)
         place = f"{mark.name}, line {mark.line + 1}" if mark else "a config file"
         return UserError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or first_line(error)}.")
-    if isinstance(cause, InterpolationKeyError):
-        return UserError(f"{cause.full_key}: {first_line(cause)}.")
+    if isinstance(cause, InterpolationKeyError | GrammarParseError):
+        return UserError(f"{cause.full_key or _full_key(str(cause))}: {first_line(cause)}.")
     if match := re.search(r"In '([^']+)': \w+ raised while composing config:\s*(.*)", text):
         key = getattr(error.__cause__, "full_key", None) or _full_key(text)
+        if key and key == match[1].partition("/")[0]:  # an experiment's keys landed in a section `experiment`
+            return UserError(f"configs/{match[1]}.yaml: its first line must be '# @package _global_'.")
         guess = key_like(key, schema) if key else ""
         hint = f" Did you mean {guess}?" if "not in" in match[2] and guess else ""
         return UserError(f"configs/{match[1]}.yaml, {key or 'a key'}: {match[2]}.{hint}")
@@ -235,9 +264,40 @@ def _missing_option(error: MissingConfigException) -> str:
     if not group:
         return f"configs/{option}.yaml doesn't exist."
     options = [name for name in error.options or [] if not name.startswith("_")]
+    inside = re.match(r"In '([^']+)'", str(error))
+    if not options and inside and group.rpartition("/")[2] in groups():  # `- model: cnn` in an experiment
+        return f"configs/{inside[1]}.yaml: write '- override /{group.rpartition('/')[2]}: {option}'"
     if not options:
         return f"{group}={option}: there is no group {group}. The groups are: {listed(groups())}."
-    return f"{group}={option}: no such option.{did_you_mean(option, options)} {group} can be: {listed(options)}."
+    return _no_option(group, option, options)
+
+
+def _no_option(group: str, option: str, options: Sequence[str]) -> str:
+    hint = f" Write {group}=none" if option == "null" and "none" in options else did_you_mean(option, options)
+    return f"{group}={option}: no such option.{hint} {group} can be: {listed(options)}."
+
+
+def _wrong_override(file: str, name: str, schema: type) -> str:
+    """A config file's `override /name: ...` that finds nothing to override."""
+    group = name.rpartition("/")[2]
+    if name in groups():
+        return (
+            f"configs/{file}.yaml: 'override /{name}: ...' needs '# @package _global_' as the file's first line "
+            f"(or spell it 'override /{name}@_global_.{name}: ...')."
+        )
+    if group in groups():
+        return f"configs/{file}.yaml: begin with a slash: '- override /{group}: ...'"
+    return f"configs/{file}.yaml: there is no group {group}.{did_you_mean(group, groups())}"
+
+
+def _several(word: str, schema: type) -> str:
+    if schema is config.Config:
+        return f"{word}: several values make a sweep: add -m, as in python train.py -m {word}"
+    return f"{word}: one value at a time."
+
+
+def _door(schema: type) -> str:
+    return next(f"{name}.py" for name, known in config.SCHEMAS.items() if known is schema)
 
 
 def _unknown_key(name: str, schema: type) -> str:
@@ -245,10 +305,15 @@ def _unknown_key(name: str, schema: type) -> str:
     guess = key_like(name, schema)
     hint = f" Did you mean {guess}?" if guess else ""
     names = [key for key, _ in config.typed_keys(schema)]
+    if schema is not config.Config and (section in groups() or name in dict(config.typed_keys(config.Config))):
+        return f"{name}: it comes from the run, and can't change here. python {_door(schema)} --help lists what may."
+    if section in groups() and "." in name:  # the group's option is `none`
+        choose = " ".join(f"{section}={option}" for option in groups()[section] if option != "none")
+        return f"{name}: no {section} is chosen that could take it. Choose one: {choose}"
     if "." in name and any(key.startswith(section + ".") for key in names):
         options = [key.partition(".")[2] for key in names if key.startswith(section + ".")]
         return f"{name}: there is no such key.{hint} {section} has: {listed(options, 40)}."
-    return f"{name}: there is no such key.{hint} (python train.py --help lists them all)"
+    return f"{name}: there is no such key.{hint} (python {_door(schema)} --help lists them all)"
 
 
 def _wrong_value(name: str, value: str, schema: type) -> str:
@@ -257,7 +322,8 @@ def _wrong_value(name: str, value: str, schema: type) -> str:
         return f"{name}={value}: must be {config.kind_of(fields[name])}."
     inner = [key for key in fields if key.startswith(name + ".")]
     if inner:
-        return f"{name}={value}: {name} is a section; set one of its keys, as in {inner[0]}={fields[inner[0]].default}"
+        key = next(key for key in inner if not key.endswith("_target_"))
+        return f"{name}={value}: {name} is a section; set one of its keys, as in {key}={config.default_of(fields[key])}"
     parent = name.rpartition(".")[0]
     if parent in fields:
         return f"{name}={value}: {parent} is {config.kind_of(fields[parent])}, without keys of its own."

@@ -8,6 +8,8 @@ A key is documented where it is defined; `python train.py --help` prints these l
 """
 
 import dataclasses
+import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -221,6 +223,20 @@ def kind_of(item: dataclasses.Field) -> str:
     return base + (" or null" if "None" in name else "")
 
 
+def default_of(item: dataclasses.Field) -> str:
+    """A key's default as it would be typed."""
+    factory: Any = item.default_factory
+    return as_typed(factory() if item.default is dataclasses.MISSING else item.default)
+
+
+def as_typed(value: Any) -> str:
+    """A value as it would be typed: null, true, [8,16]."""
+    value = plain(value)
+    if isinstance(value, str) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)
+    return json.dumps(value).replace(" ", "")
+
+
 def validate(cfg: DictConfig, schema: type = Config) -> None:
     """Everything that can be known wrong from the configuration alone. Raises UserError."""
     for name, item in typed_keys(schema):
@@ -241,10 +257,25 @@ def validate(cfg: DictConfig, schema: type = Config) -> None:
 
 
 def _validate_training(cfg: DictConfig) -> None:
-    if not re.fullmatch(r"\d+s?", str(cfg.trainer.validate_every)):
-        raise UserError(
-            f"trainer.validate_every={cfg.trainer.validate_every}: a number of epochs, or of steps as in 500s."
-        )
+    every = str(cfg.trainer.validate_every)
+    if not re.fullmatch(r"\d+s?", every) or re.fullmatch("0+s", every):
+        raise UserError(f"trainer.validate_every={every}: a number of epochs, or of steps as in 500s; 0 for never.")
+    if cfg.name and (cfg.name.startswith("/") or ".." in cfg.name.split("/")):
+        raise UserError(f"name={cfg.name}: a folder below paths.outputs={cfg.paths.outputs}; set that instead.")
+    if (cfg.trainer.num_threads or 1) > 1024:
+        raise UserError(f"trainer.num_threads={cfg.trainer.num_threads}: at most 1024.")
+    if every == "0" and not cfg.choices.get("debug"):
+        if cfg.early_stopping.patience:
+            raise UserError(f"early_stopping.patience={cfg.early_stopping.patience} acts on validations, and "
+                            "trainer.validate_every=0 makes none.")  # fmt: skip
+        if cfg.schedule.interval == "validation":
+            raise UserError(f"scheduler={cfg.choices.get('scheduler')} acts on validations, and "
+                            "trainer.validate_every=0 makes none.")  # fmt: skip
+    if cfg.loader.num_workers == 0:
+        for name in ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context"):
+            if cfg.loader[name]:
+                raise UserError(f"loader.{name}={as_typed(cfg.loader[name])} acts only with workers, and "
+                                "loader.num_workers is 0: set it, or leave the other out.")  # fmt: skip
     fractions = list(cfg.split.fractions)
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
         raise UserError(
@@ -259,8 +290,23 @@ def _validate_training(cfg: DictConfig) -> None:
             f"transforms.normalize={normalize}: must be none, train, or '{{mean: 0.5, std: 0.5}}' (one number per "
             "channel or feature, or one for all)."
         )
+    for name in ("mean", "std") if isinstance(normalize, DictConfig) else ():
+        numbers = normalize[name] if isinstance(normalize[name], ListConfig) else [normalize[name]]
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise UserError(f"transforms.normalize.{name}={normalize[name]}: {number} is not a number.")
     if cfg.resume and cfg.extend:
         raise UserError("resume= continues a run and extend= starts a new one from it: give one of the two.")
+    for group in ("data", "model", "loss", "metrics", "task", "optimizer", "scheduler", "logger"):
+        if isinstance(cfg[group], str):
+            raise UserError(
+                f"{group}: {cfg[group]} in a config file: an option is chosen in its list of defaults: "
+                f"'- override /{group}: {cfg[group]}'"
+            )
+    for group in ("metrics", "logger", "callbacks"):
+        for name, node in (cfg[group] or {}).items():
+            if not isinstance(node, DictConfig) or "_target_" not in node:
+                raise UserError(f"{group}.{name} names no _target_: write {group}.{name}._target_=my_package.Mine")
     for group in REQUIRED_GROUPS:
         if not isinstance(cfg[group], DictConfig) or "_target_" not in cfg[group]:
             raise UserError(f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name")
@@ -273,12 +319,13 @@ def _validate_open_values(cfg: DictConfig) -> None:
     """A typo such as optimizer.lr=fast, found without importing the optimizer: numbers that every target of the
     group takes as numbers."""
     for name in ("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum"):
-        value = OmegaConf.select(cfg, name)
-        if value is None:
+        if name.partition(".")[2] not in cfg.optimizer:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        value = OmegaConf.select(cfg, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number:
             hint = " (write 1e-3 or 0.001)" if name == "optimizer.lr" else ""
-            raise UserError(f"{name}={value}: must be a number{hint}.")
+            raise UserError(f"{name}={as_typed(value)}: must be a number{hint}.")
         if value < 0:
             raise UserError(f"{name}={value}: must not be negative.")
 

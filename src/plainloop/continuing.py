@@ -26,6 +26,7 @@ EXTENDABLE = ("trainer.*", "optimizer.*", "scheduler", "scheduler.*", "schedule.
 
 def resumed_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> DictConfig:
     saved = old.saved_config()
+    saved.trust = []  # a stranger's run can't authorise itself: what is trusted was typed
     why = f"this can't change when a run is continued; extend={old} starts a new run from it"
     cfg = compose.changed(saved, composed, typed, RESUMABLE, why)
     for name in ("max_epochs", "max_steps"):
@@ -47,7 +48,9 @@ def depends_on_length(cfg: DictConfig) -> bool:
 
 def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> DictConfig:
     why = "this can't change when a run is extended, its weights and optimizer state wouldn't fit"
-    cfg = compose.changed(old.saved_config(), composed, typed, EXTENDABLE, why)
+    saved = old.saved_config()
+    saved.trust = []
+    cfg = compose.changed(saved, composed, typed, EXTENDABLE, why)
     cfg.extend, cfg.resume = str(old), None
     validate(cfg)
     return cfg

@@ -43,8 +43,9 @@ def shown(error: UserError | MachineError | Interrupted) -> int:
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """' Did you mean mlp?' for the option that looks most like `word`, or nothing."""
-    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]}?" if near else ""
+    by_lower = {option.lower(): option for option in options}
+    near = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean {by_lower[near[0]]}?" if near else ""
 
 
 def listed(words: Iterable[object], most: int = 24) -> str:

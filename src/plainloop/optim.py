@@ -1,6 +1,7 @@
 """Optimizers and the schedule of their learning rate."""
 
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from plainloop.build import build, locate
-from plainloop.errors import UserError
+from plainloop.errors import UserError, first_line, listed
 
 
 def make_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter], device: torch.device,
@@ -96,7 +97,7 @@ class Schedule:
 
 
 def make_schedule(node: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer, interval: str, warmup_steps: int,
-                  monitor_mode: str, trust: Sequence[str] = ()) -> Schedule:  # fmt: skip
+                  monitor_mode: str, trust: Sequence[str] = (), length: int = 0) -> Schedule:  # fmt: skip
     """Build the scheduler that a config node describes ({} or None: none) and put the warm-up in front of it."""
     scheduler = None
     if node:
@@ -108,4 +109,25 @@ def make_schedule(node: Mapping[str, Any] | None, optimizer: torch.optim.Optimiz
             raise UserError(f"schedule.interval={interval}: {target.__name__} {what}. Write schedule.interval={right}")
         mode = {"mode": monitor_mode} if plateau and "mode" not in node else {}
         scheduler = build({**node, **mode}, "scheduler", trust, optimizer=optimizer)
+        _try(node, mode, target, optimizer, length)
     return Schedule(optimizer, scheduler, interval, warmup_steps)
+
+
+def _try(node: Mapping[str, Any], mode: Mapping[str, Any], target: Any, optimizer: torch.optim.Optimizer,
+         length: int) -> None:  # fmt: skip
+    """Let a twin of the scheduler tick, so that what it refuses is known before the first step."""
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    twin = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=optimizer.param_groups[0]["lr"])
+    for group in twin.param_groups:
+        group |= {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scheduler = target(twin, **arguments, **mode)
+            total = getattr(scheduler, "total_steps", None)  # OneCycleLR has an end
+            if isinstance(total, int) and total < length:
+                raise ValueError(f"it ends after {total} of {length} steps")
+            scheduler.step(*([0.0] if mode or "mode" in node else []))
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        typed = listed(f"{name}={value}" for name, value in arguments.items())
+        raise UserError(f"scheduler: {target.__name__} can't run with ({typed}): {first_line(error)}") from error

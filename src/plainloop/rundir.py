@@ -156,8 +156,11 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
     if text == "latest":
         return latest(outputs, key)
     path = Path(text).expanduser()
-    if path.name == "checkpoints" or path.suffix == ".pt":
-        path = path.parent.parent if path.suffix == ".pt" else path.parent
+    if path.suffix == ".pt":
+        also = f" checkpoint={text}" if key == "run" else ", which goes on from its newest checkpoint"
+        raise UserError(f"{key}={text}: a run is a directory. Write {key}={path.parent.parent}{also}")
+    if path.name == "checkpoints":
+        path = path.parent
     if not path.exists():
         raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
     if not (path / "config.yaml").is_file():

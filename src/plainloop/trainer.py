@@ -341,7 +341,7 @@ class Trainer:
         if self.reason:
             return True
         if self.epoch >= self.max_epochs:
-            self.reason = f"{self.max_epochs} epochs done"
+            self.reason = f"{self.epoch} epochs done"
         elif self.max_steps is not None and self.step >= self.max_steps:
             self.reason = f"{self.max_steps} steps done"
         return bool(self.reason)

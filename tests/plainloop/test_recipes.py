@@ -30,7 +30,8 @@ def test_linear_regression_finds_the_line_step_for_step():
     assert torch.equal(run.model.linear.weight, model.weight)
     assert torch.equal(run.model.linear.bias, model.bias)
     assert run.metrics["steps"] == 1000
-    assert run.data.val is None and run.data.test is None
+    assert run.data.val is None
+    assert run.data.test is None
     assert run.model(torch.tensor([[4.0]])).item() == pytest.approx(4.0, abs=0.05)
 
 
@@ -84,7 +85,8 @@ def test_mnist_mlp_equals_the_bare_loop(tmp_path: Path):
     model.load_state_dict(dict(zip(model.state_dict(), start.model.state_dict().values(), strict=True)))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     pixels, targets = (start.data.train.inputs / 255 - 0.5) / 0.5, start.data.train.targets
-    assert pixels.min() == -1 and 0.5 < pixels.max() <= 1
+    assert pixels.min() == -1
+    assert 0.5 < pixels.max() <= 1
     order = BatchOrder(630, 64, shuffle=True, drop_last=False, seed=0)
     for epoch in range(5):
         for rows in order.order(epoch).split(64):

@@ -99,7 +99,8 @@ def test_the_hparams_page_is_filled_in(ask, short_run):
     groups = ask(
         "data/plugin/hparams/session_groups",
         {
-            "startIndex": 0, "sliceSize": 10, "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+            "startIndex": 0, "sliceSize": 10,
+            "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
             "colParams": [{"metric": info["name"]} for info in experiment["metricInfos"]],
         },
     )  # fmt: skip

@@ -233,7 +233,7 @@ class AdversarialTrainer(Trainer):
     def train_step(self, window, logging):
         (batch,) = window
         self.seed_step(self.step)
-        real, targets = self.prepare(batch)
+        real, _ = self.prepare(batch)
         fake = self.generator(torch.randn(len(real), 2))
         is_real, is_fake = torch.zeros(len(real)).long(), torch.ones(len(real)).long()
 

@@ -66,6 +66,23 @@ class InMemory(Dataset):
         return InMemory(inputs, targets, self.classes, self.target_names, self.note)
 
 
+def checked(data: InMemory) -> InMemory:
+    """Data from a user's file, checked. Raises UserError with the first sample that is wrong."""
+    shape = tuple(data.inputs.shape)
+    if len(shape) < 2:
+        raise UserError(f"data: the inputs are of shape {shape}; they must be (N, F) or (N, C, H, W).")
+    if len(shape) == 4 and shape[-1] in (1, 3, 4) and shape[1] > 4:
+        raise UserError(f"data: images must be (N, C, H, W), and these are {shape}: put the last axis second.")
+    for name, values in (("inputs", data.inputs), ("targets", data.targets)):
+        wrong = ~(values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite())
+        if wrong.any():
+            raise UserError(
+                f"data: the {name} of sample {int(wrong.nonzero()[0])} hold NaN or infinity; {int(wrong.sum())} "
+                "samples in all do: leave those out, or fill them in."
+            )
+    return data
+
+
 def find_path(path: str | Path) -> Path:
     """A relative path of the user's is looked for in the working directory, then in the checkout."""
     given = Path(path).expanduser()
@@ -100,11 +117,12 @@ def _described(tensor: Tensor) -> str:
 def points(inputs: Sequence[Sequence[float]], targets: Sequence[Sequence[float]]) -> InMemory:
     """A handful of samples written in the config itself: inputs (N, F) and targets (N, T)."""
     try:
-        return InMemory(torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32))
+        rows = torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"data.inputs and data.targets: rows of equal length are needed: {first_line(error)}"
+            f"data.inputs and data.targets: rows of numbers, of equal length, are needed: {first_line(error)}"
         ) from error
+    return checked(InMemory(*rows))
 
 
 @factory("data")
@@ -124,7 +142,8 @@ def arrays(path: str, inputs: str = "inputs", targets: str = "targets", classes:
             held = {name: archive[name] for name in archive.files if name in (inputs, targets, classes)}
             names = archive.files
     except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"data.path={path}: not an .npz file of plain arrays: {first_line(error)}") from error
+        why = "" if "pickle" in str(error) else f": {first_line(error)}"  # NumPy advises to load it unsafely
+        raise UserError(f"data.path={path}: not an .npz file of plain arrays{why}. (Tables: data=penguins.)") from error
     for argument, name in (("inputs", inputs), ("targets", targets)):
         if name not in held:
             raise UserError(f"data.{argument}={name}: {path} has no such array. It has: {listed(names)}.")
@@ -135,10 +154,10 @@ def arrays(path: str, inputs: str = "inputs", targets: str = "targets", classes:
         tensor = tensor.float()
     labels = torch.from_numpy(held[targets])
     if labels.is_floating_point():
-        return InMemory(tensor, labels.float())
+        return checked(InMemory(tensor, labels.float()))
     label_names = [str(name) for name in held[classes]] if classes in held else None
     whole, label_names = checked_labels(labels, label_names, str(path))
-    return InMemory(tensor, whole, classes=label_names)
+    return checked(InMemory(tensor, whole, classes=label_names))
 
 
 # Where torchvision fetches each set from, for the error when it can't.

@@ -49,6 +49,9 @@ def build_data(make: Callable[..., Dataset | None], target: Any, fractions: Sequ
         parts = {name: make(split=name) if name in has else None for name in SPLITS}
     else:
         parts = {"train": make(), "val": None, "test": None}
+    for dataset in parts.values():
+        if dataset is not None and not hasattr(dataset, "__len__"):
+            raise UserError(f"data: {type(dataset).__name__} has no __len__: a data set must know its size.")
     whole = parts["train"]
     if whole is None:
         raise UserError("data: there is no training split.")
@@ -142,7 +145,11 @@ def class_names_of(dataset: Dataset, most: int = 20_000) -> list[str]:
                 "data: how many classes are there? Give the data set an attribute `classes` (their names) or `targets` "
                 f"(all labels): it is too long ({size(dataset):,} samples) to be read through."
             )
-        targets = torch.as_tensor([int(dataset[index][1]) for index in range(size(dataset))])
+        try:
+            targets = torch.as_tensor([torch.as_tensor(dataset[index][1]) for index in range(size(dataset))])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"data: the target of sample 0 is {dataset[0][1]!r}, where this task needs a class "
+                            "(a whole number from 0).") from error  # fmt: skip
     if targets.is_floating_point():
         raise UserError(
             f"data: the targets are {str(targets.dtype).removeprefix('torch.')} numbers, where this task needs classes "

@@ -31,6 +31,8 @@ def table(path: str, target: str, features: Sequence[str] | None = None, classif
         frame = polars.read_csv(file, infer_schema_length=None, null_values=["NA", "NaN", "nan"])
     except (polars.exceptions.PolarsError, UnicodeDecodeError) as error:
         raise UserError(f"data.path={path}: not a CSV table: {first_line(error)}") from error
+    if isinstance(features, str):
+        raise UserError(f"data.features={features}: must be a list, as in data.features=[{features}]")
     chosen = list(features) if features is not None else [name for name in frame.columns if name != target]
     for argument, name in [("target", target), *(("features", name) for name in chosen)]:
         if name not in frame.columns:
@@ -51,6 +53,11 @@ def table(path: str, target: str, features: Sequence[str] | None = None, classif
             columns.append(torch.tensor(column.cast(polars.Float64).to_list(), dtype=torch.float32))
         else:
             words = sorted(column.cast(polars.String).unique())
+            if len(words) > 20 and len(words) > complete.height / 2:
+                raise UserError(
+                    f"{path}, column {name}: {len(words)} words in {complete.height} rows, as {words[0]}: a name, or "
+                    "numbers with a mark for missing ones? Choose the others with data.features=[a,b]."
+                )
             columns += [torch.tensor((column == word).to_list(), dtype=torch.float32) for word in words]
     inputs = torch.stack(columns, dim=1)
     dropped = frame.height - complete.height

@@ -20,6 +20,7 @@ def activation_named(name: str) -> nn.Module:
     """A new activation layer. Raises UserError for a name that isn't known."""
     if name not in ACTIVATIONS:
         raise UserError(
-            f"model.activation={name}: not known.{did_you_mean(name, ACTIVATIONS)} There are: {listed(ACTIVATIONS)}."
+            f"model.activation={name}: not known.{did_you_mean(str(name), ACTIVATIONS)} "
+            f"There are: {listed(ACTIVATIONS)}."
         )
     return ACTIVATIONS[name]()

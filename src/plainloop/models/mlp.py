@@ -34,9 +34,9 @@ class MLP(nn.Module):
         super().__init__()
         if norm != "none" and norm not in NORMS:
             raise UserError(
-                f"model.norm={norm}: not known.{did_you_mean(norm, NORMS)} There are: none, {listed(NORMS)}."
+                f"model.norm={norm}: not known.{did_you_mean(str(norm), NORMS)} There are: none, {listed(NORMS)}."
             )
-        if not isinstance(hidden_sizes, Sequence) or any(not isinstance(s, int) or s < 1 for s in hidden_sizes):
+        if not isinstance(hidden_sizes, list | tuple) or any(not isinstance(s, int) or s < 1 for s in hidden_sizes):
             raise UserError(f"model.hidden_sizes={hidden_sizes}: a list of whole numbers from 1, as in [128,64].")
         if not 0 <= dropout <= 1:
             raise UserError(f"model.dropout={dropout}: a share from 0 to 1.")
