@@ -1,5 +1,6 @@
 """Every command and every piece of Python in the documents runs; every link leads somewhere; no option is forgotten."""
 
+import hashlib
 import re
 import shlex
 from pathlib import Path
@@ -72,3 +73,11 @@ def test_the_first_code_block_is_the_set_up():
         "pip install -e . && python train.py model=mlp",
         'pip install -e ".[dev]" && pytest',
     ]
+
+
+def test_the_shipped_data_are_those_of_the_checksums():
+    """And git turns no line ending of theirs (.gitattributes)."""
+    sums = re.findall(r"^([0-9a-f]{64})  (\S+)$", (ROOT / "data/README.md").read_text(), re.MULTILINE)
+    assert len(sums) == 3
+    for digest, name in sums:
+        assert hashlib.sha256((ROOT / "data" / name).read_bytes()).hexdigest() == digest
