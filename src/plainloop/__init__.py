@@ -14,6 +14,10 @@ __version__ = "0.1.0"
 __all__ = ["Run", "evaluate", "load_run", "train"]
 
 
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
 def __getattr__(name: str):
     if name in __all__:
         from plainloop import commands

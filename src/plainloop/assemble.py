@@ -6,6 +6,7 @@ comes after it refers to it (`in_features: ${spec.num_features}`).
 
 import copy
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def assemble(cfg: DictConfig) -> Session:
     cfg = copy.deepcopy(cfg)
     device = choose_device(cfg.trainer.device, cfg.trainer.precision)
     torch.set_num_threads(cfg.trainer.num_threads or TORCHS_THREADS)
+    if cfg.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(cfg.trainer.deterministic)
     torch.backends.cudnn.benchmark = device.type == "cuda" and not cfg.trainer.deterministic
     trust = list(cfg.trust)
@@ -93,7 +96,7 @@ def assemble(cfg: DictConfig) -> Session:
         list(cfg.split.fractions), cfg.split.stratify, cfg.seed,
     )  # fmt: skip
     task_class = locate(cfg.task._target_, "task", trust)
-    sample = _first_sample(data)
+    sample = task_class.check_sample(data.train[0])
     if cfg.loader.num_workers is None:
         cfg.loader.num_workers = default_workers(data.train)
     if data.val is None and cfg.early_stopping.patience:
@@ -148,21 +151,6 @@ def choose_device(name: str, precision: str) -> torch.device:
     if precision == "fp16" and name == "cpu":
         raise UserError("trainer.precision=fp16 is for GPUs. On the CPU use trainer.precision=bf16 or fp32.")
     return torch.device(name)
-
-
-def _first_sample(data: Data) -> tuple[Any, Any]:
-    sample = data.train[0]
-    if not isinstance(sample, tuple | list) or len(sample) < 2:
-        raise UserError(
-            f"data: a sample must be (input, target); sample 0 is {type(sample).__name__}. "
-            "Return both from __getitem__."
-        )
-    if not isinstance(sample[0], Tensor | dict):
-        raise UserError(
-            f"data: an input must be a tensor (or a dict of tensors); that of sample 0 is {type(sample[0]).__name__}. "
-            "Convert it in __getitem__, as with torch.as_tensor."
-        )
-    return sample[0], sample[1]
 
 
 def _fill_spec(
@@ -274,7 +262,8 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
     """The optimizer, the schedule and the trainer over a session; `hooks` are log, progress, save and due."""
     cfg, trust = session.config, list(session.config.trust)
     mode = cfg.monitor_mode = monitor_mode(session)
-    optimizer = make_optimizer(_facts_filled(cfg, "optimizer"), session.model.parameters(), session.device, trust)
+    parameters = [*session.model.parameters(), *session.task.parameters()]  # a loss may learn something too
+    optimizer = make_optimizer(_facts_filled(cfg, "optimizer"), parameters, session.device, trust)
     schedule = make_schedule(
         _facts_filled(cfg, "scheduler") if cfg.scheduler else None, optimizer, cfg.schedule.interval,
         cfg.schedule.warmup_steps, mode, trust, cfg.spec.schedule_length,

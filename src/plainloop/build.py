@@ -7,8 +7,10 @@ a run directory can authorise nothing.
 """
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from plainloop.errors import UserError, did_you_mean, first_line, listed, origin
@@ -77,17 +79,20 @@ def _imported(path: str, slot: str) -> Any:
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UserError(f"{slot}._target_={path}: must be a dotted name, as in my_package.MyClass")
     module, used = None, 0
-    for used in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[:used])
+    for depth in range(1, len(parts)):
+        name = ".".join(parts[:depth])
         try:
-            module = importlib.import_module(name)
-            break
+            spec = importlib.util.find_spec(name)
+            if spec is None:
+                break
+            _refuse_a_runs_own(spec, f"{slot}._target_={path}")
+            module, used = importlib.import_module(name), depth
+        except UserError:
+            raise
         except ModuleNotFoundError as error:
-            missing = error.name or ""
-            if not (name == missing or name.startswith(missing + ".")):  # found, but what it imports is not
-                raise UserError(
-                    f"{slot}._target_={path}: importing {name} failed: {error} ({origin(error)})"
-                ) from error
+            if error.name == name:  # its parent is a module and no package
+                break
+            raise UserError(f"{slot}._target_={path}: importing {name} failed: {error} ({origin(error)})") from error
         except (Exception, SystemExit) as error:
             what = "it exits the program" if isinstance(error, SystemExit) else first_line(error)
             raise UserError(
@@ -108,6 +113,19 @@ def _imported(path: str, slot: str) -> Any:
             )
         target = getattr(target, parts[depth])
     return target
+
+
+def _refuse_a_runs_own(spec: Any, what: str) -> None:
+    """A run directory, which may be a stranger's, is data: nothing in it, or beside it in a folder `outputs`, is
+    imported. Raises UserError."""
+    here = Path.cwd().resolve()
+    for place in [spec.origin, *(spec.submodule_search_locations or [])]:
+        inside = Path(place).resolve() if place else here
+        for folder in (inside, *inside.parents):
+            if folder == here or folder in here.parents:
+                break
+            if folder.name == "outputs" or (folder / "composed.yaml").is_file():
+                raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
 
 
 def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given: Any) -> Any:

@@ -5,6 +5,7 @@ first makes sure that not one bit has changed. It is written to a temporary file
 the old one stays whole until the new one is.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -76,7 +77,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise MachineError(f"{path} could not be written ({error}); the checkpoint before it stands.") from error
+        left = "the checkpoints before it stand" if any(path.parent.glob("step-*.pt")) else "there is none yet"
+        full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        why = "is the disk full, or a quota reached?" if full else str(error)
+        raise MachineError(f"the checkpoint {path} could not be written: {why} ({left})") from error
     sync_folder(path.parent)
 
 

@@ -2,9 +2,10 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Run:
     """A run: its directory, and what it is made of."""
 
     path: Path
-    session: Session
+    session: Session = field(repr=False)
     metrics: dict[str, float]
 
     @property
@@ -99,7 +100,7 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     with explained(None):
         session = assemble(cfg)
     if old is not None:
-        continuing.check_same_data(cfg, session.config, old)
+        continuing.check_same_data(cfg, session, old)
     cfg = session.config
     if is_trial or cfg.choices.get("debug"):
         cfg.test = False
@@ -124,19 +125,36 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
             continuing.start_from(trainer, state, old)
         run = rundir.create(cfg.paths.outputs, run_name(cfg), directory)
     with explained(run):
+        lock = run.lock()
         rundir.record_config(run, cfg, plain(cfg))
-        if trainer.step == 0:
+        if state and run is old:
+            rundir.record_resumption(run, cfg.seed, typed)
+        else:
             rundir.record_rest(run, cfg.seed, typed, session.data.indices)
-    return _train(run, session, trainer, loggers, hints=not is_trial and not cfg.choices.get("debug"))
+    try:
+        return _train(
+            run,
+            session,
+            trainer,
+            loggers,
+            hints=not is_trial and not cfg.choices.get("debug"),
+            earlier=state.get("seconds", 0.0) if run is old else 0.0,
+        )
+    finally:
+        os.close(lock)
 
 
-def _train(run: RunDir, session: Session, trainer: Trainer, loggers: dict[str, Logger], hints: bool) -> Run:
-    """From an assembled trainer and an empty (or resumed) run directory to the result."""
+def _train(
+    run: RunDir, session: Session, trainer: Trainer, loggers: dict[str, Logger], hints: bool, earlier: float
+) -> Run:
+    """From an assembled trainer and an empty (or resumed) run directory to the result. `earlier`: the seconds that
+    a resumed run has had before."""
     cfg, console = session.config, loggers["console"]
     assert isinstance(console, Console)
     checkpoints = Checkpoints(run.checkpoints, **plain(cfg.checkpoint))
 
     def save(state: dict[str, Any], best: bool) -> None:
+        state["seconds"] = earlier + time.perf_counter() - started
         state["loggers"] = {name: logger.state_dict() for name, logger in loggers.items()}
         checkpoints.save(state, best)
 
@@ -152,9 +170,9 @@ def _train(run: RunDir, session: Session, trainer: Trainer, loggers: dict[str, L
             anomaly = torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
             with anomaly, profiled(run, trainer, console, cfg.trainer.profile):
                 trainer.fit()
-            seconds = time.perf_counter() - started
+            seconds = earlier + time.perf_counter() - started
             metrics = _measure_result(run, session, trainer, loggers) | {"seconds": seconds}
-            run.metrics.write_text(json.dumps(_plain_numbers(metrics), indent=2) + "\n")
+            rundir.replace_text(run.metrics, json.dumps(_plain_numbers(metrics), indent=2) + "\n")
             for logger in loggers.values():
                 logger.result(metrics, trainer.step)
         report.say_result(run, session, trainer, metrics, console, hints)
@@ -193,11 +211,11 @@ def _measure_result(run: RunDir, session: Session, trainer: Trainer, loggers: Ma
     if best is not None:
         metrics |= {f"val/{name}": value for name, value in best["last"]["values"].items()}
         metrics |= {f"last/val/{name}": value for name, value in trainer.last_values.items()}
-        metrics |= {"best/epoch": trainer.best_epoch, "best/step": trainer.best_step}
+        metrics |= {"best/epoch": trainer.best.epoch, "best/step": trainer.best.step}
     confusion = [ConfusionMatrix(cfg.spec.num_classes)] if cfg.spec.num_classes and not cfg.choices.get("debug") else []
     split = "test" if cfg.test and session.data.test is not None else "val"
     if split == "test" or (confusion and session.data.val is not None):
-        values = session.measure(split, trainer.obey_between_batches, confusion)
+        values = session.measure(split, lambda: trainer.obey_signal(save=False), confusion)
         metrics |= {f"{split}/{name}": value for name, value in values.items()}
     for matrix in confusion if session.data[split] is not None else ():
         report.draw_confusion(run, session, split, matrix, trainer.step, loggers)
@@ -232,8 +250,14 @@ def load_run(path: str | Path = "latest", checkpoint: str = "best", overrides: S
         checkpoint: "best", "last", or the path of a checkpoint file.
         overrides: what may differ, as ["trainer.device=cpu", "paths.data=FOLDER", "trust=[my.function]"].
     """
-    typed = [f"run={path}", f"checkpoint={checkpoint}", *overrides]
+    typed = [_quoted("run", path), _quoted("checkpoint", checkpoint), *overrides]
     return _load_run(compose.compose(typed, "evaluate"), typed)[0]
+
+
+def _quoted(key: str, value: str | Path) -> str:
+    """An override whose value may hold spaces and brackets."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{text}'"
 
 
 def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
@@ -248,7 +272,7 @@ def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
     name, state = _chosen_checkpoint(run, composed.checkpoint)
     with explained(None):
         session = assemble(cfg)
-    continuing.check_same_data(saved, session.config, run)
+    continuing.check_same_data(saved, session, run)
     try:
         continuing.load_weights(session, state)
     except (RuntimeError, KeyError) as error:
@@ -289,7 +313,7 @@ def evaluate(run: str | Path = "latest", split: str = "test", checkpoint: str = 
     Returns:
         {"test/loss": ..., "test/accuracy": ...}, also in evaluate-<split>-<checkpoint>.json.
     """
-    typed = [f"run={run}", f"split={split}", f"checkpoint={checkpoint}", *overrides]
+    typed = [_quoted("run", run), f"split={split}", _quoted("checkpoint", checkpoint), *overrides]
     return evaluate_config(compose.compose(typed, "evaluate"), typed)
 
 

@@ -3,10 +3,10 @@
 Torch-free: a mistyped override is answered before torch is imported.
 """
 
+import copy
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -27,9 +27,9 @@ from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConf
 from yaml import YAMLError
 
 from plainloop import config
+from plainloop.config import ROOT
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
 for _name, _schema in config.SCHEMAS.items():
@@ -106,7 +106,7 @@ def check_overrides(overrides: Sequence[str], schema: type = config.Config) -> N
                 if not key_like(name, schema):
                     raise UserError(_unknown_key(name, schema))
                 name = key_like(name, schema)
-            raise UserError(f"{word}: no plus is needed here, every key exists already. Write {name}={given}")
+            raise UserError(f"{word}: keys and arguments are set without a plus. Write {name}={given}")
         if word.startswith("~"):
             options = groups().get(word[1:], [])
             hint = f" {word[1:]} can be: {listed(options)}." if options else ""
@@ -191,8 +191,7 @@ def changed(
     `composed` is where Hydra has already put and checked their values. Keys that `allowed` doesn't name (as
     "trainer.device" or "loader.*") raise UserError with `why`.
     """
-    cfg = OmegaConf.create(OmegaConf.to_container(saved, resolve=False))
-    assert isinstance(cfg, DictConfig)
+    cfg = copy.deepcopy(saved)
     for override in typed:
         name = override.partition("=")[0]
         if not any(name == key or (key.endswith("*") and name.startswith(key[:-1])) for key in allowed):

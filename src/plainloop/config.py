@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -96,7 +97,7 @@ class TrainerSection:
     deterministic: bool = key(False, "only deterministic kernels (slower; what bit-equal runs on CUDA need)")
     detect_anomaly: bool = key(False, "autograd names the operation whose backward made a NaN (slow)")
     log_every: int = key(50, "steps between log points", min=1)
-    validate_every: Any = key(1, "epochs between validations; '500s' counts steps; 0: never")
+    validate_every: Any = key(1, "epochs between validations; 500s: every 500 steps (s for steps); 0: never")
     limit_batches: int | None = key(None, "at most this many batches of every split", min=1)
     stop_below: float | None = key(None, "end as soon as an epoch's training loss is below this")
     profile: bool = key(False, "record up to 20 steps with torch's profiler, then stop")
@@ -191,6 +192,7 @@ class EvaluateConfig:
 
 
 SCHEMAS = {"train": Config, "evaluate": EvaluateConfig}
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 REQUIRED_GROUPS = ("data", "model", "loss", "task", "optimizer")
 
 

@@ -1,5 +1,6 @@
 """What it means to go on from a run: what may change, whether the data is still the same, what is loaded."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ RESUMABLE = ("trainer.log_every", "trainer.device", "trainer.num_threads", "trai
              "loader.timeout", "loader.multiprocessing_context", "checkpoint.*", "console.*", "paths.*",
              "test", "trust", "resume")  # fmt: skip
 EXTENDABLE = ("trainer.*", "optimizer.*", "scheduler", "scheduler.*", "schedule.*", "loader.*", "checkpoint.*",
-              "early_stopping.*", "console.*", "logger", "paths.*", "name", "seed", "monitor", "monitor_mode",
+              "early_stopping.*", "console.*", "logger", "paths.*", "name", "monitor", "monitor_mode",
               "test", "trust", "extend")  # fmt: skip
 
 
@@ -56,12 +57,15 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
     return cfg
 
 
-def check_same_data(before: DictConfig, now: DictConfig, old: RunDir) -> None:
-    """The data must still be what the run was trained on. Raises UserError with both values."""
+def check_same_data(before: DictConfig, session: Session, old: RunDir) -> None:
+    """The data must still be what the run was trained on, and divided as it was. Raises UserError with both values."""
+    now = session.config
     for fact in ("num_train", "num_val", "num_test", "input_shape", "class_names"):
         was, found = before.spec[fact], now.spec[fact]
         if was != found:
             raise UserError(f"the data has changed since {old}: {fact} was {was} and is {found}.")
+    if json.loads(old.splits.read_text()) != session.data.indices:
+        raise UserError(f"the splits have changed since {old}: other samples would be tested than were held back then.")
 
 
 def load_all(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:

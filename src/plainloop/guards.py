@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from plainloop.checkpoint import Checkpoints
-from plainloop.errors import Interrupted, MachineError, UserError
+from plainloop.errors import Interrupted, MachineError, UserError, first_line
 from plainloop.loggers import Console
-from plainloop.rundir import RunDir
+from plainloop.rundir import RunDir, typed
 from plainloop.trainer import Trainer
 
 
@@ -24,7 +24,7 @@ def explained(run: RunDir | None) -> Iterator[None]:
     def resumable() -> str:
         if run is None or not Checkpoints(run.checkpoints).all():
             return ""
-        return f"\nContinue from the last checkpoint with: python train.py resume={run}"
+        return f"\nContinue from the last checkpoint with: {typed('train.py', f'resume={run}')}"
 
     try:
         yield
@@ -43,6 +43,10 @@ def explained(run: RunDir | None) -> Iterator[None]:
         raise UserError(
             f"data: a sample has label {match[1]}, outside the classes that the data set declares."
         ) from error
+    except RuntimeError as error:
+        if not re.search(r"DataLoader (worker|timed out)", str(error)):
+            raise
+        raise MachineError(f"{first_line(error)}{resumable()}") from error
     except OSError as error:
         if error.errno is None:
             raise
@@ -62,7 +66,10 @@ def obeying_signals(trainer: Trainer) -> Iterator[None]:
         trainer.signal = number
         print("\nfinishing the step, then saving; once more ends at once", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

@@ -14,10 +14,12 @@ from plainloop.tasks import Task
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """A batch on the device: tensors, and tuples, lists and dicts of them; the rest as it is."""
-    if isinstance(batch, Tensor):
+    if hasattr(batch, "to"):  # tensors, packed sequences, and what else knows how
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {name: to_device(value, device) for name, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
     if isinstance(batch, tuple | list):
         return tuple(to_device(value, device) for value in batch)
     return batch
@@ -50,10 +52,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(*models: nn.Module) -> Iterator[None]:
     """`model.eval()`, and afterwards every module in the mode it was found in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
     try:
         yield
     finally:
@@ -73,7 +76,7 @@ def measure(model: nn.Module, task: Task, batches: Iterable[Any], prepare: Calla
     metrics_room.reset_all(metrics)
     watched = {**metrics, **{f"also {number}": metric for number, metric in enumerate(also)}}
     mean = metrics_room.MeanLoss()
-    with eval_mode(model), torch.inference_mode():
+    with eval_mode(model, task), torch.inference_mode():
         for batch in batches:
             stopped()
             batch = prepare(batch)

@@ -58,6 +58,10 @@ def make_preprocess(normalize: Any, train: Dataset, sample: Any) -> Preprocess:
         train: the training split, read through for "train".
         sample: one sample's inputs.
     """
+    if not isinstance(sample, Tensor) and normalize != "none":
+        raise UserError(
+            "transforms.normalize: these inputs are no single tensor: use none, and normalise in the data set."
+        )
     if not isinstance(sample, Tensor):
         return Preprocess(torch.zeros(()), torch.ones(()), bytes_in=False)
     bytes_in = sample.dtype == torch.uint8

@@ -1,5 +1,6 @@
 """What a run tells: the lines before and after the training, and its pictures."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from plainloop.continuing import depends_on_length
 from plainloop.data.splits import SPLITS
 from plainloop.loggers import Console, Logger
 from plainloop.metrics import ConfusionMatrix
-from plainloop.rundir import RunDir
+from plainloop.rundir import RunDir, typed
 from plainloop.trainer import Trainer
 
 
@@ -62,7 +63,7 @@ def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[st
         console.say(tables.of_metrics(rows))
     if "best/epoch" in metrics:
         console.say(
-            f"best    {session.config.monitor} {trainer.best:.4f} in epoch {metrics['best/epoch']} "
+            f"best    {session.config.monitor} {trainer.best.value:.4f} in epoch {metrics['best/epoch']} "
             f"(step {metrics['best/step']})"
         )
     elif session.data.val is None:
@@ -70,11 +71,13 @@ def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[st
     console.say(f"run     {run}")
     if not hints:
         return
-    longer = "extend" if depends_on_length(session.config) else "resume"
+    longer = "extend" if depends_on_length(session.config) or trainer.stopped else "resume"
     epochs = session.config.trainer.max_epochs * (1 if longer == "extend" else 2)
-    console.say(f"next    python evaluate.py run={run}")
-    console.say(f"        python train.py {longer}={run} trainer.max_epochs={epochs}")
-    console.say(f"        tensorboard --logdir {session.config.paths.outputs}")
+    split = next(name for name in ("test", "val", "train") if session.data[name] is not None)
+    words = [f"run={run}"] if split == "test" else [f"run={run}", f"split={split}"]
+    console.say(f"next    {typed('evaluate.py', *words)}")
+    console.say(f"        {typed('train.py', f'{longer}={run}', f'trainer.max_epochs={epochs}')}")
+    console.say(f"        {shlex.join(['tensorboard', '--logdir', session.config.paths.outputs])}")
 
 
 def draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from plainloop.compose import ROOT
+from plainloop.config import ROOT, Config
 from plainloop.errors import MachineError, UserError
 
 
@@ -46,14 +46,35 @@ class RunDir:
 
     def saved_config(self) -> DictConfig:
         """The run's config before its `${...}` were filled in, so that a changed key reaches all that refer to it."""
-        file = self.composed if self.composed.is_file() else self.config
-        loaded = OmegaConf.load(file)
-        assert isinstance(loaded, DictConfig)
-        return loaded
+        typed = OmegaConf.structured(Config)  # so that a key which is newer than the run has its default
+        merged = OmegaConf.merge(typed, OmegaConf.load(self.composed))
+        assert isinstance(merged, DictConfig)
+        return merged
+
+    def lock(self) -> int:
+        """Keep other processes from training in this directory; released with the process. Raises MachineError."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no flock
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            raise MachineError(f"{self} is being trained by another process.") from error
+        return descriptor
 
     def read_metrics(self) -> dict[str, float]:
         """metrics.json, or nothing for a run that hasn't finished."""
         return json.loads(self.metrics.read_text()) if self.metrics.is_file() else {}
+
+
+def typed(script: str, *words: str) -> str:
+    """A command as it would have to be typed here: `python PATH/train.py 'run=my run'`."""
+    door = Path(sys.argv[0])
+    place = door.with_name(script) if door.name in ("train.py", "evaluate.py") else Path(script)
+    return shlex.join(["python", str(place), *words])
 
 
 def create(outputs: str, name: str, given: str | None = None) -> RunDir:
@@ -88,18 +109,35 @@ def unique(parent: Path, stem: str) -> Path:
 
 def record_config(run: RunDir, composed: DictConfig, resolved: dict[str, Any]) -> None:
     """Write the config, with its `${...}` filled in and before."""
-    run.composed.write_text(
+    replace_text(
+        run.composed,
         "# config.yaml before its ${...} were filled in; resume=, extend= and evaluate start from here.\n"
-        + OmegaConf.to_yaml(composed, resolve=False)
+        + OmegaConf.to_yaml(composed, resolve=False),
     )
-    run.config.write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
+    replace_text(run.config, OmegaConf.to_yaml(OmegaConf.create(resolved)))
 
 
 def record_rest(run: RunDir, seed: int, typed: Sequence[str], splits: dict[str, Any]) -> None:
     """Write what was typed, which sample is in which split, and the environment."""
-    run.overrides.write_text(OmegaConf.to_yaml(OmegaConf.create(list(typed))))
-    run.splits.write_text(json.dumps(splits))
-    run.environment.write_text(json.dumps(environment(seed), indent=2))
+    replace_text(run.overrides, OmegaConf.to_yaml(OmegaConf.create(list(typed))))
+    replace_text(run.splits, json.dumps(splits))
+    replace_text(run.environment, json.dumps({**environment(seed), "resumed": []}, indent=2))
+
+
+def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> None:
+    """Add what was typed, and where, when a run is continued; evaluations of its older weights are void."""
+    for old in run.path.glob("evaluate-*.json"):
+        old.unlink()
+    before = json.loads(run.environment.read_text())
+    before["resumed"] = [*before.get("resumed", []), {**environment(seed), "overrides": list(typed)}]
+    replace_text(run.environment, json.dumps(before, indent=2))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a full disk or a crash leaves the old one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -155,6 +193,8 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
     """The run that RUN names: a run directory, or "latest". Raises UserError."""
     if text == "latest":
         return latest(outputs, key)
+    if not text:
+        raise UserError(f"{key}=: give a run directory, or {key}=latest")
     path = Path(text).expanduser()
     if path.suffix == ".pt":
         also = f" checkpoint={text}" if key == "run" else ", which goes on from its newest checkpoint"

@@ -54,7 +54,7 @@ def run(overrides: Sequence[str], train: Callable[[DictConfig, list[str], str, b
             trial.failure = first_line(error)
     if all(trial.failure for trial in trials):
         raise MachineError(f"every trial of the sweep failed; the first: {trials[0].failure}")
-    rank(folder, trials)
+    rank(folder, trials, test=composed[0][0].test)
     return trials
 
 
@@ -67,7 +67,7 @@ def _folder(configs: Sequence[DictConfig], hydra: DictConfig) -> Path:
     return rundir.unique(Path(configs[0].paths.outputs) / name, f"sweep-{time.strftime('%Y-%m-%d_%H-%M-%S')}")
 
 
-def rank(folder: Path, trials: Sequence[Trial]) -> None:
+def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
     """Print and write the trials, best first, and measure the best one on the test split."""
     done = [trial for trial in trials if not trial.failure]
     saved = rundir.RunDir(done[0].folder).saved_config()
@@ -84,7 +84,7 @@ def rank(folder: Path, trials: Sequence[Trial]) -> None:
     print(f"\n{tables.of_words(lines, indent='')}\n", flush=True)
     ranking = [{"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done]
     (folder / "ranking.json").write_text(json.dumps(ranking, indent=2) + "\n")
-    if done[0].value is not None and _has_test(saved):
+    if test and done[0].value is not None and _has_test(saved):
         from plainloop.commands import evaluate
 
         print("The winner on the test split, which no trial has touched:", flush=True)

@@ -42,11 +42,27 @@ class Task(nn.Module):
         """What the data means to this task, for the section `spec`: at least num_outputs. Raises UserError."""
         raise NotImplementedError
 
+    @classmethod
+    def check_sample(cls, sample: Any) -> tuple[Any, ...]:
+        """The parts of a sample, of which the first is the model's input. Raises UserError where it has none.
+        Override it for samples of another form."""
+        if not isinstance(sample, tuple | list) or len(sample) < 2:
+            raise UserError(
+                f"data: a sample must be (input, target); sample 0 is {type(sample).__name__}. "
+                "Return both from __getitem__."
+            )
+        if not isinstance(sample[0], Tensor | dict):
+            raise UserError(
+                f"data: an input must be a tensor (or a dict of tensors); that of sample 0 is "
+                f"{type(sample[0]).__name__}. Convert it in __getitem__, as with torch.as_tensor."
+            )
+        return tuple(sample)
+
     def fit(self, data: Data) -> None:
         """Look at the training split before the training starts (for statistics of targets, say)."""
 
     def size(self, batch: Any) -> int:
-        """Samples in a batch."""
+        """Samples in a batch. Override it for batches of another form than (inputs, targets tensor)."""
         return len(batch[1])
 
     def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
@@ -151,6 +167,22 @@ class Regression(Task):
             )
         names = getattr(data.train, "target_names", None)
         return {"num_outputs": target.numel(), "target_names": list(names) if names else None}
+
+    @classmethod
+    def check_sample(cls, sample: Any) -> tuple[Any, ...]:
+        """The parts of a sample, of which the first is the model's input. Raises UserError where it has none.
+        Override it for samples of another form."""
+        if not isinstance(sample, tuple | list) or len(sample) < 2:
+            raise UserError(
+                f"data: a sample must be (input, target); sample 0 is {type(sample).__name__}. "
+                "Return both from __getitem__."
+            )
+        if not isinstance(sample[0], Tensor | dict):
+            raise UserError(
+                f"data: an input must be a tensor (or a dict of tensors); that of sample 0 is "
+                f"{type(sample[0]).__name__}. Convert it in __getitem__, as with torch.as_tensor."
+            )
+        return tuple(sample)
 
     def fit(self, data: Data) -> None:
         if not self.standardize:

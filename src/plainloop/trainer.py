@@ -7,7 +7,6 @@ A *step* is an optimizer step: one batch, or a window of `accumulate_steps` batc
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop import inference
+from plainloop.bookkeeping import Rate, Selection
 from plainloop.callbacks import Callback
 from plainloop.data import Loader
 from plainloop.errors import Interrupted, MachineError
@@ -24,31 +24,6 @@ from plainloop.seeding import StepSeed
 from plainloop.tasks import Task
 
 CPU = torch.device("cpu")
-
-
-class Rate:
-    """Samples per second of training, with the time for validation and saving left out."""
-
-    def __init__(self) -> None:
-        self.seconds, self.samples = 0.0, 0
-        self.since: tuple[float, int] | None = None
-
-    def start(self, samples: int) -> None:
-        self.since = (time.perf_counter(), samples)
-
-    def pause(self, samples: int) -> None:
-        if self.since is not None:
-            self.seconds += time.perf_counter() - self.since[0]
-            self.samples += samples - self.since[1]
-            self.since = None
-
-    def read(self, samples: int) -> float:
-        """The rate since the last read."""
-        self.pause(samples)
-        rate = self.samples / self.seconds if self.seconds > 0 else 0.0
-        self.seconds, self.samples = 0.0, 0
-        self.start(samples)
-        return rate
 
 
 class Trainer:
@@ -109,8 +84,8 @@ class Trainer:
         text = str(validate_every)
         self.validate_steps = int(text[:-1]) if text.endswith("s") else 0
         self.validate_epochs = 0 if text.endswith("s") else int(text)
-        self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
-        self.patience, self.min_delta = patience, min_delta
+        self.monitor = monitor
+        self.best = Selection(1.0 if mode == "max" else -1.0, patience, min_delta)
         self.callbacks, self.log, self.progress, self.save, self.due = (
             list(callbacks),
             log,
@@ -130,13 +105,11 @@ class Trainer:
         self.epoch, self.batch, self.step, self.samples = 0, 0, 0, 0  # position: what has been done
         self.losses = MeanLoss()  # since the last log point
         self.epoch_loss, self.epoch_samples = 0.0, 0
-        self.best: float | None = None
-        self.best_loss = math.inf
-        self.best_epoch = self.best_step = self.stale = 0
         self.last_values: dict[str, float] = {}  # of the newest validation
         self.last_train_loss = math.nan
         self.rates = {"log": Rate(), "epoch": Rate()}
-        self.reason = ""  # why the run has ended
+        self.validated = -1  # the step of the newest validation
+        self.stopped = ""  # why the run ends before its length is reached
         self.signal: int | None = None  # set by a signal handler; obeyed when the step is finished
 
     # --- the run ------------------------------------------------------------------------------------------
@@ -149,42 +122,39 @@ class Trainer:
         self._clock(True)
         while not self.finished():
             self.train_epoch()
+            self.end_epoch()
         for callback in self.callbacks:
             callback.on_end(self)
 
     def train_epoch(self) -> None:
-        """The rest of the current epoch, then validation and a checkpoint."""
+        """Steps until the epoch's batches are used up, or the run ends."""
+        self._validate_by_steps()  # one that a signal has interrupted
         windows = self.windows(self.train_batches.epoch(self.epoch, first_batch=self.batch))
         for window in self.progress(windows, self):
             logging = (self.step + 1) % self.log_every == 0
+            self.seed_step(self.step)
             outputs, grad_norm = self.train_step(window, logging)
+            self.schedule.step()
             self.step += 1
             self.batch += len(window)
-            self.schedule.step()
+            self.samples += sum(map(self.task.size, window))
             if logging:
                 self._log_point(window[-1], outputs, grad_norm)
-            if self.validate_steps and self.step % self.validate_steps == 0:
-                self._validate_and_save(epoch_ended=False)
-            elif self.due(self, False):
+            if self.validate_steps:
+                self._validate_by_steps()
+            if self.due(self, False):
                 self._save(best=False)
             if self.signal is not None:
-                self._obey()
-            if self.reason or self.step == self.max_steps:
-                break
-        if self.batch == 0:
-            raise MachineError("the training split gave no batch.")
-        if self.batch >= len(self.train_batches):
-            self._end_epoch()
-        elif self.finished():
-            self._validate_and_save(epoch_ended=True)
+                self.obey_signal(save=True)
+            if self.stopped or self.step == self.max_steps:
+                return
 
     def train_step(self, window: Sequence[Any], logging: bool) -> tuple[Any, Tensor | None]:
         """One optimizer step over a window of batches (one, unless gradients are accumulated).
 
-        Override it for another kind of step. Returns the last batch's outputs and the gradient's norm, or None;
-        both are looked at when `logging`.
+        Override it for another kind of step. It must tell each batch's loss to `self.losses.add(loss, size)`; it
+        returns the last batch's outputs and the gradient's norm, or None: both are looked at when `logging`.
         """
-        self.seed_step(self.step)
         sizes = [self.task.size(batch) for batch in window]
         self.optimizer.zero_grad()
         for number, batch in enumerate(window):
@@ -204,7 +174,6 @@ class Trainer:
             grad_norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.samples += sum(sizes)
         return outputs, grad_norm
 
     def windows(self, batches: Iterator[Any]) -> Iterator[list[Any]]:
@@ -226,14 +195,7 @@ class Trainer:
 
     def _log_point(self, batch: Any, outputs: Any, grad_norm: Tensor | None) -> None:
         """The only place in an epoch where the loop waits for the device."""
-        total, count = self.losses.read()
-        self.epoch_loss, self.epoch_samples = self.epoch_loss + total, self.epoch_samples + count
-        loss = total / count
-        if not math.isfinite(loss):
-            raise MachineError(
-                f"the loss is {loss} within the last {self.log_every} steps before step {self.step}. Lower "
-                "optimizer.lr, clip with trainer.max_grad_norm=1, or find the operation with debug=anomaly"
-            )
+        loss = self._read_losses(f"the last {self.log_every} steps before step {self.step}")
         reset_all(self.task.metrics)
         with torch.no_grad():
             self.task.update(self.task.metrics, outputs, self.prepare(batch))
@@ -250,47 +212,78 @@ class Trainer:
         self.last_train_loss = loss
         self._record(record)
 
-    def _end_epoch(self) -> None:
+    def _read_losses(self, where: str) -> float:
+        """The mean loss since the last read, added to the epoch's. Raises MachineError where it isn't finite."""
         total, count = self.losses.read()
-        loss = (self.epoch_loss + total) / (self.epoch_samples + count)
-        self.epoch_loss, self.epoch_samples = 0.0, 0
-        self.epoch, self.batch = self.epoch + 1, 0
-        self.last_train_loss = loss
-        if not math.isfinite(loss):
-            raise MachineError(
-                f"the loss of epoch {self.epoch} is {loss}. Lower optimizer.lr, clip with trainer.max_grad_norm=1, or "
-                "find the operation with debug=anomaly"
-            )
-        self.schedule.end_epoch()
-        if self.stop_below is not None and loss < self.stop_below:
-            self.stop(f"the training loss {loss:.4g} is below trainer.stop_below={self.stop_below}")
-        self._validate_and_save(epoch_ended=True, train_loss=loss)
+        self.epoch_loss, self.epoch_samples = self.epoch_loss + total, self.epoch_samples + count
+        if count == 0:
+            raise MachineError("train_step reported no loss: call self.losses.add(loss, size) in it.")
+        self._check_finite(math.isfinite(total), f"the loss is {total / count} within {where}")
+        return total / count
 
-    def _validate_and_save(self, epoch_ended: bool, train_loss: float | None = None) -> None:
-        """Validate where it is due, record it, and save the newest and the best state."""
+    def _check_finite(self, finite: bool, what: str) -> None:
+        if not finite:
+            raise MachineError(
+                f"{what}. Lower optimizer.lr, clip with trainer.max_grad_norm=1, or find the operation with "
+                "debug=anomaly"
+            )
+
+    def end_epoch(self) -> None:
+        """Validate, record and save where it is due: when the epoch's batches are done, or the run ends within it.
+
+        The position moves on to the next epoch only after the validation, so that one which is interrupted is
+        repeated when the run is resumed.
+        """
         self._clock(False)
-        record: dict[str, Any] = {
-            "step": self.step,
-            "epoch": self.epoch if train_loss is not None else self.epoch + 1,
-        }
-        if train_loss is not None:
-            record["train/epoch_loss"] = train_loss
+        whole = self.batch >= len(self.train_batches)
+        record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1, "lr": self.schedule.rate()}
+        if whole:
+            if self.losses.waiting or self.epoch_samples == 0:
+                self._read_losses(f"epoch {self.epoch + 1}")
+            self.last_train_loss = record["train/epoch_loss"] = self.epoch_loss / self.epoch_samples
             record["samples_per_second"] = self.rates["epoch"].read(self.samples)
-        better = False
-        by_epoch = self.validate_epochs and self.epoch % self.validate_epochs == 0 and train_loss is not None
+            if self.stop_below is not None and self.last_train_loss < self.stop_below:
+                self.stop(f"the training loss {self.last_train_loss:.4g} is below trainer.stop_below={self.stop_below}")
+        last = bool(self.stopped) or self.step == self.max_steps or (whole and self.epoch + 1 == self.max_epochs)
+        by_epoch = whole and self.validate_epochs and (self.epoch + 1) % self.validate_epochs == 0
         by_step = self.validate_steps and self.step % self.validate_steps == 0
-        if self.val_batches is not None and (by_epoch or by_step or (self._validates() and self.finished())):
-            values = self.validate()
-            record |= {f"val/{name}": value for name, value in values.items()}
-            better = self._compare(record[self.monitor], values["loss"])
-            self.schedule.end_validation(record[self.monitor])
-        if epoch_ended:
-            record["lr"] = self.schedule.rate()
-        if len(record) > 2:
-            self._record(record, epoch_ended)
-        if better or self.finished() or self.due(self, epoch_ended):
+        due = by_epoch or by_step or (last and (self.validate_epochs or self.validate_steps))
+        better = bool(due) and self._validated_into(record)
+        if whole:
+            self.schedule.end_epoch()
+            self.epoch, self.batch = self.epoch + 1, 0
+            self.epoch_loss, self.epoch_samples = 0.0, 0
+        self._record(record, epoch_ended=True)
+        if better or self.finished() or self.due(self, True):
             self._save(better)
         self._clock(True)
+
+    def _validate_by_steps(self) -> None:
+        """A validation that is due within an epoch; at its end, and at the run's, `end_epoch` does it."""
+        due = self.validate_steps and self.step > 0 and self.step % self.validate_steps == 0
+        if not due or self.batch >= len(self.train_batches) or self.step == self.max_steps:
+            return
+        self._clock(False)
+        record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1}
+        better = self._validated_into(record)
+        if len(record) > 2:
+            self._record(record, epoch_ended=False)
+        if better:
+            self._save(best=True)
+        self._clock(True)
+
+    def _validated_into(self, record: dict[str, Any]) -> bool:
+        """Validate, unless these weights have been; whether they are the best so far."""
+        if self.val_batches is None or self.validated == self.step:
+            return False
+        values = self.validate()
+        self.validated, self.last_values = self.step, values
+        record |= {f"val/{name}": value for name, value in values.items()}
+        better = self.best.better(record[self.monitor], values["loss"], self.epoch + 1, self.step)
+        if self.best.exhausted:
+            self.stop(f"{self.monitor} has not become better in {self.best.stale} validations (early stopping)")
+        self.schedule.end_validation(record[self.monitor])
+        return better
 
     def _clock(self, running: bool) -> None:
         for rate in self.rates.values():
@@ -299,31 +292,10 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Loss and metrics over the validation split, without the prefix "val/"."""
         assert self.val_batches is not None
-        self.last_values = inference.measure(
+        return inference.measure(
             self.network, self.task, self.val_batches.epoch(), self.prepare, self.autocast, self.task.metrics,
-            stopped=self.obey_between_batches,
+            stopped=lambda: self.obey_signal(save=True),
         )  # fmt: skip
-        return self.last_values
-
-    def _validates(self) -> bool:
-        return bool(self.validate_epochs or self.validate_steps)
-
-    def _compare(self, value: float, loss: float) -> bool:
-        """Whether these weights are the best so far: by the monitored value, and among equal ones (a small
-        validation split has many) by the validation loss. NaN is never best. Counts towards early stopping."""
-        margin = self.min_delta if self.patience is not None else 0.0
-        better = not math.isnan(value) and (self.best is None or self.sign * value > self.sign * self.best + margin)
-        self.stale = 0 if better else self.stale + 1
-        if self.patience is not None and self.stale >= self.patience:
-            self.stop(f"{self.monitor} has not become better in {self.stale} validations (early stopping)")
-        if better or (value == self.best and loss < self.best_loss):
-            self.best, self.best_loss = value, loss
-            self.best_epoch, self.best_step = self._epochs_begun(), self.step
-            return True
-        return False
-
-    def _epochs_begun(self) -> int:
-        return self.epoch + (self.batch > 0)
 
     def _record(self, record: dict[str, Any], epoch_ended: bool = False) -> None:
         self.log(record)
@@ -334,32 +306,33 @@ class Trainer:
 
     def stop(self, reason: str) -> None:
         """End the run when the current step (or epoch's end) is done."""
-        self.reason = self.reason or reason
+        self.stopped = self.stopped or reason
+
+    @property
+    def reason(self) -> str:
+        """Why the run has ended; '' while it goes on."""
+        if not self.stopped and self.epoch >= self.max_epochs:
+            return f"{self.epoch} epochs done"
+        if not self.stopped and self.max_steps is not None and self.step >= self.max_steps:
+            return f"{self.step} steps done"
+        return self.stopped
 
     def finished(self) -> bool:
-        """Whether the run's length is reached, or something has stopped it; `reason` says what."""
-        if self.reason:
-            return True
-        if self.epoch >= self.max_epochs:
-            self.reason = f"{self.epoch} epochs done"
-        elif self.max_steps is not None and self.step >= self.max_steps:
-            self.reason = f"{self.max_steps} steps done"
+        """Whether the run's length is reached, or something has stopped it."""
         return bool(self.reason)
 
-    def _obey(self) -> None:
-        """A signal came: the step is finished, so save and leave."""
-        assert self.signal is not None
-        self._save(best=False)
-        raise Interrupted(f"stopped by a signal and saved at step {self.step}.", self.signal)
-
-    def obey_between_batches(self) -> None:
-        """A signal during validation is obeyed at once; the validation is repeated on resume."""
+    def obey_signal(self, save: bool) -> None:
+        """If a signal came: save where we are (what was interrupted is repeated on resume), and leave."""
         if self.signal is not None:
-            raise Interrupted(f"stopped by a signal at step {self.step}, during validation.", self.signal)
+            if save:
+                self._save(best=False)
+            raise Interrupted(f"stopped by a signal{' and saved' * save} at step {self.step}.", self.signal)
 
     # --- what must be remembered --------------------------------------------------------------------------
 
     def _save(self, best: bool) -> None:
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.parameters]).all()
+        self._check_finite(bool(finite), f"the weights hold NaN or infinity at step {self.step} and aren't saved")
         self.save(self.state_dict(), best)
 
     def state_dict(self) -> dict[str, Any]:
@@ -379,14 +352,9 @@ class Trainer:
             },
             "losses": self.losses.state_dict(),
             "epoch_loss": [self.epoch_loss, self.epoch_samples],
-            "best": {
-                "value": self.best,
-                "loss": self.best_loss,
-                "epoch": self.best_epoch,
-                "step": self.best_step,
-                "stale": self.stale,
-            },
-            "last": {"values": self.last_values, "train_loss": self.last_train_loss, "reason": self.reason},
+            "best": self.best.state_dict(),
+            "last": {"values": self.last_values, "train_loss": self.last_train_loss, "validated": self.validated},
+            "stopped": self.stopped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -402,7 +370,7 @@ class Trainer:
         self.step, self.samples = position["step"], position["samples"]
         self.losses.load_state_dict(state["losses"], self.device)
         self.epoch_loss, self.epoch_samples = state["epoch_loss"]
-        best = state["best"]
-        self.best, self.best_loss, self.stale = best["value"], best["loss"], best["stale"]
-        self.best_epoch, self.best_step = best["epoch"], best["step"]
-        self.last_values, self.last_train_loss = dict(state["last"]["values"]), state["last"]["train_loss"]
+        self.best.load_state_dict(state["best"])
+        last = state["last"]
+        self.last_values, self.last_train_loss = dict(last["values"]), last["train_loss"]
+        self.validated, self.stopped = last["validated"], state["stopped"]

@@ -293,3 +293,20 @@ def test_popen_is_a_class_and_still_refused():
     assert isinstance(subprocess.Popen, type)
     with pytest.raises(UserError, match=r"subprocess\.Popen is not a torch\.nn\.Module"):
         build({"_target_": "subprocess.Popen", "args": ["true"]}, "model", ["subprocess.Popen"])
+
+
+def test_nothing_in_a_run_directory_is_imported(short_run, tmp_path, monkeypatch):
+    """A stranger's run may bring a module along: in the directory itself, or beside it under outputs/."""
+    for place in ("outputs/digits/shared", "outputs/digits", "elsewhere/shared"):
+        folder = tmp_path / place.replace("/", "_")
+        run = folder / "outputs/digits/shared" if place.startswith("outputs") else folder / place
+        shutil.copytree(short_run.path, run)
+        (folder / place / "net.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+        target = (place.replace("/", ".")) + ".net.Linear"
+        composed = (run / "composed.yaml").read_text()
+        (run / "composed.yaml").write_text(composed.replace("plainloop.models.MLP", target))
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(folder)
+        with pytest.raises(UserError, match="nothing in one is ever executed"):
+            plainloop.evaluate(run)
+    assert not (tmp_path / "ran").exists()

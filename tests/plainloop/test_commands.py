@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 import plainloop
 from plainloop import commands, compose, sweep
-from plainloop.errors import UserError
-from tests.conftest import Done, command
+from plainloop.errors import MachineError, UserError
+from tests.conftest import ROOT, Done, command
 
 
 def trained(*overrides: str) -> plainloop.Run:
@@ -39,8 +39,8 @@ def test_the_run_says_what_it_found_and_what_to_type_next(digits_command: Done):
     assert "digits: 1,258 train, 180 val, 359 test; inputs 1 x 8 x 8 uint8; 10 classes (0, 1, 2" in out
     assert "17,226 parameters" in out  # 64*128+128 + 128*64+64 + 64*10+10
     run = digits_command.run.relative_to(digits_command.folder)
-    assert f"python evaluate.py run={run}" in out
-    assert f"python train.py resume={run} trainer.max_epochs=60" in out
+    assert f"python {ROOT}/evaluate.py run={run}" in out  # beside the train.py that was typed
+    assert f"python {ROOT}/train.py resume={run} trainer.max_epochs=60" in out
     assert "tensorboard --logdir outputs" in out
     assert re.search(r"\n +loss +accuracy +macro_f1\n +val .*\n +test ", out)
 
@@ -104,14 +104,30 @@ def test_the_best_epoch_is_chosen_by_validation_alone(digits_command: Done):
     assert not any(name.startswith("test/") for record in records for name in record)
 
 
+def test_a_pipe_that_is_closed_does_not_end_the_training(tmp_path: Path):
+    """`python train.py | head -1`: nobody reads any more, and the run goes on to its end."""
+    import os
+    import subprocess
+    import sys
+
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "trainer.max_epochs=3", "logger=none"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+    (log,) = (tmp_path / "outputs").glob("*/*/train.log")
+    assert "done    3 epochs done" in log.read_text()
+
+
 def test_a_terminal_gets_a_bar_per_epoch(tmp_path: Path):
     """A pseudo-terminal stands in for the screen."""
     import os
     import pty
     import subprocess
     import sys
-
-    from tests.conftest import ROOT
 
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -255,6 +271,87 @@ def test_resume_goes_on_within_an_epoch(monkeypatch: pytest.MonkeyPatch):
     one, other = final_state(whole), final_state(resumed)
     assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
     assert resumed.metrics["test/loss"] == whole.metrics["test/loss"]
+
+
+def test_a_signal_during_validation_is_obeyed_and_the_validation_repeated(monkeypatch: pytest.MonkeyPatch):
+    """In the middle of an epoch and at its end: nothing is lost, nothing is counted twice."""
+    for every, at in (("15s", 15), ("1", 40)):
+        options = [f"trainer.validate_every={every}", "early_stopping.patience=9", "model.dropout=0.3"]
+        whole = trained(*options)
+        update = commands.Trainer.validate
+
+        def interrupted(self, at=at, update=update):
+            if self.step == at:
+                self.signal = 2
+            return update(self)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(commands.Trainer, "validate", interrupted)
+            with pytest.raises(KeyboardInterrupt, match=f"saved at step {at}"):
+                trained(*options, "name=stopped")
+        resumed = plainloop.train(["resume=latest"])
+        assert comparable(resumed) == comparable(whole)
+        one, other = final_state(whole), final_state(resumed)
+        assert one["best"] == other["best"]
+        assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+
+
+def test_a_run_stopped_early_stays_stopped(capsys: pytest.CaptureFixture):
+    run = trained("early_stopping.patience=1", "early_stopping.min_delta=1", "trainer.max_epochs=9")
+    assert run.metrics["epochs"] == 2
+    plainloop.train([f"resume={run.path}"])
+    assert "this run is finished (val/accuracy has not become better" in capsys.readouterr().out
+
+
+def test_what_happened_when_it_was_resumed_is_recorded():
+    run = trained()
+    plainloop.evaluate(run.path)
+    resumed = plainloop.train([f"resume={run.path}", "trainer.max_epochs=3"])
+    assert not list(run.path.glob("evaluate-*.json"))  # they were about older weights
+    (entry,) = json.loads((run.path / "environment.json").read_text())["resumed"]
+    assert entry["overrides"] == [f"resume={run.path}", "trainer.max_epochs=3"]
+    assert resumed.metrics["seconds"] > run.metrics["seconds"]
+
+
+def test_a_run_is_trained_by_one_process_at_a_time():
+    run = trained()
+    import os
+
+    held = commands.RunDir(run.path).lock()
+    with pytest.raises(MachineError, match="is being trained by another process"):
+        plainloop.train([f"resume={run.path}", "trainer.max_epochs=3"])
+    os.close(held)
+    assert plainloop.train([f"resume={run.path}", "trainer.max_epochs=3"]).metrics["epochs"] == 3
+
+
+def test_a_history_that_lost_its_end_is_continued_where_it_ends():
+    """After a power cut a file may be shorter than the checkpoint remembers: no bytes are made up."""
+    run = trained("trainer.log_every=10")
+    text = (run.path / "history.jsonl").read_bytes()
+    lines = text.splitlines(keepends=True)
+    (run.path / "history.jsonl").write_bytes(b"".join(lines[:-2]))
+    resumed = plainloop.train([f"resume={run.path}", "trainer.max_epochs=3"])
+    assert [record["step"] for record in resumed.history()][-1] == 120
+
+
+def test_a_run_from_before_a_key_existed_is_still_read():
+    run = trained()
+    composed = (run.path / "composed.yaml").read_text()
+    assert "  channels_last: false\n" in composed
+    (run.path / "composed.yaml").write_text(composed.replace("  channels_last: false\n", ""))
+    assert plainloop.evaluate(run.path)["test/loss"] == run.metrics["test/loss"]
+
+
+def test_splits_that_would_change_are_refused(tmp_path: Path):
+    """Else an extended run would be tested on what the first one was trained on."""
+    run = trained()
+    with pytest.raises(UserError, match="seed=1: this can't change"):
+        plainloop.train([f"extend={run.path}", "seed=1"])
+    splits = json.loads((run.path / "splits.json").read_text())
+    splits["test"], splits["val"] = splits["val"], splits["test"]
+    (run.path / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(UserError, match="the splits have changed"):
+        plainloop.evaluate(run.path)
 
 
 def test_resuming_a_finished_run_says_so(capsys: pytest.CaptureFixture):

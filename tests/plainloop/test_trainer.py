@@ -126,7 +126,12 @@ def test_validation_is_a_mean_over_samples_and_leaves_the_training_alone():
 
 
 def test_validation_is_due_after_epochs_or_after_steps():
-    for every, steps in (("2", [80, 120]), ("25s", [25, 50, 75, 100, 120]), ("0", [])):
+    for every, steps in (
+        ("2", [80, 120]),
+        ("25s", [25, 50, 75, 100, 120]),
+        ("20s", [20, 40, 60, 80, 100, 120]),
+        ("0", []),
+    ):
         records = []
         _, trainer = trainer_for(f"trainer.validate_every={every}", "trainer.max_epochs=3", log=records.append)
         trainer.fit()  # 40 steps an epoch; the end of the run is always validated
@@ -172,35 +177,78 @@ def scripted(values: list[float], losses: list[float] | None = None, **options) 
 
 
 def test_early_stopping_counts_validations_without_a_better_value():
-    trainer = scripted([0.1, 0.5, 0.5, 0.505, 0.4, 0.9], patience=3, min_delta=0.01)
+    trainer = scripted([0.1, 0.5, 0.5, 0.505, 0.4, 0.9])
+    trainer.best.patience, trainer.best.min_delta = 3, 0.01
     trainer.fit()
     assert trainer.epoch == 5
-    assert (trainer.best, trainer.best_epoch) == (0.5, 2)
+    assert (trainer.best.value, trainer.best.epoch) == (0.505, 4)  # patience has a margin, the best has none
     assert "early stopping" in trainer.reason
 
 
 def test_nan_is_never_best():
     trainer = scripted([math.nan, 0.2, math.nan], max_epochs=3)
     trainer.fit()
-    assert (trainer.best, trainer.best_epoch) == (0.2, 2)
+    assert (trainer.best.value, trainer.best.epoch) == (0.2, 2)
 
 
 def test_among_equal_values_the_lower_loss_is_best():
     trainer = scripted([0.9, 0.9, 0.9, 0.8], [0.5, 0.3, 0.4, 0.1], max_epochs=4)
     trainer.fit()
-    assert (trainer.best, trainer.best_epoch) == (0.9, 2)
+    assert (trainer.best.value, trainer.best.epoch) == (0.9, 2)
 
 
 def test_less_is_better_for_a_loss():
-    trainer = scripted([0.0] * 3, [0.5, 0.3, 0.4], max_epochs=3, monitor="val/loss", sign=-1.0)
+    trainer = scripted([0.0] * 3, [0.5, 0.3, 0.4], max_epochs=3, monitor="val/loss")
+    trainer.best.sign = -1.0
     trainer.fit()
-    assert (trainer.best, trainer.best_epoch) == (0.3, 2)
+    assert (trainer.best.value, trainer.best.epoch) == (0.3, 2)
 
 
 def test_a_loss_that_is_nan_ends_the_run_with_advice():
     _, trainer = trainer_for("optimizer=sgd", "optimizer.lr=1e12", "trainer.max_epochs=2", "trainer.log_every=5")
     with pytest.raises(MachineError, match=r"the loss is (nan|inf).*step 5.*optimizer.lr"):
         trainer.fit()
+
+
+def test_weights_that_are_not_finite_are_never_saved():
+    """An update may poison the weights after a loss that was finite; the last good checkpoint must stand."""
+    saved = []
+    _, trainer = trainer_for(
+        "trainer.max_epochs=2",
+        save=lambda state, best: saved.append(copy.deepcopy(state)),
+        due=lambda trainer, ended: True,
+    )
+    step = trainer.train_step
+
+    def poisoned(window, logging):
+        result = step(window, logging)
+        if trainer.step == 12:
+            with torch.no_grad():
+                next(trainer.model.parameters()).fill_(math.nan)
+        return result
+
+    trainer.train_step = poisoned
+    with pytest.raises(MachineError, match="the weights hold NaN or infinity at step 13 and aren't saved"):
+        trainer.fit()
+    assert all(value.isfinite().all() for state in saved for value in state["model"].values())
+    assert saved[-1]["position"]["step"] == 12
+
+
+class Scaled(nn.Module):
+    """A loss with a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs, targets):
+        return nn.functional.cross_entropy(self.scale * outputs, targets)
+
+
+def test_what_a_loss_or_task_can_learn_is_learned():
+    session, trainer = trainer_for("loss=custom", f"loss._target_={__name__}.Scaled", "trainer.max_steps=20")
+    trainer.fit()
+    assert float(session.task.loss.scale.detach()) != 1.0
 
 
 def test_bf16_trains():
@@ -232,7 +280,6 @@ class AdversarialTrainer(Trainer):
 
     def train_step(self, window, logging):
         (batch,) = window
-        self.seed_step(self.step)
         real, _ = self.prepare(batch)
         fake = self.generator(torch.randn(len(real), 2))
         is_real, is_fake = torch.zeros(len(real)).long(), torch.ones(len(real)).long()
@@ -248,7 +295,6 @@ class AdversarialTrainer(Trainer):
         self.generator_optimizer.step()
 
         self.losses.add(loss, len(real))
-        self.samples += len(real)
         return outputs, None
 
 

@@ -7,6 +7,7 @@ that order, so that nothing depends on which worker fetches it.
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -98,6 +99,11 @@ class Loader:
         return self.epoch()
 
 
+def ignore_interrupts(worker: int) -> None:
+    """Ctrl-C goes to the whole process group; the workers must live until the main process has finished its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def as_given(batch: Any) -> Any:
     """The collate function of data sets that give whole batches."""
     return batch
@@ -139,6 +145,7 @@ def make_loader(
             "prefetch_factor": prefetch_factor,
             "persistent_workers": True if persistent_workers is None else persistent_workers,
             "timeout": 300 if timeout is None else timeout,
+            "worker_init_fn": ignore_interrupts,
             "multiprocessing_context": multiprocessing_context or default_start_method(),
         }
     order = BatchOrder(count, batch_size, shuffle, drop_last, seed)

@@ -5,15 +5,16 @@ A record is a flat dict: {"step": 50, "epoch": 3, "train/loss": 0.41, ...}.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plainloop.rundir import RunDir
+if TYPE_CHECKING:
+    from plainloop.rundir import RunDir
 
 
 class Logger:
     """Override what you need."""
 
-    def open(self, run: RunDir, config: Mapping[str, Any], step: int) -> None:
+    def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         """Before the first record. `step` is above 0 when a run is resumed: what came after it is void."""
 
     def log(self, record: Mapping[str, Any]) -> None:

@@ -1,12 +1,15 @@
 """What the terminal shows: a bar per epoch, or one line per epoch on a pipe; the same lines go into train.log."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from plainloop.loggers import Logger
-from plainloop.rundir import RunDir
+
+if TYPE_CHECKING:
+    from plainloop.rundir import RunDir
 
 
 class Console(Logger):
@@ -27,7 +30,7 @@ class Console(Logger):
         self.bar: Any = None
         self.epochs = 0
 
-    def open(self, run: RunDir, config: Mapping[str, Any], step: int) -> None:
+    def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         self.file = open(run.log, "a")  # noqa: SIM115
         for line in self.early:
             print(line, file=self.file, flush=True)
@@ -38,7 +41,10 @@ class Console(Logger):
         """A line for the terminal and train.log."""
         if screen:
             self._close_bar()
-            print(line, flush=True)
+            try:
+                print(line, flush=True)
+            except BrokenPipeError:  # nobody reads any more (`| head`): the training goes on, and so does train.log
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if self.file is None:
             self.early.append(line)
         else:

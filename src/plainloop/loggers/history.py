@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from plainloop.loggers import Logger
-from plainloop.rundir import RunDir
+
+if TYPE_CHECKING:
+    from plainloop.rundir import RunDir
 
 
 class History(Logger):
@@ -16,9 +19,10 @@ class History(Logger):
         self.file: BinaryIO | None = None
         self.length = 0
 
-    def open(self, run: RunDir, config: Mapping[str, Any], step: int) -> None:
+    def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         self.file = open(run.history, "ab")  # noqa: SIM115
-        self.file.truncate(self.length)
+        self.file.truncate(min(self.length, self.file.tell()))  # shorter than remembered after a power cut
+        self.length = self.file.tell()
 
     def log(self, record: Mapping[str, Any]) -> None:
         assert self.file is not None
@@ -29,6 +33,8 @@ class History(Logger):
         self.length += len(line)
 
     def state_dict(self) -> dict[str, Any]:
+        if self.file is not None:
+            os.fsync(self.file.fileno())  # the checkpoint that remembers this length is synced too
         return {"length": self.length}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

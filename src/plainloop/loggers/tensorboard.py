@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plainloop.loggers import Logger
-from plainloop.rundir import RunDir
+
+if TYPE_CHECKING:
+    from plainloop.rundir import RunDir
 
 SPLITS = ("train", "val", "test")
 
@@ -16,7 +18,7 @@ class TensorBoard(Logger):
     def __init__(self) -> None:
         self.writers: dict[str, Any] = {}
 
-    def open(self, run: RunDir, config: Mapping[str, Any], step: int) -> None:
+    def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         self.folder, self.config, self.purge = run.tensorboard, config, step + 1 if step else None
         if step == 0:
             from omegaconf import OmegaConf
@@ -49,11 +51,10 @@ class TensorBoard(Logger):
         self._writer(split).file_writer.add_summary(summary, step)
 
     def figure(self, name: str, path: Path, step: int) -> None:
-        import numpy
-        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-        with Image.open(path) as image:
-            self._writer("").add_image(name, numpy.asarray(image.convert("RGB")), step, dataformats="HWC")
+        image = Summary.Image(encoded_image_string=path.read_bytes())  # the PNG as it is
+        self._writer("").file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def result(self, metrics: Mapping[str, float], step: int) -> None:
         """The test curve's one point, and the HParams page: the config against the final metrics."""

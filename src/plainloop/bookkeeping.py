@@ -1,0 +1,79 @@
+"""What a trainer keeps count of: how fast it is, and which weights are the best so far."""
+
+import math
+import time
+from dataclasses import dataclass
+
+
+class Rate:
+    """Samples per second of training, with the time for validation and saving left out."""
+
+    def __init__(self) -> None:
+        self.seconds, self.samples = 0.0, 0
+        self.since: tuple[float, int] | None = None
+
+    def start(self, samples: int) -> None:
+        self.since = (time.perf_counter(), samples)
+
+    def pause(self, samples: int) -> None:
+        if self.since is not None:
+            self.seconds += time.perf_counter() - self.since[0]
+            self.samples += samples - self.since[1]
+            self.since = None
+
+    def read(self, samples: int) -> float:
+        """The rate since the last read."""
+        running = self.since is not None
+        self.pause(samples)
+        rate = self.samples / self.seconds if self.seconds > 0 else 0.0
+        self.seconds, self.samples = 0.0, 0
+        if running:
+            self.start(samples)
+        return rate
+
+
+@dataclass
+class Selection:
+    """The best validation so far, and how many have passed since one that was clearly better.
+
+    Best is the best monitored value, and among equal ones (a small validation split has many) the one with the
+    lower loss. Patience counts validations whose value isn't better than the reference by `min_delta`, and the
+    reference is the last one that was. NaN is never best.
+    """
+
+    sign: float  # 1 where more is better, -1 where less is
+    patience: int | None = None
+    min_delta: float = 0.0
+    value: float | None = None
+    loss: float = math.inf
+    epoch: int = 0
+    step: int = 0
+    reference: float | None = None
+    stale: int = 0
+
+    def better(self, value: float, loss: float, epoch: int, step: int) -> bool:
+        """Take a validation into account: whether its weights are the best so far."""
+        if self._beats(value, self.reference, self.min_delta):
+            self.reference, self.stale = value, 0
+        else:
+            self.stale += 1
+        if self._beats(value, self.value, 0.0) or (value == self.value and loss < self.loss):
+            self.value, self.loss, self.epoch, self.step = value, loss, epoch, step
+            return True
+        return False
+
+    def _beats(self, value: float, other: float | None, margin: float) -> bool:
+        return not math.isnan(value) and (other is None or self.sign * (value - other) > margin)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience of early stopping is used up."""
+        return self.patience is not None and self.stale >= self.patience
+
+    def state_dict(self) -> dict[str, float | int | None]:
+        names = ("value", "loss", "epoch", "step", "reference", "stale")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, float | int | None]) -> None:
+        for name, held in state.items():
+            setattr(self, name, held)
