@@ -1,5 +1,6 @@
 """Evaluate: python evaluate.py run=RUN [split=test] [checkpoint=best|last|PATH]."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from plainloop.cli import door
 
 @door("evaluate")
 def main(cfg, typed, directory=None, is_trial=False):
+    gc.disable()  # importing torch makes a million objects and no garbage; switched on again before the work begins
     from plainloop.commands import evaluate_config
 
     evaluate_config(cfg, typed)

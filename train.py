@@ -1,5 +1,6 @@
 """Train: python train.py [key=value ...]; python train.py --help lists every key."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from plainloop.cli import door
 
 @door("train")
 def main(cfg, typed, directory=None, is_trial=False):
+    gc.disable()  # importing torch makes a million objects and no garbage; switched on again before the work begins
     from plainloop.commands import train_config
 
     train_config(cfg, typed, directory, is_trial)

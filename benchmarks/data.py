@@ -50,11 +50,12 @@ def random_images(count: int) -> InMemory:
 
 def epoch_of(trainer: Trainer) -> Callable[[], None]:
     """A function that trains for one epoch more; what is said goes nowhere."""
-    trainer.model.train()
 
     def epoch() -> None:
+        trainer.max_epochs = trainer.epoch + 1
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            trainer.train_epoch()
+            trainer.fit()
+        assert trainer.step == trainer.max_epochs * len(trainer.train_batches)
 
     return epoch
 
@@ -106,10 +107,9 @@ def main() -> None:
     batches = [(preprocess(inputs), targets) for inputs, targets in loader.epoch(0)]
 
     models = {"plainloop, floats": mlp(), "plainloop, images": mlp(), "bare, floats": mlp()}
-    epochs = arguments.rounds + 2  # one more than are trained, so that none is the run's last and saved
     with (
-        plainloop_trainer(models["plainloop, floats"], Converted(batches), epochs) as floats,
-        plainloop_trainer(models["plainloop, images"], loader, epochs, preprocess) as images,
+        plainloop_trainer(models["plainloop, floats"], Converted(batches)) as floats,
+        plainloop_trainer(models["plainloop, images"], loader, preprocess=preprocess) as images,
     ):
         bare = bare_loop(models["bare, floats"])
         contestants = {

@@ -42,7 +42,8 @@ from plainloop.trainer import Trainer
 
 Batch = tuple[Tensor, Tensor]
 FEATURES, CLASSES, LR = 784, 10, 1e-3
-TURN, TURNS_PER_EPOCH = 100, 10  # steps; two log points in each turn
+LOG_EVERY = 50  # the default of trainer.log_every
+TURN, TURNS_PER_EPOCH = 100, 10  # steps: two log points in each turn
 
 
 def mlp() -> nn.Module:
@@ -103,8 +104,8 @@ def barest_loop(model: nn.Module) -> Callable[[Sequence[Batch]], None]:
 
 
 @contextlib.contextmanager
-def plainloop_trainer(model: nn.Module, batches: Any, epochs: int, preprocess: nn.Module | None = None,
-                      log_every: int = 50) -> Iterator[Trainer]:  # fmt: skip
+def plainloop_trainer(model: nn.Module, batches: Any, epochs: int = 1,
+                      preprocess: nn.Module | None = None) -> Iterator[Trainer]:  # fmt: skip
     """A Trainer with everything on that `python train.py` turns on, but validation and checkpoints.
 
     Args:
@@ -127,7 +128,7 @@ def plainloop_trainer(model: nn.Module, batches: Any, epochs: int, preprocess: n
         checkpoints = Checkpoints(run.checkpoints, every_epochs=None)  # asked after every step, and always says no
         trainer = Trainer(
             model, task, optimizer, Schedule(optimizer), preprocess, batches,
-            max_epochs=epochs, log_every=log_every, log=log, progress=console.progress, due=checkpoints.due,
+            max_epochs=epochs, log_every=LOG_EVERY, log=log, progress=console.progress, due=checkpoints.due,
         )  # fmt: skip
         for logger in loggers:
             logger.open(run, {"trainer": {"max_epochs": epochs}}, 0)
@@ -135,7 +136,7 @@ def plainloop_trainer(model: nn.Module, batches: Any, epochs: int, preprocess: n
         for logger in loggers:
             logger.close()
         records = run.history.read_text().splitlines()
-        assert len(records) == trainer.step // log_every + trainer.epoch, f"{len(records)} records in the history"
+        assert len(records) == trainer.step // LOG_EVERY + trainer.epoch, f"{len(records)} records in the history"
 
 
 class Turns:

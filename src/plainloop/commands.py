@@ -21,7 +21,7 @@ from plainloop.checkpoint import Checkpoints
 from plainloop.config import plain, validate
 from plainloop.data import Data
 from plainloop.errors import MachineError, UserError, first_line
-from plainloop.guards import explained, obeying_signals, profiled
+from plainloop.guards import collect_garbage_again, explained, obeying_signals, profiled
 from plainloop.loggers import Console, History, Logger
 from plainloop.metrics import ConfusionMatrix
 from plainloop.preprocess import Preprocess
@@ -169,6 +169,7 @@ def _train(
                 report.draw_inputs(run, session, loggers)
             anomaly = torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
             with anomaly, profiled(run, trainer, console, cfg.trainer.profile):
+                collect_garbage_again()
                 trainer.fit()
             seconds = earlier + time.perf_counter() - started
             metrics = _measure_result(run, session, trainer, loggers) | {"seconds": seconds}
@@ -321,6 +322,7 @@ def evaluate_config(cfg: DictConfig, typed: Sequence[str]) -> dict[str, float]:
     """Evaluate what a composed config of `evaluate.py` describes."""
     run, name = _load_run(cfg, typed)
     with explained(None):
+        collect_garbage_again()
         values = {f"{cfg.split}/{metric}": value for metric, value in run.session.measure(cfg.split).items()}
     file = run.path / f"evaluate-{cfg.split}-{name}.json"
     file.write_text(json.dumps(_plain_numbers(values), indent=2) + "\n")

@@ -1,6 +1,8 @@
 """Around a training: failures of the machine in two lines, signals, and the profiler."""
 
+import atexit
 import contextlib
+import gc
 import re
 import signal
 import sys
@@ -15,6 +17,15 @@ from plainloop.errors import Interrupted, MachineError, UserError, first_line
 from plainloop.loggers import Console
 from plainloop.rundir import RunDir, typed
 from plainloop.trainer import Trainer
+
+
+def collect_garbage_again() -> None:
+    """A door has switched the collector off for the imports (over a second of its looking at torch's objects);
+    what has been imported by now stays for good, so it needn't be looked at again."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+        atexit.register(gc.unfreeze)  # triton complains of leaks when Python ends and objects are still frozen
 
 
 @contextlib.contextmanager

@@ -31,11 +31,15 @@ def preparation(preprocess: nn.Module, device: torch.device, channels_last: bool
     Decided once, so that nothing is decided at every step.
     """
 
+    on_cpu = device.type == "cpu"
+
     def prepare(batch: Any) -> Any:
-        if device.type != "cpu":
+        if not on_cpu:
             batch = to_device(batch, device)
-        if not isinstance(batch, tuple | list):
+        if not isinstance(batch, (tuple, list)):
             return preprocess(batch)
+        if on_cpu and not channels_last and getattr(preprocess, "identity", False):
+            return batch
         inputs = preprocess(batch[0])
         if channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)

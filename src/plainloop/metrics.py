@@ -124,8 +124,8 @@ class _FromConfusion(ConfusionMatrix):
         return matrix.diagonal(), matrix.sum(0), matrix.sum(1)
 
     def averaged(self, numerator: Tensor, denominator: Tensor, seen: Tensor) -> Tensor:
-        score = torch.where(denominator > 0, numerator / denominator.clamp(min=1), 0.0)
-        return score[1] if self.average == "binary" else score[seen > 0].mean()
+        score = numerator / denominator.clamp(min=1)  # 0 / 0 counts as 0
+        return score[1] if self.average == "binary" else score.sum() / seen.count_nonzero()
 
 
 class Precision(_FromConfusion):
@@ -249,9 +249,15 @@ class MeanLoss:
         self.waiting: list[Tensor] = []
         self.sizes: list[int] = []
         self.total, self.count = 0.0, 0
+        self.seen = 0  # samples, ever
 
     def add(self, loss: Tensor, size: int) -> None:
         """The mean loss of a batch of this many samples."""
+        self.seen += size
+        if loss.is_cpu:  # there is nothing to wait for
+            self.total += loss.item() * size
+            self.count += size
+            return
         self.waiting.append(loss.detach())
         self.sizes.append(size)
         if len(self.waiting) == 4096:
@@ -273,11 +279,18 @@ class MeanLoss:
 
     def state_dict(self) -> dict[str, Any]:
         losses = torch.stack(self.waiting).cpu() if self.waiting else torch.zeros(0)
-        return {"waiting": losses, "sizes": list(self.sizes), "total": self.total, "count": self.count}
+        return {
+            "waiting": losses,
+            "sizes": list(self.sizes),
+            "total": self.total,
+            "count": self.count,
+            "seen": self.seen,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.waiting = list(state["waiting"].to(device))
         self.sizes, self.total, self.count = list(state["sizes"]), state["total"], state["count"]
+        self.seen = state["seen"]
 
 
 def reset_all(metrics: Mapping[str, Any]) -> None:

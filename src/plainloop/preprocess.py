@@ -30,7 +30,7 @@ class Preprocess(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor, bytes_in: bool):
         super().__init__()
-        self.identity = not bytes_in and bool((mean == 0).all()) and bool((std == 1).all())
+        self.identity = not bytes_in and bool((mean == 0).all()) and bool((std == 1).all())  # nothing to do
         self.register_buffer("scale", (1.0 / (std * (255.0 if bytes_in else 1.0))).float())
         self.register_buffer("shift", (-mean / std).float())
 
@@ -41,10 +41,10 @@ class Preprocess(nn.Module):
     def forward(self, inputs: Any) -> Any:
         if not isinstance(inputs, Tensor):
             return inputs
-        if inputs.dtype == torch.float64:  # NumPy's default, and never meant
-            inputs = inputs.float()
         if self.identity:
             return inputs
+        if inputs.dtype == torch.float64:  # NumPy's default, and never meant
+            inputs = inputs.float()
         if inputs.dtype == torch.uint8:
             return inputs.float().mul_(self.scale).add_(self.shift)  # in place: the copy is ours
         return inputs * self.scale + self.shift
@@ -73,7 +73,9 @@ def make_preprocess(normalize: Any, train: Dataset, sample: Any) -> Preprocess:
         mean, std = (_per_channel(normalize[name], sample, name) for name in ("mean", "std"))
         if not bool((std > 0).all()):
             raise UserError(f"transforms.normalize.std={normalize['std']}: must be above 0.")
-    return Preprocess(mean, std, bytes_in)
+    preprocess = Preprocess(mean, std, bytes_in)
+    preprocess.identity = preprocess.identity and sample.dtype != torch.float64
+    return preprocess
 
 
 def statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:

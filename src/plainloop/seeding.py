@@ -73,13 +73,11 @@ def preserved() -> Iterator[None]:
 
 
 class StepSeed:
-    """Seeds the generator that dropout draws from, before each step: about 2 µs. The seed is that of
-    `derive(seed, STEP, rank, step)`, all but its last number mixed beforehand."""
+    """Seeds the generator that dropout draws from, before each step: about 1 µs. From a start that follows from
+    (seed, rank), each step goes on by an odd number, so that no seed comes twice in a run."""
 
     def __init__(self, seed: int, device: torch.device, rank: int = 0):
-        self.state = 0
-        for number in (seed, STEP, rank):
-            self.state = _mixed(self.state, number)
+        self.start = derive(seed, STEP, rank)
         self.generators = [torch.default_generator]
         if device.type == "cuda":
             index = torch.cuda.current_device() if device.index is None else device.index
@@ -87,7 +85,7 @@ class StepSeed:
         self.mps = device.type == "mps"
 
     def __call__(self, step: int) -> None:
-        value = _mixed(self.state, step) >> 1
+        value = (self.start + 0x9E3779B97F4A7C15 * step) & (_MASK >> 1)
         for each in self.generators:
             each.manual_seed(value)
         if self.mps:

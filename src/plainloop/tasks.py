@@ -19,7 +19,7 @@ from plainloop.errors import UserError
 
 def forward(model: nn.Module, inputs: Any) -> Any:
     """Call the model with a tensor, or with a dict by name."""
-    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    return model(**inputs) if isinstance(inputs, dict) else model(inputs)
 
 
 class Task(nn.Module):

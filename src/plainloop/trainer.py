@@ -137,7 +137,7 @@ class Trainer:
             self.schedule.step()
             self.step += 1
             self.batch += len(window)
-            self.samples += sum(map(self.task.size, window))
+            self.samples = self.losses.seen
             if logging:
                 self._log_point(window[-1], outputs, grad_norm)
             if self.validate_steps:
@@ -156,7 +156,8 @@ class Trainer:
         returns the last batch's outputs and the gradient's norm, or None: both are looked at when `logging`.
         """
         sizes = [self.task.size(batch) for batch in window]
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:  # optimizer.zero_grad(), without 6 µs of its bookkeeping
+            parameter.grad = None
         for number, batch in enumerate(window):
             batch = self.prepare(batch)
             with self.autocast:
@@ -238,7 +239,7 @@ class Trainer:
         whole = self.batch >= len(self.train_batches)
         record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1, "lr": self.schedule.rate()}
         if whole:
-            if self.losses.waiting or self.epoch_samples == 0:
+            if self.losses.count or self.losses.waiting or self.epoch_samples == 0:
                 self._read_losses(f"epoch {self.epoch + 1}")
             self.last_train_loss = record["train/epoch_loss"] = self.epoch_loss / self.epoch_samples
             record["samples_per_second"] = self.rates["epoch"].read(self.samples)

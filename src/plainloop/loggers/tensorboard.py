@@ -1,5 +1,6 @@
 """TensorBoard: train, validation and test curves share a tag and an axis, from one writer each."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ class TensorBoard(Logger):
 
     def __init__(self) -> None:
         self.writers: dict[str, Any] = {}
+        self.held: list[Mapping[str, Any]] = []
+        self.written = time.monotonic()
 
     def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         self.folder, self.config, self.purge = run.tensorboard, config, step + 1 if step else None
@@ -34,6 +37,21 @@ class TensorBoard(Logger):
         return self.writers[name]
 
     def log(self, record: Mapping[str, Any]) -> None:
+        """Records are held back for a few seconds (TensorBoard looks no more often) and written together."""
+        self.held.append(record)
+        if time.monotonic() - self.written > 5:
+            self._write()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._write()  # what came before a checkpoint is not lost with the process
+        return {}
+
+    def _write(self) -> None:
+        for record in self.held:
+            self._write_record(record)
+        self.held, self.written = [], time.monotonic()
+
+    def _write_record(self, record: Mapping[str, Any]) -> None:
         by_split: dict[str, dict[str, float]] = {}
         for key, value in record.items():
             if key in ("step", "epoch"):
@@ -60,6 +78,7 @@ class TensorBoard(Logger):
         """The test curve's one point, and the HParams page: the config against the final metrics."""
         from torch.utils.tensorboard.summary import hparams
 
+        self._write()
         test = {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")}
         if test:
             self._scalars("test", test, step)
@@ -72,6 +91,7 @@ class TensorBoard(Logger):
         self._scalars("", shown, step)
 
     def close(self) -> None:
+        self._write()
         for writer in self.writers.values():
             writer.close()
 
