@@ -18,6 +18,10 @@ from plainloop.errors import UserError, did_you_mean, first_line, listed, origin
 # Names that other libraries give to arguments of torch's.
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "epsilon": "eps", "p": "dropout"}
 
+# Sizes that a model usually takes from the data.
+SIZES = {"in_features": "num_features", "in_channels": "in_channels", "input_size": "num_features",
+         "out_features": "num_outputs", "num_classes": "num_outputs", "num_outputs": "num_outputs"}  # fmt: skip
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -178,7 +182,8 @@ def check_arguments(
             _check_number(parameters[name], value, f"{slot}.{name}", called)
     for name in names:
         if parameters[name].default is kinds.empty and arguments.get(name) is None:
-            raise UserError(f"{slot}.{name}: {called} needs it. Write {slot}.{name}=VALUE")
+            value = f"'${{spec.{SIZES[name]}}}'" if name in SIZES else "VALUE"
+            raise UserError(f"{slot}.{name}: {called} needs it. Write {slot}.{name}={value}")
 
 
 def _check_number(parameter: inspect.Parameter, value: Any, name: str, called: str) -> None:

@@ -166,9 +166,11 @@ def help_text(name: str) -> str:
         for group, options in compose.groups().items():
             lines += textwrap.wrap(f"{group}={'|'.join(options)}", 100, initial_indent="  ", subsequent_indent="      ",
                                    break_on_hyphens=False)  # fmt: skip
-    lines += ["", "Keys, with their defaults:"]
+    own = name == "train"
+    lines += ["", "Keys, with their defaults:" if own else "Keys; what isn't given is as in the run:"]
     for key, item in config.typed_keys(config.SCHEMAS[name]):
-        if not key.startswith("spec."):
+        allowed = own or key in config.EVALUABLE or f"{key.partition('.')[0]}.*" in config.EVALUABLE
+        if allowed and not key.startswith("spec."):
             lines.append(f"  {f'{key}={config.default_of(item)}':<42} {item.metadata['help']}")
     lines += ["", "A group's own arguments are those of its _target_, as in optimizer.weight_decay=0.01.",
               "PLAINLOOP_DEBUG=1 shows the traceback of an error."]  # fmt: skip

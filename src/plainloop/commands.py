@@ -18,7 +18,7 @@ from plainloop import compose, continuing, report, rundir
 from plainloop.assemble import Session, assemble, make_trainer
 from plainloop.build import build
 from plainloop.checkpoint import Checkpoints
-from plainloop.config import plain, validate
+from plainloop.config import EVALUABLE, plain, validate
 from plainloop.data import Data
 from plainloop.errors import MachineError, UserError, first_line
 from plainloop.guards import collect_garbage_again, explained, obeying_signals, profiled
@@ -27,10 +27,6 @@ from plainloop.metrics import ConfusionMatrix
 from plainloop.preprocess import Preprocess
 from plainloop.rundir import RunDir
 from plainloop.trainer import Trainer
-
-# What may differ when a run is evaluated.
-EVALUABLE = ("run", "split", "checkpoint", "trust", "trainer.device", "trainer.precision", "trainer.num_threads",
-             "loader.*", "paths.*")  # fmt: skip
 
 
 @dataclass

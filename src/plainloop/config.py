@@ -192,6 +192,9 @@ class EvaluateConfig:
 
 
 SCHEMAS = {"train": Config, "evaluate": EvaluateConfig}
+# What may differ when a run is evaluated; the rest is the run's own.
+EVALUABLE = ("run", "split", "checkpoint", "trust", "trainer.device", "trainer.precision", "trainer.num_threads",
+             "loader.*", "paths.*")  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 REQUIRED_GROUPS = ("data", "model", "loss", "task", "optimizer")
 

@@ -6,6 +6,7 @@ test split is measured for the winner alone.
 
 import json
 import math
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -89,6 +90,9 @@ def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
 
         print("The winner on the test split, which no trial has touched:", flush=True)
         evaluate(done[0].folder, split="test")
+    if done[0].value is not None:
+        print(f"next    {rundir.typed('train.py', f'extend={done[0].folder}')}")
+        print(f"        {shlex.join(['tensorboard', '--logdir', str(folder)])}", flush=True)
 
 
 def _keys(trials: Sequence[Trial]) -> list[str]:

@@ -8,6 +8,7 @@ that order, so that nothing depends on which worker fetches it.
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -105,9 +106,17 @@ class Loader:
         return self.epoch()
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Ctrl-C goes to the whole process group; the workers must live until the main process has finished its step."""
+def outlive_signals(worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM go to the whole process group; the workers must live until the main process
+    has finished its step, and then end with it. 30 seconds after a SIGTERM they end by themselves."""
+
+    def end_soon(number: int, frame: Any) -> None:
+        timer = threading.Timer(30, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_soon)
 
 
 def as_given(batch: Any) -> Any:
@@ -151,7 +160,7 @@ def make_loader(
             "prefetch_factor": prefetch_factor,
             "persistent_workers": True if persistent_workers is None else persistent_workers,
             "timeout": 300 if timeout is None else timeout,
-            "worker_init_fn": ignore_interrupts,
+            "worker_init_fn": outlive_signals,
             "multiprocessing_context": multiprocessing_context or default_start_method(),
         }
     order = BatchOrder(count, batch_size, shuffle, drop_last, seed)

@@ -91,7 +91,7 @@ class Console(Logger):
 
     def _shown(self, record: Mapping[str, Any]) -> str:
         names = {"train/epoch_loss": "loss", "val/loss": "val/loss", self.monitor: self.monitor}
-        return "  ".join(f"{label} {record[name]:.4f}" for name, label in names.items() if name in record)
+        return "  ".join(f"{label} {short(record[name])}" for name, label in names.items() if name in record)
 
     def _close_bar(self) -> None:
         if self.bar is not None:
@@ -103,3 +103,8 @@ class Console(Logger):
         if self.file is not None:
             self.file.close()
             self.file = None
+
+
+def short(value: float) -> str:
+    """Four digits behind the point, or three that count where these would be zeros."""
+    return f"{value:.3g}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
