@@ -86,13 +86,8 @@ class Trainer:
         self.validate_epochs = 0 if text.endswith("s") else int(text)
         self.monitor = monitor
         self.best = Selection(1.0 if mode == "max" else -1.0, patience, min_delta)
-        self.callbacks, self.log, self.progress, self.save, self.due = (
-            list(callbacks),
-            log,
-            progress,
-            save,
-            due,
-        )
+        self.callbacks, self.log, self.progress = list(callbacks), log, progress
+        self.save, self.due = save, due
 
         self.network: Any = torch.compile(model) if compile else model
         self.prepare = inference.preparation(preprocess, device, channels_last)
@@ -254,7 +249,8 @@ class Trainer:
             self.schedule.end_epoch()
             self.epoch, self.batch = self.epoch + 1, 0
             self.epoch_loss, self.epoch_samples = 0.0, 0
-        self._record(record, epoch_ended=True)
+        if whole or len(record) > 3:  # else nothing is in it that isn't known
+            self._record(record, epoch_ended=True)
         if better or self.finished() or self.due(self, True):
             self._save(better)
         self._clock(True)

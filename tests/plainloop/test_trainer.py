@@ -335,3 +335,26 @@ def test_callbacks_come_from_the_config_and_may_stop_the_run():
     )
     assert Recorder.seen == ["start", "log 30", "epoch 1", "log 60", "epoch 2", "end"]
     assert run.metrics["epochs"] == 2
+
+
+def test_validation_by_steps_counts_each_weights_once():
+    """Where the steps divide the epoch, its end isn't a second validation: patience and plateau would count twice."""
+    records = []
+    _, trainer = trainer_for(
+        "trainer.validate_every=20s", "trainer.max_epochs=2", "early_stopping.patience=9", "scheduler=plateau",
+        "scheduler.patience=0", "optimizer.lr=0.0", log=records.append,
+    )  # fmt: skip
+    trainer.fit()
+    assert [record["step"] for record in records if "val/loss" in record] == [20, 40, 60, 80]
+    assert trainer.best.stale == 3  # of four equal validations the first is the best
+
+
+def test_an_early_stop_within_an_epoch_is_recorded_once():
+    records = []
+    _, trainer = trainer_for(
+        "trainer.validate_every=10s", "early_stopping.patience=1", "optimizer.lr=0.0", log=records.append
+    )
+    trainer.fit()
+    assert trainer.step == 20
+    assert [record["step"] for record in records if "val/loss" in record] == [10, 20]
+    assert [record["step"] for record in records if "train/loss" not in record] == [10, 20]

@@ -119,6 +119,20 @@ def outlive_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, end_soon)
 
 
+def start_forkserver() -> None:
+    """Start the process that workers are forked from, deaf to a SIGTERM to the whole group: with it, the workers
+    would be lost before the step is finished. It ends when the main process does."""
+    from multiprocessing import forkserver
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals can't be set there
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def as_given(batch: Any) -> Any:
     """The collate function of data sets that give whole batches."""
     return batch
@@ -156,12 +170,15 @@ def make_loader(
             raise UserError(f"loader.{name}={value} acts only with workers: set loader.num_workers, or leave it out.")
     options: dict[str, Any] = {}
     if workers:
+        start_method = multiprocessing_context or default_start_method()
+        if start_method == "forkserver":
+            start_forkserver()
         options = {
             "prefetch_factor": prefetch_factor,
             "persistent_workers": True if persistent_workers is None else persistent_workers,
             "timeout": 300 if timeout is None else timeout,
             "worker_init_fn": outlive_signals,
-            "multiprocessing_context": multiprocessing_context or default_start_method(),
+            "multiprocessing_context": start_method,
         }
     order = BatchOrder(count, batch_size, shuffle, drop_last, seed)
     loader = DataLoader(
