@@ -61,6 +61,7 @@ def _run(name: str, function: Command, words: list[str]) -> int:
     """Run a door's function under Hydra; the exit status."""
     schema = config.SCHEMAS[name]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them: explain() does that
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler tells of GPUs that aren't there
     guard_argparse()
     failures: list[Exception] = []
 
