@@ -100,7 +100,7 @@ class TrainerSection:
     validate_every: Any = key(1, "epochs between validations; 500s: every 500 steps (s for steps); 0: never")
     limit_batches: int | None = key(None, "at most this many batches of every split", min=1)
     stop_below: float | None = key(None, "end as soon as an epoch's training loss is below this")
-    profile: bool = key(False, "record up to 20 steps with torch's profiler, then stop")
+    profile: bool = key(False, "record the whole run with torch's profiler: for a few steps, as debug=profile does")
 
 
 @dataclass

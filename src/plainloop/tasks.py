@@ -168,22 +168,6 @@ class Regression(Task):
         names = getattr(data.train, "target_names", None)
         return {"num_outputs": target.numel(), "target_names": list(names) if names else None}
 
-    @classmethod
-    def check_sample(cls, sample: Any) -> tuple[Any, ...]:
-        """The parts of a sample, of which the first is the model's input. Raises UserError where it has none.
-        Override it for samples of another form."""
-        if not isinstance(sample, tuple | list) or len(sample) < 2:
-            raise UserError(
-                f"data: a sample must be (input, target); sample 0 is {type(sample).__name__}. "
-                "Return both from __getitem__."
-            )
-        if not isinstance(sample[0], Tensor | dict):
-            raise UserError(
-                f"data: an input must be a tensor (or a dict of tensors); that of sample 0 is "
-                f"{type(sample[0]).__name__}. Convert it in __getitem__, as with torch.as_tensor."
-            )
-        return tuple(sample)
-
     def fit(self, data: Data) -> None:
         if not self.standardize:
             return
