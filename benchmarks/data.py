@@ -100,10 +100,10 @@ def main() -> None:
     print(f"torch {torch.__version__}, one thread, {arguments.rounds} epochs of {arguments.images:,} images")
 
     dataset = random_images(arguments.images)
-    preprocess = make_preprocess("train", dataset, dataset[0][0])
     loader = make_loader(
         dataset, batch_size=arguments.batch_size, shuffle=True, drop_last=False, seed=0, device=torch.device("cpu")
     )
+    preprocess = make_preprocess("train", loader, dataset[0][0])
     batches = [(preprocess(inputs), targets) for inputs, targets in loader.epoch(0)]
 
     models = {"plainloop, floats": mlp(), "plainloop, images": mlp(), "bare, floats": mlp()}

@@ -21,9 +21,10 @@ from plainloop import inference, seeding
 from plainloop.build import build, locate
 from plainloop.config import plain
 from plainloop.data import Data, Loader, build_data, make_loader
-from plainloop.data.loading import default_workers
-from plainloop.data.splits import SPLITS, size
-from plainloop.errors import UserError, did_you_mean, first_line, listed, origin
+from plainloop.data.fetching import first_sample
+from plainloop.data.splits import SPLITS, digest, size
+from plainloop.data.workers import default_workers
+from plainloop.errors import MachineError, UserError, did_you_mean, first_line, listed, origin
 from plainloop.optim import make_optimizer, make_schedule
 from plainloop.preprocess import Preprocess, make_preprocess
 from plainloop.tasks import Task
@@ -42,8 +43,10 @@ class Session:
     model: nn.Module
     task: Task
     device: torch.device
+    sample: tuple[Any, ...]  # the first of the training split
     prepare: Callable[[Any], Any]
     autocast: AbstractContextManager
+    note: str = ""  # what was decided for the user, and should be said
 
     @property
     def workers(self) -> int:
@@ -96,7 +99,7 @@ def assemble(cfg: DictConfig) -> Session:
         list(cfg.split.fractions), cfg.split.stratify, cfg.seed,
     )  # fmt: skip
     task_class = locate(cfg.task._target_, "task", trust)
-    sample = task_class.check_sample(data.train[0])
+    sample = task_class.check_sample(first_sample(data.train, cfg.loader.skip_unreadable))
     if cfg.loader.num_workers is None:
         cfg.loader.num_workers = default_workers(data.train)
     if data.val is None and cfg.early_stopping.patience:
@@ -105,7 +108,9 @@ def assemble(cfg: DictConfig) -> Session:
         raise UserError(f"scheduler={cfg.choices.get('scheduler')}: it acts on validations, and the data has none.")
     _fill_spec(cfg, data, task_class.describe(data), sample, device)
 
-    preprocess = make_preprocess(plain(cfg.transforms.normalize), data.train, sample[0])
+    reading = OmegaConf.merge(cfg.loader, {"batch_size": 1024 if getattr(data.train, "gives_batches", False) else 64})
+    whole = _loader_of(cfg, reading, device, data.train, shuffle=False, drop_last=False, limit=None)
+    preprocess = make_preprocess(plain(cfg.transforms.normalize), whole, sample[0])
     seeding.seed_everything(cfg.seed, seeding.INIT)
     model = build(_facts_filled(cfg, "model"), "model", trust)
     loss = build(_facts_filled(cfg, "loss"), "loss", trust)
@@ -116,16 +121,34 @@ def assemble(cfg: DictConfig) -> Session:
     task.num_outputs = cfg.spec.num_outputs
     task.fit(data)
 
+    note = _leave_out_a_single_sample(cfg, data, model, device)
     session = Session(
-        cfg, data, preprocess, model, task, device,
+        cfg, data, preprocess, model, task, device, sample,
         inference.preparation(preprocess, device, cfg.trainer.channels_last),
-        inference.autocast(device, cfg.trainer.precision),
+        inference.autocast(device, cfg.trainer.precision), note,
     )  # fmt: skip
     session.to_device()
     if cfg.trainer.num_threads is None and device.type == "cpu" and _is_small(model, cfg.loader.batch_size):
         torch.set_num_threads(1)
     check_forward(session)
     return session
+
+
+def _leave_out_a_single_sample(cfg: DictConfig, data: Data, model: nn.Module, device: torch.device) -> str:
+    """A last batch of one sample has no deviation for BatchNorm to divide by: it is dropped, and that is said."""
+    count = size(data.train)
+    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    single = count is not None and count % cfg.loader.batch_size == 1 and cfg.loader.batch_size > 1
+    if not (normed and single) or cfg.loader.drop_last:
+        return ""
+    if count == 1:
+        raise UserError("data: one training sample only, and BatchNorm needs two: choose a model without it.")
+    cfg.loader.drop_last = True
+    _fill_steps(cfg, data, device)
+    return (
+        f"1 of {count:,} training samples is left over for an epoch's last batch, which BatchNorm can't take: it is "
+        "dropped (another one each epoch), as by loader.drop_last=true"
+    )
 
 
 def _is_small(model: nn.Module, batch_size: int) -> bool:
@@ -156,14 +179,8 @@ def choose_device(name: str, precision: str) -> torch.device:
 def _fill_spec(
     cfg: DictConfig, data: Data, described: dict[str, Any], sample: tuple[Any, Any], device: torch.device
 ) -> None:
-    """Everything in section `spec`: what the data is, and how many steps come of it."""
+    """Section `spec`: what the data is, and how many steps come of it."""
     shape = list(sample[0].shape) if isinstance(sample[0], Tensor) else None
-    batches = len(_loader(cfg, device, data.train, cfg.loader.shuffle, cfg.loader.drop_last))
-    steps = -(-batches // cfg.trainer.accumulate_steps)
-    total = min(cfg.trainer.max_epochs * steps, cfg.trainer.max_steps or math.inf)
-    warmup = cfg.schedule.warmup_steps
-    if warmup >= total:
-        raise UserError(f"schedule.warmup_steps={warmup}: the run has only {total} steps.")
     is_image = shape is not None and len(shape) == 3
     spec = {
         "input_shape": shape,
@@ -171,11 +188,27 @@ def _fill_spec(
         "in_channels": shape[0] if is_image and shape else None,
         "image_size": shape[1:] if is_image and shape else None,
         **{f"num_{split}": size(data[split]) for split in SPLITS},
-        "steps_per_epoch": steps,
-        "total_steps": total,
-        "schedule_length": -(-total // steps) - warmup // steps if cfg.schedule.interval == "epoch" else total - warmup,
+        "digests": {split: digest(data[split]) for split in SPLITS if isinstance(size(data[split]), int)},
         **described,
     }
+    OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)
+    _fill_steps(cfg, data, device)
+
+
+def _fill_steps(cfg: DictConfig, data: Data, device: torch.device) -> None:
+    """How many steps come of the data; nobody knows for a stream without a length."""
+    batches = _loader(cfg, device, data.train, cfg.loader.shuffle, cfg.loader.drop_last).batches
+    warmup, total, ticks = cfg.schedule.warmup_steps, cfg.trainer.max_steps, None
+    steps = None if batches is None else -(-batches // cfg.trainer.accumulate_steps)
+    if steps is not None:
+        total = min(cfg.trainer.max_epochs * steps, total or math.inf)
+    if total is not None:
+        ticks = total - warmup
+        if cfg.schedule.interval == "epoch":
+            ticks = None if steps is None else -(-total // steps) - warmup // steps
+    if total is not None and warmup >= total:
+        raise UserError(f"schedule.warmup_steps={warmup}: the run has only {total} steps.")
+    spec = {"steps_per_epoch": steps, "total_steps": total, "schedule_length": ticks}
     OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)
 
 
@@ -205,9 +238,13 @@ def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
 
 
 def _loader(cfg: DictConfig, device: torch.device, dataset: Any, shuffle: bool, drop_last: bool) -> Loader:
-    section = cfg.loader
+    return _loader_of(cfg, cfg.loader, device, dataset, shuffle, drop_last, cfg.trainer.limit_batches)
+
+
+def _loader_of(cfg: DictConfig, section: Any, device: torch.device, dataset: Any, shuffle: bool, drop_last: bool,
+               limit: int | None) -> Loader:  # fmt: skip
     return make_loader(
-        dataset, shuffle=shuffle, drop_last=drop_last, seed=cfg.seed, device=device, limit=cfg.trainer.limit_batches,
+        dataset, shuffle=shuffle, drop_last=drop_last, seed=cfg.seed, device=device, limit=limit,
         **{name: section[name] for name in section if name not in ("shuffle", "drop_last")},
     )  # fmt: skip
 
@@ -215,14 +252,14 @@ def _loader(cfg: DictConfig, device: torch.device, dataset: Any, shuffle: bool, 
 def check_forward(session: Session) -> None:
     """Two samples through the model, before anything is written: shapes that don't fit are found here."""
     loader = make_loader(
-        session.data.train, batch_size=min(2, size(session.data.train)), shuffle=False, drop_last=False,
-        seed=session.config.seed, device=session.device, num_workers=0, limit=1,
+        session.data.train, batch_size=2, shuffle=False, drop_last=False, limit=1, num_workers=0,
+        seed=session.config.seed, device=session.device, skip_unreadable=session.config.loader.skip_unreadable,
     )  # fmt: skip
     with seeding.preserved():
         try:
             raw = next(iter(loader))
-        except (RuntimeError, TypeError) as error:
-            raise UserError(f"data: samples 0 and 1 can't be put into a batch: {first_line(error)}") from error
+        except MachineError as error:
+            raise UserError(str(error)) from error
         batch = session.prepare(raw)
         with inference.eval_mode(session.model), torch.no_grad(), session.autocast:
             try:
@@ -279,7 +316,8 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
         "profile",
     )
     trainer_class = locate(section["_target_"], "trainer", trust)
-    callbacks = [build(node, f"callbacks.{name}", trust) for name, node in plain(cfg.callbacks or {}).items()]
+    nodes = plain(cfg.callbacks or {})
+    callbacks = {name: build(node, f"callbacks.{name}", trust) for name, node in nodes.items()}
     return trainer_class(
         session.model, session.task, optimizer, schedule, session.preprocess,
         _loader(cfg, session.device, session.data.train, cfg.loader.shuffle, cfg.loader.drop_last),

@@ -18,5 +18,12 @@ class Callback:
     def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
         """After an epoch and its validation. `trainer.stop("why")` ends the run here."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must remember of this callback: tensors and plain containers."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Called before `on_start` when a run is resumed."""
+
     def on_end(self, trainer: Any) -> None:
         """After the last step."""

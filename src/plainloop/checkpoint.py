@@ -142,9 +142,12 @@ class Checkpoints:
         self.folder, self.keep, self.clock = folder, keep, time.monotonic
         self.every_epochs, self.every_steps, self.every_minutes = every_epochs, every_steps, every_minutes
         self.saved_at = self.clock()
+        self.wanted = False  # asked for from outside: SIGUSR1
 
     def due(self, trainer: Any, epoch_ended: bool) -> bool:
         """Whether to save after this step, or at this epoch's end."""
+        if self.wanted:
+            return True
         if epoch_ended and self.every_epochs and trainer.epoch % self.every_epochs == 0:
             return True
         if self.every_steps and not epoch_ended and trainer.step % self.every_steps == 0:
@@ -160,7 +163,7 @@ class Checkpoints:
             link(self.folder / "best.pt", path)
         else:
             save(path, state)
-        self.saved_at = self.clock()
+        self.saved_at, self.wanted = self.clock(), False
         others = [old for old in self.all() if old != path]
         newer = [old for old in others if step_of(old) > step_of(path)]  # damaged: the run went on from before them
         newer += self.folder.glob(".*.tmp")  # of processes that were killed while they saved

@@ -50,11 +50,23 @@ def door(name: str) -> Callable[[Command], Callable[[], None]]:
 
     def decorate(function: Command) -> Callable[[], None]:
         def command() -> None:
-            sys.exit(_run(name, function, sys.argv[1:]))
+            status = _run(name, function, sys.argv[1:])
+            if status:
+                end_children()
+            sys.exit(status)
 
         return command
 
     return decorate
+
+
+def end_children() -> None:
+    """After a failure a loading process may hang for good, and Python would wait for it."""
+    children = sys.modules["multiprocessing"].active_children() if "multiprocessing" in sys.modules else []
+    if children and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would complain of each
+    for child in children:
+        child.kill()
 
 
 def _run(name: str, function: Command, words: list[str]) -> int:
@@ -71,7 +83,9 @@ def _run(name: str, function: Command, words: list[str]) -> int:
         given = hydra_cfg.runtime.output_dir if hydra_cfg.run.dir != "." else None
         try:
             composed = compose.from_hydra(cfg, name)
-            for key in ("resume", "extend", "run"):
+            if composed.get("resume"):
+                rundir.to_continue(composed.resume, composed.paths.outputs, given)
+            for key in ("extend", "run"):
                 if composed.get(key):
                     rundir.find(composed[key], composed.paths.outputs, key)
             function(composed, typed, given, False)
@@ -150,6 +164,7 @@ def help_text(name: str) -> str:
             python train.py model=cnn optimizer.lr=3e-4      choose options of groups, set keys
             python train.py experiment=NAME                  a complete recipe
             python train.py resume=RUN                       continue a run (RUN: a run directory, or latest)
+            python train.py hydra.run.dir=DIR resume=auto    start there, or continue: a cluster's one command line
             python train.py extend=RUN trainer.max_epochs=20 train longer, as a new run
             python train.py -m model=mlp,cnn seed=0,1        a sweep: every combination, then a ranked table
             python train.py debug=fast                       a few batches of everything (overfit, profile, anomaly)

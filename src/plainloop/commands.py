@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,19 +85,27 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
         is_trial: one of a sweep's trials: the test split isn't touched.
     """
     console = Console(cfg.console.every_epochs, cfg.console.progress)
-    key = "resume" if cfg.resume else "extend"
-    old = rundir.find(cfg[key], cfg.paths.outputs, key) if cfg[key] else None
+    old, auto = None, cfg.resume == "auto"
+    if cfg.resume:
+        old = rundir.to_continue(cfg.resume, cfg.paths.outputs, directory)
+        cfg.resume = None  # auto, and nothing is there yet: it is started
+    elif cfg.extend:
+        old = rundir.find(cfg.extend, cfg.paths.outputs, "extend")
+    resumes = old is not None and not cfg.extend
     state: dict[str, Any] = {}
     if old is not None:
-        cfg = continuing.resumed_config(old, cfg, typed) if cfg.resume else continuing.extended_config(old, cfg, typed)
-        console.say(f"{key}  {old}")
+        cfg = continuing.resumed_config(old, cfg, typed) if resumes else continuing.extended_config(old, cfg, typed)
+        console.say(f"{'resume' if resumes else 'extend'}  {old}")
         state = Checkpoints(old.checkpoints).last(console.say)[1]
     console.monitor = cfg.monitor
 
     with explained(None):
         session = assemble(cfg)
+    changed = []
     if old is not None:
-        continuing.check_same_data(cfg, session, old)
+        changed = continuing.check_same_data(cfg, session, old)
+    if resumes:
+        continuing.check_same_length(cfg, session)
     cfg = session.config
     if is_trial or cfg.choices.get("debug"):
         cfg.test = False
@@ -106,8 +115,12 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     with explained(None):
         trainer = make_trainer(session, log=_to_all(loggers), progress=console.progress)
 
-    if cfg.resume:
+    inexact, cfg.resume, cfg.resume_inexact = cfg.resume_inexact, None, False  # the run's own config has neither
+    identity = continuing.fingerprint(session, trainer)
+    if resumes:
         assert old is not None
+        for line in continuing.check_fingerprint(state["fingerprint"], identity, changed, inexact, old):
+            console.say(f"warning: {line}: this run's bits may not be those of one without an interruption")
         continuing.load_all(trainer, state, old)
         for name, logger in loggers.items():
             logger.load_state_dict(state["loggers"].get(name, {}))
@@ -115,24 +128,28 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
             console.say(f"done    this run is finished ({trainer.reason}); extend={old} trains longer, as a new run")
             _load_best(session, old)
             return Run(old.path, session, old.read_metrics())
-        run, cfg.resume = old, None
+        run = old
     else:
         if old is not None:
             continuing.start_from(trainer, state, old)
         run = rundir.create(cfg.paths.outputs, run_name(cfg), directory)
     with explained(run):
         lock = run.lock()
-        rundir.record_config(run, cfg, plain(cfg))
-        if state and run is old:
-            rundir.record_resumption(run, cfg.seed, typed)
-        else:
-            rundir.record_rest(run, cfg.seed, typed, session.data.indices)
     try:
+        with explained(run):
+            if directory is not None and run is not old:
+                rundir.check_free(run, auto)
+            rundir.record_config(run, cfg, plain(cfg))
+            if state and run is old:
+                rundir.record_resumption(run, cfg.seed, typed)
+            else:
+                rundir.record_rest(run, cfg.seed, typed, session.data.indices)
         return _train(
             run,
             session,
             trainer,
             loggers,
+            identity,
             hints=not is_trial and not cfg.choices.get("debug"),
             earlier=state.get("seconds", 0.0) if run is old else 0.0,
         )
@@ -141,15 +158,21 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
 
 
 def _train(
-    run: RunDir, session: Session, trainer: Trainer, loggers: dict[str, Logger], hints: bool, earlier: float
-) -> Run:
-    """From an assembled trainer and an empty (or resumed) run directory to the result. `earlier`: the seconds that
-    a resumed run has had before."""
+    run: RunDir, session: Session, trainer: Trainer, loggers: dict[str, Logger], identity: dict[str, Any],
+    hints: bool, earlier: float,
+) -> Run:  # fmt: skip
+    """From an assembled trainer and an empty (or resumed) run directory to the result.
+
+    Args:
+        identity: the fingerprint that every checkpoint bears.
+        earlier: the seconds that a resumed run has had before.
+    """
     cfg, console = session.config, loggers["console"]
     assert isinstance(console, Console)
     checkpoints = Checkpoints(run.checkpoints, **plain(cfg.checkpoint))
 
     def save(state: dict[str, Any], best: bool) -> None:
+        state["fingerprint"] = identity
         state["seconds"] = earlier + time.perf_counter() - started
         state["loggers"] = {name: logger.state_dict() for name, logger in loggers.items()}
         checkpoints.save(state, best)
@@ -157,7 +180,7 @@ def _train(
     trainer.save, trainer.due = save, checkpoints.due
     started = time.perf_counter()
     try:
-        with explained(run), obeying_signals(trainer):
+        with explained(run), obeying_signals(trainer, checkpoints):
             for logger in loggers.values():
                 logger.open(run, plain(cfg), trainer.step)
             console.say(f"run     {run}")
@@ -205,6 +228,8 @@ def _measure_result(run: RunDir, session: Session, trainer: Trainer, loggers: Ma
     cfg = session.config
     metrics: dict[str, float] = {"train/loss": trainer.last_train_loss}
     best = _load_best(session, run)
+    if best is None and trainer.ema is not None:
+        session.model.load_state_dict(trainer.ema.model.state_dict())
     if best is not None:
         metrics |= {f"val/{name}": value for name, value in best["last"]["values"].items()}
         metrics |= {f"last/val/{name}": value for name, value in trainer.last_values.items()}
@@ -269,7 +294,8 @@ def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
     name, state = _chosen_checkpoint(run, composed.checkpoint)
     with explained(None):
         session = assemble(cfg)
-    continuing.check_same_data(saved, session, run)
+    for split in continuing.check_same_data(saved, session, run):
+        print(f"warning: the content of split {split} isn't what this run was trained and tested on.", file=sys.stderr)
     try:
         continuing.load_weights(session, state)
     except (RuntimeError, KeyError) as error:

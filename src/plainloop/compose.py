@@ -184,17 +184,21 @@ def from_hydra(cfg: DictConfig, name: str) -> DictConfig:
 
 
 def changed(
-    saved: DictConfig, composed: DictConfig, typed: Iterable[str], allowed: Sequence[str], why: str
-) -> DictConfig:
+    saved: DictConfig, composed: DictConfig, typed: Iterable[str], allowed: Sequence[str], why: str,
+    repeats: bool = False,
+) -> DictConfig:  # fmt: skip
     """`saved` with the typed overrides applied: key by key, and `scheduler=cosine` as the whole section.
 
     `composed` is where Hydra has already put and checked their values. Keys that `allowed` doesn't name (as
-    "trainer.device" or "loader.*") raise UserError with `why`.
+    "trainer.device" or "loader.*") raise UserError with `why`, unless they say what the run has already and it is
+    allowed that a command `repeats`.
     """
     cfg = copy.deepcopy(saved)
     for override in typed:
         name = override.partition("=")[0]
         if not any(name == key or (key.endswith("*") and name.startswith(key[:-1])) for key in allowed):
+            if repeats and _said_again(saved, composed, name):
+                continue
             old = saved.choices.get(name) if name in groups() else OmegaConf.select(saved, name, throw_on_missing=False)
             has = f" (the run has {name}={config.as_typed(old)})" if old is not None else ""
             raise UserError(f"{override}: {why}{has}. What may change: {listed(allowed)}.")
@@ -202,6 +206,16 @@ def changed(
         if name in cfg.choices:
             cfg.choices[name] = composed.choices[name]
     return cfg
+
+
+def _said_again(saved: DictConfig, composed: DictConfig, name: str) -> bool:
+    """Whether an override repeats what the run has already: a cluster restarts with the same command line."""
+    if name in groups():
+        return composed.choices.get(name) == saved.choices.get(name)
+    raw = [OmegaConf.to_container(cfg, resolve=False) for cfg in (saved, composed)]
+    for part in name.split("."):
+        raw = [node.get(part) if isinstance(node, dict) else None for node in raw]
+    return raw[0] == raw[1]
 
 
 # --- what Hydra says, in our words -----------------------------------------------------------------------

@@ -69,6 +69,7 @@ class Loader:
     prefetch_factor: int | None = key(None, "batches that each worker prepares ahead; null: torch's 2", min=1)
     persistent_workers: bool | None = key(None, "keep the workers between epochs; null: yes, with workers")
     timeout: float | None = key(None, "seconds to wait for a worker's batch; null: 300 with workers", min=0)
+    skip_unreadable: int = key(0, "leave out up to this many samples that can't be read, and count them", min=0)
     multiprocessing_context: str | None = key(
         None, "how workers start; null: forkserver, on every Python", choices=("fork", "spawn", "forkserver")
     )
@@ -99,6 +100,15 @@ class TrainerSection:
     log_every: int = key(50, "steps between log points", min=1)
     validate_every: Any = key(1, "epochs between validations; 500s: every 500 steps (s for steps); 0: never")
     limit_batches: int | None = key(None, "at most this many batches of every split", min=1)
+    ema_decay: float | None = key(
+        None,
+        "evaluate an average of the weights, w = decay x w + (1 - decay) x new, as with 0.999; null: off",
+        above=0,
+    )
+    nonfinite: str = key(
+        "stop", "a loss or gradient that is NaN or infinite ends the run, or its step is skipped and counted",
+        choices=("stop", "skip"),
+    )  # fmt: skip
     stop_below: float | None = key(None, "end as soon as an epoch's training loss is below this")
     profile: bool = key(False, "record the whole run with torch's profiler: for a few steps, as debug=profile does")
 
@@ -142,6 +152,7 @@ class Spec:
     steps_per_epoch: int | None = key(None, "optimizer steps in an epoch")
     total_steps: int | None = key(None, "optimizer steps in the run")
     schedule_length: int | None = key(None, "ticks of the scheduler after the warm-up")
+    digests: dict[str, Any] | None = key(None, "a digest of each split's content")
 
 
 @dataclass
@@ -153,7 +164,12 @@ class Config:
     monitor: str = key("val/loss", "the validation quantity that selects the best weights; set by the task")
     monitor_mode: str = key("auto", "auto: as the metric says", choices=("auto", "min", "max"))
     test: bool = key(True, "measure the test split once, at the end (never in sweeps and debug runs)")
-    resume: str | None = key(None, "continue this run: a run directory, or latest")
+    resume: str | None = key(
+        None, "continue this run: a run directory, latest, or auto (the run in hydra.run.dir, started if need be)"
+    )
+    resume_inexact: bool = key(
+        False, "let resume= go on with another batch size or changed data; the bits are other ones then"
+    )
     extend: str | None = key(None, "start a new, longer run from this run's weights and optimizer state")
     trust: list[str] = key(list, "functions that a _target_ may name beside plainloop's own factories")
     paths: Paths = field(default_factory=Paths)
@@ -267,6 +283,8 @@ def _validate_training(cfg: DictConfig) -> None:
         raise UserError(f"trainer.validate_every={every}: a number of epochs, or of steps as in 500s; 0 for never.")
     if cfg.name and (cfg.name.startswith("/") or ".." in cfg.name.split("/")):
         raise UserError(f"name={cfg.name}: a folder below paths.outputs={cfg.paths.outputs}; set that instead.")
+    if (cfg.trainer.ema_decay or 0) >= 1:
+        raise UserError(f"trainer.ema_decay={cfg.trainer.ema_decay}: must be below 1, as in 0.999.")
     if (cfg.trainer.num_threads or 1) > 1024:
         raise UserError(f"trainer.num_threads={cfg.trainer.num_threads}: at most 1024.")
     if every == "0" and not cfg.choices.get("debug"):

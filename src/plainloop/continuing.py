@@ -1,16 +1,18 @@
 """What it means to go on from a run: what may change, whether the data is still the same, what is loaded."""
 
 import json
+import platform
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from plainloop import compose
 from plainloop.assemble import Session
-from plainloop.config import validate
+from plainloop.config import plain, validate
 from plainloop.errors import UserError, first_line
 from plainloop.rundir import RunDir
 from plainloop.trainer import Trainer
@@ -19,7 +21,8 @@ from plainloop.trainer import Trainer
 RESUMABLE = ("trainer.log_every", "trainer.device", "trainer.num_threads", "trainer.max_epochs", "trainer.max_steps",
              "loader.num_workers", "loader.pin_memory", "loader.prefetch_factor", "loader.persistent_workers",
              "loader.timeout", "loader.multiprocessing_context", "checkpoint.*", "console.*", "paths.*",
-             "test", "trust", "resume")  # fmt: skip
+             "test", "trust", "resume", "resume_inexact")  # fmt: skip
+INEXACT = ("loader.batch_size", "trainer.accumulate_steps")  # and these with resume_inexact=true
 EXTENDABLE = ("trainer.*", "optimizer.*", "scheduler", "scheduler.*", "schedule.*", "loader.*", "checkpoint.*",
               "early_stopping.*", "console.*", "logger", "paths.*", "name", "monitor", "monitor_mode",
               "test", "trust", "extend")  # fmt: skip
@@ -29,7 +32,11 @@ def resumed_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> D
     saved = old.saved_config()
     saved.trust = []  # a stranger's run can't authorise itself: what is trusted was typed
     why = f"this can't change when a run is continued; extend={old} starts a new run from it"
-    cfg = compose.changed(saved, composed, typed, RESUMABLE, why)
+    allowed = (*RESUMABLE, *(INEXACT if composed.resume_inexact else ()))
+    words = [word.partition("=")[0] for word in typed]
+    if not composed.resume_inexact and any(name in words for name in INEXACT):
+        why += ", resume_inexact=true goes on without promising the same bits"
+    cfg = compose.changed(saved, composed, typed, allowed, why, repeats=True)
     for name in ("max_epochs", "max_steps"):
         if cfg.trainer[name] != saved.trainer[name] and depends_on_length(saved):
             raise UserError(
@@ -57,8 +64,12 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
     return cfg
 
 
-def check_same_data(before: DictConfig, session: Session, old: RunDir) -> None:
-    """The data must still be what the run was trained on, and divided as it was. Raises UserError with both values."""
+def check_same_data(before: DictConfig, session: Session, old: RunDir) -> list[str]:
+    """The data must still be what the run was trained on, and divided as it was. Raises UserError with both values.
+
+    Returns:
+        the splits whose content isn't what it was, by its digest.
+    """
     now = session.config
     for fact in ("num_train", "num_val", "num_test", "input_shape", "class_names"):
         was, found = before.spec[fact], now.spec[fact]
@@ -66,17 +77,105 @@ def check_same_data(before: DictConfig, session: Session, old: RunDir) -> None:
             raise UserError(f"the data has changed since {old}: {fact} was {was} and is {found}.")
     if json.loads(old.splits.read_text()) != session.data.indices:
         raise UserError(f"the splits have changed since {old}: other samples would be tested than were held back then.")
+    digests = now.spec.digests or {}
+    return [split for split, digest in (before.spec.digests or {}).items() if digests.get(split, digest) != digest]
+
+
+def fingerprint(session: Session, trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint says of the run that it belongs to."""
+    cfg = session.config
+    scheduler = trainer.schedule.scheduler
+    cuda = session.device.type == "cuda"
+    return {
+        "kinds": {
+            "model": kind(session.model),
+            "optimizer": kind(trainer.optimizer),
+            "scheduler": None if scheduler is None else kind(scheduler),
+        },
+        "seed": cfg.seed,
+        "world_size": 1,
+        "batch_size": cfg.loader.batch_size,
+        "accumulate_steps": cfg.trainer.accumulate_steps,
+        "sizes": {split: cfg.spec[f"num_{split}"] for split in ("train", "val", "test")},
+        "digests": plain(cfg.spec.digests),
+        "class_names": plain(cfg.spec.class_names),
+        "circumstances": {
+            "torch": str(torch.__version__),
+            "Python": platform.python_version(),
+            "processor": torch.cuda.get_device_name(session.device) if cuda else platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+        "config": plain(cfg),
+    }
+
+
+def kind(thing: Any) -> str:
+    """'torch.optim.adam.Adam': an object's class in full."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def check_fingerprint(was: dict[str, Any], now: dict[str, Any], changed: Sequence[str], inexact: bool,
+                      old: RunDir) -> list[str]:  # fmt: skip
+    """Refuse a checkpoint that belongs to another run, by name; what may differ is told.
+
+    Args:
+        was, now: of the checkpoint, and of this run.
+        changed: splits whose content isn't what it was.
+        inexact: whether the user has said resume_inexact=true.
+
+    Returns:
+        lines that say why the bits may not be the same.
+    """
+    for name, found in now["kinds"].items():
+        before = was["kinds"][name]
+        if before != found:
+            raise UserError(
+                f"the checkpoint in {old} was made with {name} {before}, and this run has {found}: it isn't this "
+                "run's checkpoint."
+            )
+    for name in ("seed", "sizes", "class_names"):
+        if was[name] != now[name]:
+            raise UserError(
+                f"the checkpoint in {old} was made with {name} {was[name]}, and this run has {now[name]}: it isn't "
+                "this run's checkpoint."
+            )
+    counts = ("world_size", "batch_size", "accumulate_steps")
+    differences = [f"{name} was {was[name]} and is {now[name]}" for name in counts if was[name] != now[name]]
+    differences += [f"the content of split {split} has changed" for split in changed]
+    if differences and not inexact:
+        raise UserError(f"since {old}: {', '.join(differences)}.\nGo on all the same, without the same bits, with "
+                        "resume_inexact=true")  # fmt: skip
+    before = was["circumstances"]
+    other = [f"{name} was {before[name]} and is {found}" for name, found in now["circumstances"].items()
+             if before[name] != found]  # fmt: skip
+    return differences + other
+
+
+def check_same_length(saved: DictConfig, session: Session) -> None:
+    """With another batch size a run may have another number of steps, for which its schedule wasn't built."""
+    was, now = saved.spec.total_steps, session.config.spec.total_steps
+    length = ("trainer.max_epochs", "trainer.max_steps")
+    same = all(OmegaConf.select(saved, name) == OmegaConf.select(session.config, name) for name in length)
+    if was != now and same and depends_on_length(saved):
+        raise UserError(
+            f"the schedule of this run was built for {was} steps, and with this batch size there are {now}. Keep "
+            "loader.batch_size x trainer.accumulate_steps as it was, or start a new run with extend="
+        )
 
 
 def load_all(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
     """Everything that the checkpoint remembers: the run goes on where it was saved."""
+    was = state["fingerprint"]["batch_size"]
     with _fitting(old):
         trainer.load_state_dict(state)
+    now = trainer.train_batches.batch_size
+    if was != now:  # as many samples into the epoch, but for what doesn't fill a batch
+        trainer.batch = trainer.batch * was // now
 
 
 def load_weights(session: Session, state: dict[str, Any]) -> None:
-    """Only what predictions follow from."""
-    session.model.load_state_dict(state["model"])
+    """Only what predictions follow from: the averaged weights, where the run has them."""
+    session.model.load_state_dict(state["ema"] or state["model"])
     session.preprocess.load_state_dict(state["preprocess"])
     session.task.load_state_dict(state["task"])
 
@@ -85,6 +184,8 @@ def start_from(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
     """Weights and the optimizer's moments, with the new run's own hyper-parameters, position and schedule."""
     with _fitting(old):
         trainer.model.load_state_dict(state["model"])
+        if trainer.ema is not None:
+            trainer.ema.start_from(state["ema"] or state["model"])
         trainer.preprocess.load_state_dict(state["preprocess"])
         trainer.task.load_state_dict(state["task"])
         saved, fresh = state["optimizer"], trainer.optimizer.state_dict()["param_groups"]

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,19 +32,17 @@ def collect_garbage_again() -> None:
 def explained(run: RunDir | None) -> Iterator[None]:
     """Failures of the machine in two lines: what happened, and how to go on."""
 
-    def resumable() -> str:
+    def resumable(*words: str) -> str:
         if run is None or not Checkpoints(run.checkpoints).all():
             return ""
-        return f"\nContinue from the last checkpoint with: {typed('train.py', f'resume={run}')}"
+        return f"\nContinue from the last checkpoint with: {typed('train.py', f'resume={run}', *words)}"
 
     try:
         yield
     except Interrupted as error:
         raise Interrupted(f"{error}{resumable()}", error.status - 128) from error
-    except torch.OutOfMemoryError as error:
-        raise MachineError(
-            f"out of memory: lower loader.batch_size and raise trainer.accumulate_steps by as much.{resumable()}"
-        ) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise MachineError(f"out of memory: {_smaller_batch(run, resumable)}") from error
     except MachineError as error:
         raise MachineError(f"{error}{resumable()}") from error
     except IndexError as error:  # a label that no check saw, as the data set has no `targets` to look at
@@ -54,19 +52,51 @@ def explained(run: RunDir | None) -> Iterator[None]:
         raise UserError(
             f"data: a sample has label {match[1]}, outside the classes that the data set declares."
         ) from error
-    except RuntimeError as error:
-        if not re.search(r"DataLoader (worker|timed out)", str(error)):
+    except (RuntimeError, ValueError) as error:
+        if "can't allocate memory" in str(error):  # torch's own on the CPU
+            raise MachineError(f"out of memory: {_smaller_batch(run, resumable)}") from error
+        if re.search(r"Expected more than 1 value per channel when training", str(error)):
+            raise UserError(
+                "model: BatchNorm needs more than one value per channel in a training batch: raise loader.batch_size."
+            ) from error
+        lost = re.search(
+            r"DataLoader worker \(pid[^)]*\) (is killed by signal: \w+|exited unexpectedly[^.]*)", str(error)
+        )
+        slow = re.search(r"DataLoader timed out after ([\d.]+) seconds", str(error))
+        if slow:
+            what = (
+                f"no batch came from the loading processes within {float(slow[1]):g} s. Is a sample slow to read, or "
+            )
+            what += (
+                "a file system gone? loader.timeout=SECONDS waits longer; loader.num_workers=0 shows where it hangs."
+            )
+        elif lost:
+            what = f"a loading process was lost ({lost[1]}). Was it short of memory? Try a lower loader.num_workers."
+        elif "DataLoader worker" in str(error):
+            what = first_line(error)
+        else:
             raise
-        raise MachineError(f"{first_line(error)}{resumable()}") from error
+        raise MachineError(f"{what}{resumable()}") from error
     except OSError as error:
         if error.errno is None:
             raise
         raise MachineError(f"{error}{resumable()}") from error
 
 
+def _smaller_batch(run: RunDir | None, resumable: Callable[..., str]) -> str:
+    """What to type after an out of memory: half the batch, twice the accumulation, which keeps the steps."""
+    advice = "lower loader.batch_size and raise trainer.accumulate_steps by as much."
+    if run is None:
+        return advice
+    cfg = run.saved_config()
+    half, twice = max(1, cfg.loader.batch_size // 2), 2 * cfg.trainer.accumulate_steps
+    words = (f"loader.batch_size={half}", f"trainer.accumulate_steps={twice}")
+    return f"{advice}{resumable('resume_inexact=true', *words) or ' Try ' + ' '.join(words)}"
+
+
 @contextlib.contextmanager
-def obeying_signals(trainer: Trainer) -> Iterator[None]:
-    """SIGINT and SIGTERM finish the step, save and leave; a second one ends at once."""
+def obeying_signals(trainer: Trainer, checkpoints: Checkpoints) -> Iterator[None]:
+    """SIGINT and SIGTERM finish the step, save and leave; a second one ends at once. SIGUSR1 saves and goes on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -77,10 +107,15 @@ def obeying_signals(trainer: Trainer) -> Iterator[None]:
         trainer.signal = number
         print("\nfinishing the step, then saving; once more ends at once", file=sys.stderr, flush=True)
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
+    def save_and_go_on(number: int, frame: Any) -> None:
+        checkpoints.wanted = True
+
+    handlers: dict[Any, Any] = {signal.SIGINT: handle, signal.SIGTERM: handle}
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
+        handlers[signal.SIGHUP] = handle
+    if hasattr(signal, "SIGUSR1"):
+        handlers[signal.SIGUSR1] = save_and_go_on
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

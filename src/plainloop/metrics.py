@@ -5,6 +5,7 @@ place by its `_target_`. A metric gets predictions as probabilities: (N, C) for 
 and values (N, T) for regression.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -243,9 +244,13 @@ class MeanLoss:
     """The mean of the batches' losses, weighted by their samples.
 
     Nothing is read from the device per step: the losses wait there, and `read` fetches them all at once.
+
+    Args:
+        leave_out: losses that are NaN or infinite don't count, for steps that are skipped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leave_out: bool = False) -> None:
+        self.leave_out = leave_out
         self.waiting: list[Tensor] = []
         self.sizes: list[int] = []
         self.total, self.count = 0.0, 0
@@ -255,8 +260,10 @@ class MeanLoss:
         """The mean loss of a batch of this many samples."""
         self.seen += size
         if loss.is_cpu:  # there is nothing to wait for
-            self.total += loss.item() * size
-            self.count += size
+            value = loss.item()
+            if not self.leave_out or math.isfinite(value):
+                self.total += value * size
+                self.count += size
             return
         self.waiting.append(loss.detach())
         self.sizes.append(size)
@@ -272,9 +279,11 @@ class MeanLoss:
 
     def _fetch(self) -> None:
         if self.waiting:
-            losses = torch.stack(self.waiting).cpu().double()
-            self.total += float(losses @ torch.tensor(self.sizes, dtype=torch.float64))
-            self.count += sum(self.sizes)
+            losses, sizes = torch.stack(self.waiting).cpu().double(), torch.tensor(self.sizes)
+            if self.leave_out:
+                losses, sizes = losses[losses.isfinite()], sizes[losses.isfinite()]
+            self.total += float(losses @ sizes.double())
+            self.count += int(sizes.sum())
             self.waiting, self.sizes = [], []
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plainloop.build import build, locate
 from plainloop.errors import UserError, first_line, listed
@@ -30,6 +30,45 @@ def _chosen(arguments: Mapping[str, Any]) -> bool:
     """Whether the user has already said which implementation is wanted, or asks for what no fused kernel does."""
     said = "fused" in arguments or arguments.get("foreach") is not None
     return said or any(arguments.get(name) for name in ("differentiable", "capturable"))
+
+
+class SkipNonfinite:
+    """Stands where the gradient scaler stands, and leaves out the steps whose gradient is NaN or infinite.
+
+    On a GPU the fused optimizers are told on the device and nothing is read there; for the others, whether to
+    step is read at every step.
+    """
+
+    def __init__(self, device: torch.device):
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+
+    def is_enabled(self) -> bool:
+        return False
+
+    def scale(self, loss: Tensor) -> Tensor:
+        return loss
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        pass
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        bad = ~nn.utils.get_total_norm(gradients).isfinite()
+        self.skipped += bad
+        if bad.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
+            optimizer.step()
+        elif not bad:
+            optimizer.step()
+
+    def update(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": int(self.skipped)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.skipped.fill_(state["skipped"])
 
 
 class Schedule:

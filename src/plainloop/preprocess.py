@@ -3,12 +3,11 @@
 Nobody can forget it: training, validation, evaluation and prediction all go through the same module.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from plainloop.errors import UserError
 
@@ -50,12 +49,12 @@ class Preprocess(nn.Module):
         return inputs * self.scale + self.shift
 
 
-def make_preprocess(normalize: Any, train: Dataset, sample: Any) -> Preprocess:
+def make_preprocess(normalize: Any, train: Iterable[Any], sample: Any) -> Preprocess:
     """The preprocessing that `transforms.normalize` asks for.
 
     Args:
         normalize: "none", "train" (statistics of the training split), or {"mean": ..., "std": ...}.
-        train: the training split, read through for "train".
+        train: the batches of the training split, read through for "train".
         sample: one sample's inputs.
     """
     if not isinstance(sample, Tensor) and normalize != "none":
@@ -78,20 +77,15 @@ def make_preprocess(normalize: Any, train: Dataset, sample: Any) -> Preprocess:
     return preprocess
 
 
-def statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel (C, 1, 1) or feature (F,), in float64, uint8 as [0, 1].
+def statistics(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel (C, 1, 1) or feature (F,) over batches (inputs, ...), in float64, uint8 as
+    [0, 1].
 
     A channel that never changes gets deviation 1: it is centred and not scaled. Sums are taken around a value
     of the first sample, so that a channel far from zero doesn't lose its digits.
     """
     count, total, squares, origin = 0, torch.zeros(()), torch.zeros(()), None
-    length = len(dataset)  # type: ignore[arg-type]
-    for start in range(0, length, 1024):
-        rows = range(start, min(start + 1024, length))
-        if getattr(dataset, "gives_batches", False):
-            inputs = dataset.__getitems__(torch.tensor(rows))[0]  # type: ignore[attr-defined]
-        else:
-            inputs = torch.stack([dataset[row][0] for row in rows])
+    for inputs, *_ in batches:
         values = inputs.double() / (255.0 if inputs.dtype == torch.uint8 else 1.0)
         axes = [0, *range(2, values.ndim)]  # every axis but the channel's
         if origin is None:

@@ -22,7 +22,7 @@ def say_what_was_found(session: Session, console: Console) -> None:
     cfg = session.config
     spec = cfg.spec
     sizes = ", ".join(f"{spec[f'num_{split}']:,} {split}" for split in SPLITS if spec[f"num_{split}"])
-    inputs = session.data.train[0][0]
+    inputs = session.sample[0]
     shape = " x ".join(map(str, inputs.shape)) or "1" if isinstance(inputs, Tensor) else "a dict"
     kind = f" {str(inputs.dtype).removeprefix('torch.')}" if isinstance(inputs, Tensor) else ""
     names = list(spec.class_names or [])
@@ -33,6 +33,8 @@ def say_what_was_found(session: Session, console: Console) -> None:
     console.say(
         f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{f'; {note}' if note else ''}"
     )
+    if session.note:
+        console.say(f"note    {session.note}")
     count = sum(p.numel() for p in session.model.parameters())
     trainable = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     frozen = f", {trainable:,} of them trainable" if trainable != count else ""
@@ -41,10 +43,10 @@ def say_what_was_found(session: Session, console: Console) -> None:
     threads = f" ({number} thread{'s' * (number != 1)})" if session.device.type == "cpu" else ""
     workers = f", {session.workers} loading processes" if session.workers else ""
     device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
-    console.say(
-        f"train   {type_name(cfg.optimizer)}, {type_name(cfg.loss)}, {spec.total_steps:,} steps "
-        f"({spec.steps_per_epoch:,} per epoch) on {device}{threads}, {cfg.trainer.precision}{workers}"
-    )
+    steps = f"{spec.total_steps:,} steps" if spec.total_steps else f"{cfg.trainer.max_epochs} epochs"
+    steps += f" ({spec.steps_per_epoch:,} per epoch)" if spec.steps_per_epoch else ""
+    where = f"{device}{threads}, {cfg.trainer.precision}{workers}"
+    console.say(f"train   {type_name(cfg.optimizer)}, {type_name(cfg.loss)}, {steps} on {where}")
 
 
 def type_name(node: Any) -> str:
@@ -82,7 +84,7 @@ def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[st
 
 def draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) -> None:
     """A grid of training images, as the data set gives them."""
-    if len(loggers) < 3 or session.config.spec.image_size is None:
+    if len(loggers) < 3 or session.config.spec.image_size is None or not hasattr(session.data.train, "__getitem__"):
         return  # nobody would show it
     from plainloop.figures import image_grid
 

@@ -51,6 +51,10 @@ class RunDir:
         assert isinstance(merged, DictConfig)
         return merged
 
+    def has_checkpoints(self) -> bool:
+        """Whether there is anything to continue from."""
+        return any(self.checkpoints.glob("step-*.pt"))
+
     def lock(self) -> int:
         """Keep other processes from training in this directory; released with the process. Raises MachineError."""
         descriptor = os.open(self.path, os.O_RDONLY)
@@ -80,15 +84,10 @@ def typed(script: str, *words: str) -> str:
 def create(outputs: str, name: str, given: str | None = None) -> RunDir:
     """A new directory outputs/<name>/<timestamp>-<short id>/, or the one that was given. Raises MachineError."""
     try:
-        if given is not None:
-            path = Path(given)
-            if (path / "config.yaml").exists():
-                raise UserError(
-                    f"{path} already holds a run. Continue it with resume={path}, or choose another directory."
-                )
-            path.mkdir(parents=True, exist_ok=True)
-            return RunDir(path)
-        return RunDir(unique(Path(outputs) / name, time.strftime("%Y-%m-%d_%H-%M-%S")))
+        if given is None:
+            return RunDir(unique(Path(outputs) / name, time.strftime("%Y-%m-%d_%H-%M-%S")))
+        Path(given).mkdir(parents=True, exist_ok=True)
+        return RunDir(Path(given))
     except OSError as error:
         raise MachineError(
             f"the run directory can't be created: {error}. Another place: paths.outputs=FOLDER"
@@ -105,6 +104,15 @@ def unique(parent: Path, stem: str) -> Path:
             return path
         except FileExistsError:
             continue
+
+
+def check_free(run: RunDir, auto: bool = False) -> None:
+    """No run may be in a directory where one is started, but for one that never came to its first checkpoint, with
+    resume=auto. To be asked with the lock held. Raises UserError."""
+    if not run.config.exists() or (auto and not run.has_checkpoints() and not run.metrics.exists()):
+        return
+    what = "a run" if run.has_checkpoints() or not run.metrics.exists() else "a finished run without its checkpoints"
+    raise UserError(f"{run} already holds {what}. Continue it with resume={run}, or choose another directory.")
 
 
 def record_config(run: RunDir, composed: DictConfig, resolved: dict[str, Any]) -> None:
@@ -187,6 +195,19 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+def to_continue(resume: str, outputs: str, directory: str | None) -> RunDir | None:
+    """The run that `resume=` names; None where resume=auto finds none in `directory` yet. Raises UserError."""
+    if resume != "auto":
+        return find(resume, outputs, "resume")
+    if directory is None:
+        raise UserError(
+            "resume=auto continues the run in a directory, or starts it there: say which, as in "
+            "hydra.run.dir=outputs/long resume=auto"
+        )
+    run = RunDir(Path(directory))
+    return run if run.config.is_file() and run.has_checkpoints() else None
 
 
 def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:

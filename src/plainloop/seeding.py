@@ -8,6 +8,7 @@ sample from (seed, epoch, position in that order), dropout in a step from (seed,
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -50,26 +51,42 @@ def seed_everything(seed: int, *position: int) -> None:
 
 def seed_sample(seed: int, epoch: int, position: int) -> None:
     """Before one sample is fetched: its augmentation follows from where it stands in the epoch's order."""
+    seed_default(derive(seed, SAMPLE, epoch, position))
+
+
+def seed_default(value: int) -> None:
+    """Seed Python's, NumPy's and torch's CPU generators with a derived value."""
     import numpy
 
-    value = derive(seed, SAMPLE, epoch, position)
     random.seed(value)
     numpy.random.seed(value & 0xFFFFFFFF)
     torch.default_generator.manual_seed(value)  # 1 µs; torch.manual_seed visits every device and takes 80
 
 
+def states() -> tuple[Any, Any, torch.Tensor]:
+    """The states of Python's, NumPy's and torch's CPU generators."""
+    import numpy
+
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+
+
+def restore(found: tuple[Any, Any, torch.Tensor]) -> None:
+    """Give the generators the states that `states` has found."""
+    import numpy
+
+    random.setstate(found[0])
+    numpy.random.set_state(found[1])
+    torch.set_rng_state(found[2])
+
+
 @contextmanager
 def preserved() -> Iterator[None]:
     """Give Python's, NumPy's and torch's CPU generators back as they were."""
-    import numpy
-
-    states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    found = states()
     try:
         yield
     finally:
-        random.setstate(states[0])
-        numpy.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        restore(found)
 
 
 class StepSeed:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from plainloop import metrics as metrics_room
-from plainloop.data import Data, check_classes, class_names_of
-from plainloop.errors import UserError
+from plainloop.data import Data, check_classes, class_names_of, each_sample, first_sample, targets_of
+from plainloop.data.splits import SPLITS
+from plainloop.errors import MachineError, UserError
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:
@@ -89,7 +90,12 @@ class Task(nn.Module):
 
 
 class Multiclass(Task):
-    """One of C classes. Outputs are logits (N, C), targets classes (N,), predictions probabilities (N, C)."""
+    """One of C classes. Outputs are logits (N, C), targets classes (N,), predictions probabilities (N, C).
+
+    Targets that the loss ignores (its `ignore_index`, -100 by default) count neither as samples nor in metrics.
+    """
+
+    ignored: int | None = None  # the label that is ignored, where the data may hold it
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -98,6 +104,32 @@ class Multiclass(Task):
             raise UserError(f"data: one class only ({names[0] if names else 'none'}): there is nothing to learn.")
         check_classes(data, names)
         return {"num_outputs": len(names), "num_classes": len(names), "class_names": names}
+
+    def fit(self, data: Data) -> None:
+        label: Any = getattr(self.loss, "ignore_index", None)
+        for split in SPLITS if label is not None else ():
+            targets = targets_of(data[split])
+            hits = None if targets is None else targets.eq(label)
+            if data[split] is not None and (hits is None or bool(hits.any())):
+                self.ignored = label
+            if hits is not None and bool(hits.all()):
+                raise UserError(f"data: every target of {split} is {label}, which the loss ignores (ignore_index).")
+
+    def size(self, batch: Any) -> int:
+        if self.ignored is None:
+            return len(batch[1])
+        count = int((batch[1] != self.ignored).sum())
+        if count == 0:
+            raise MachineError(f"every target of a batch is {self.ignored}, which the loss ignores: it has no mean. "
+                               "Raise loader.batch_size.")  # fmt: skip
+        return count
+
+    def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
+        predictions, targets = self.predict(outputs), batch[1]
+        if self.ignored is not None:
+            kept = targets != self.ignored
+            predictions, targets = predictions[kept], targets[kept]
+        metrics_room.update_all(metrics, predictions, targets)
 
     def predict(self, outputs: Tensor) -> Tensor:
         return outputs.float().softmax(1)
@@ -159,7 +191,7 @@ class Regression(Task):
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
-        target = torch.as_tensor(data.train[0][1])
+        target = torch.as_tensor(first_sample(data.train)[1])
         if not target.is_floating_point() or target.ndim > 1:
             raise UserError(
                 "task=regression needs targets that are float numbers, () or (T,) per sample; these are "
@@ -171,9 +203,10 @@ class Regression(Task):
     def fit(self, data: Data) -> None:
         if not self.standardize:
             return
-        length = len(data.train)  # type: ignore[arg-type]
-        targets = torch.stack([torch.as_tensor(data.train[index][1]) for index in range(length)]).double()
-        targets = targets.reshape(length, -1)
+        targets = targets_of(data.train)
+        if targets is None:
+            targets = torch.stack([torch.as_tensor(sample[1]) for sample in each_sample(data.train)])
+        targets = targets.double().reshape(len(targets), -1)
         self.mean = targets.mean(0).float()
         deviation = targets.std(0, unbiased=False).float()
         self.std = torch.where(deviation > 0, deviation, torch.ones(()))

@@ -7,19 +7,20 @@ A *step* is an optimizer step: one batch, or a window of `accumulate_steps` batc
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from plainloop import inference
+from plainloop.averaging import EMA
 from plainloop.bookkeeping import Rate, Selection
 from plainloop.callbacks import Callback
 from plainloop.data import Loader
 from plainloop.errors import Interrupted, MachineError
 from plainloop.metrics import MeanLoss, compute_all, reset_all
-from plainloop.optim import Schedule
+from plainloop.optim import Schedule, SkipNonfinite
 from plainloop.seeding import StepSeed
 from plainloop.tasks import Task
 
@@ -39,6 +40,9 @@ class Trainer:
         validate_every: epochs between validations, or steps as in "500s"; 0 for never.
         monitor, mode: the validation quantity that selects, as "val/accuracy", and "max" or "min".
         patience, min_delta: early stopping after so many validations without a better value.
+        ema_decay: keep an average of the weights, and validate with it.
+        nonfinite: "stop" the run at a loss or gradient that is NaN or infinite, or "skip" such steps.
+        callbacks: name -> callback.
         log: called with every record: at log points and after epochs.
         progress: wraps the iterator over an epoch's windows (a progress bar).
         save: called with (state, best) when a checkpoint is due; `due` decides when that is.
@@ -66,11 +70,13 @@ class Trainer:
         log_every: int = 50,
         validate_every: int | str = 1,
         stop_below: float | None = None,
+        ema_decay: float | None = None,
+        nonfinite: str = "stop",
         monitor: str = "val/loss",
         mode: str = "min",
         patience: int | None = None,
         min_delta: float = 0.0,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Mapping[str, Callback] | None = None,
         log: Callable[[dict[str, Any]], None] = lambda record: None,
         progress: Callable[[Iterable[Any], "Trainer"], Iterable[Any]] = lambda windows, trainer: windows,
         save: Callable[[dict[str, Any], bool], None] = lambda state, best: None,
@@ -86,20 +92,27 @@ class Trainer:
         self.validate_epochs = 0 if text.endswith("s") else int(text)
         self.monitor = monitor
         self.best = Selection(1.0 if mode == "max" else -1.0, patience, min_delta)
-        self.callbacks, self.log, self.progress = list(callbacks), log, progress
+        self.callbacks, self.log, self.progress = dict(callbacks or {}), log, progress
         self.save, self.due = save, due
 
         self.network: Any = torch.compile(model) if compile else model
         self.prepare = inference.preparation(preprocess, device, channels_last)
         self.autocast = inference.autocast(device, precision)
-        # Does nothing but pass the call on unless the precision is fp16.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.skips = nonfinite == "skip"
+        fp16 = precision == "fp16"
+        # Passes the call on, unless the precision is fp16 (which leaves out steps that aren't finite by itself).
+        self.scaler: Any = (
+            SkipNonfinite(device) if self.skips and not fp16 else torch.amp.GradScaler(device.type, enabled=fp16)
+        )
+        self.ema = EMA(model, ema_decay) if ema_decay is not None else None
+        self.evaluated: Any = self.network if self.ema is None else self.ema.model
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.seed_step = StepSeed(seed, device)
 
         self.epoch, self.batch, self.step, self.samples = 0, 0, 0, 0  # position: what has been done
-        self.losses = MeanLoss()  # since the last log point
+        self.losses = MeanLoss(leave_out=self.skips)  # since the last log point
         self.epoch_loss, self.epoch_samples = 0.0, 0
+        self.skipped = 0  # steps, at the last log point
         self.last_values: dict[str, float] = {}  # of the newest validation
         self.last_train_loss = math.nan
         self.rates = {"log": Rate(), "epoch": Rate()}
@@ -112,17 +125,17 @@ class Trainer:
     def fit(self) -> None:
         """Train until the length is reached or something stops the run; `reason` says what."""
         self.model.train()
-        for callback in self.callbacks:
+        for callback in self.callbacks.values():
             callback.on_start(self)
         self._clock(True)
         while not self.finished():
-            self.train_epoch()
-            self.end_epoch()
-        for callback in self.callbacks:
+            whole = self.train_epoch()
+            self.end_epoch(whole)
+        for callback in self.callbacks.values():
             callback.on_end(self)
 
-    def train_epoch(self) -> None:
-        """Steps until the epoch's batches are used up, or the run ends."""
+    def train_epoch(self) -> bool:
+        """Steps until the epoch's batches are used up, or the run ends; whether they are used up."""
         self._validate_by_steps()  # one that a signal has interrupted
         windows = self.windows(self.train_batches.epoch(self.epoch, first_batch=self.batch))
         for window in self.progress(windows, self):
@@ -131,6 +144,8 @@ class Trainer:
             outputs, grad_norm = self.train_step(window, logging)
             self.schedule.step()
             self.step += 1
+            if self.ema is not None:
+                self.ema.update(self.step)
             self.batch += len(window)
             self.samples = self.losses.seen
             if logging:
@@ -142,7 +157,10 @@ class Trainer:
             if self.signal is not None:
                 self.obey_signal(save=True)
             if self.stopped or self.step == self.max_steps:
-                return
+                return self.batch == self.train_batches.batches
+        if self.batch == 0:
+            raise MachineError(f"the training data gave no batch in epoch {self.epoch + 1}.")
+        return True
 
     def train_step(self, window: Sequence[Any], logging: bool) -> tuple[Any, Tensor | None]:
         """One optimizer step over a window of batches (one, unless gradients are accumulated).
@@ -192,6 +210,9 @@ class Trainer:
     def _log_point(self, batch: Any, outputs: Any, grad_norm: Tensor | None) -> None:
         """The only place in an epoch where the loop waits for the device."""
         loss = self._read_losses(f"the last {self.log_every} steps before step {self.step}")
+        norm = float(grad_norm) if grad_norm is not None else math.nan
+        if grad_norm is not None and not self.skips and not self.scaler.is_enabled():
+            self._check_finite(math.isfinite(norm), f"the gradient's norm is {norm} at step {self.step}")
         reset_all(self.task.metrics)
         with torch.no_grad():
             self.task.update(self.task.metrics, outputs, self.prepare(batch))
@@ -202,9 +223,11 @@ class Trainer:
             "train/loss": loss,
             **{f"train/{name}": value for name, value in values.items()},
             "lr": self.schedule.rate(),
-            "grad_norm": float(grad_norm) if grad_norm is not None else math.nan,
+            "grad_norm": norm,
             "samples_per_second": self.rates["log"].read(self.samples),
         }
+        if isinstance(self.scaler, SkipNonfinite):
+            record["skipped_steps"] = self._skipped()
         self.last_train_loss = loss
         self._record(record)
 
@@ -212,10 +235,19 @@ class Trainer:
         """The mean loss since the last read, added to the epoch's. Raises MachineError where it isn't finite."""
         total, count = self.losses.read()
         self.epoch_loss, self.epoch_samples = self.epoch_loss + total, self.epoch_samples + count
+        if count == 0 and self.skips:
+            self._check_finite(False, f"no loss is finite within {where}")
         if count == 0:
             raise MachineError("train_step reported no loss: call self.losses.add(loss, size) in it.")
         self._check_finite(math.isfinite(total), f"the loss is {total / count} within {where}")
         return total / count
+
+    def _skipped(self) -> int:
+        """Steps that were skipped so far. Raises MachineError where the whole last log window was."""
+        before, self.skipped = self.skipped, int(self.scaler.skipped)
+        every = self.skipped - before >= self.log_every
+        self._check_finite(not every, f"each of the last {self.log_every} steps was skipped, at step {self.step}")
+        return self.skipped
 
     def _check_finite(self, finite: bool, what: str) -> None:
         if not finite:
@@ -224,14 +256,13 @@ class Trainer:
                 "debug=anomaly"
             )
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, whole: bool) -> None:
         """Validate, record and save where it is due: when the epoch's batches are done, or the run ends within it.
 
         The position moves on to the next epoch only after the validation, so that one which is interrupted is
         repeated when the run is resumed.
         """
         self._clock(False)
-        whole = self.batch >= len(self.train_batches)
         record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1, "lr": self.schedule.rate()}
         if whole:
             if self.losses.count or self.losses.waiting or self.epoch_samples == 0:
@@ -258,7 +289,7 @@ class Trainer:
     def _validate_by_steps(self) -> None:
         """A validation that is due within an epoch; at its end, and at the run's, `end_epoch` does it."""
         due = self.validate_steps and self.step > 0 and self.step % self.validate_steps == 0
-        if not due or self.batch >= len(self.train_batches) or self.step == self.max_steps:
+        if not due or self.batch == self.train_batches.batches or self.step == self.max_steps:
             return
         self._clock(False)
         record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1}
@@ -290,13 +321,13 @@ class Trainer:
         """Loss and metrics over the validation split, without the prefix "val/"."""
         assert self.val_batches is not None
         return inference.measure(
-            self.network, self.task, self.val_batches.epoch(), self.prepare, self.autocast, self.task.metrics,
+            self.evaluated, self.task, self.val_batches.epoch(), self.prepare, self.autocast, self.task.metrics,
             stopped=lambda: self.obey_signal(save=True),
         )  # fmt: skip
 
     def _record(self, record: dict[str, Any], epoch_ended: bool = False) -> None:
         self.log(record)
-        for callback in self.callbacks:
+        for callback in self.callbacks.values():
             (callback.on_epoch_end if epoch_ended else callback.on_log)(self, record)
 
     # --- ending -------------------------------------------------------------------------------------------
@@ -328,7 +359,9 @@ class Trainer:
     # --- what must be remembered --------------------------------------------------------------------------
 
     def _save(self, best: bool) -> None:
-        finite = torch.stack([parameter.isfinite().all() for parameter in self.parameters]).all()
+        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        held = [*self.parameters, *(m.running_var for m in norms if m.running_var is not None)]
+        finite = torch.stack([tensor.isfinite().all() for tensor in held]).all()
         self._check_finite(bool(finite), f"the weights hold NaN or infinity at step {self.step} and aren't saved")
         self.save(self.state_dict(), best)
 
@@ -336,6 +369,7 @@ class Trainer:
         """Everything that the rest of the run depends on: tensors and plain containers."""
         return {
             "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.model.state_dict(),
             "preprocess": self.preprocess.state_dict(),
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -352,11 +386,15 @@ class Trainer:
             "best": self.best.state_dict(),
             "last": {"values": self.last_values, "train_loss": self.last_train_loss, "validated": self.validated},
             "stopped": self.stopped,
+            "train_batches": self.train_batches.state_dict(),
+            "callbacks": {name: callback.state_dict() for name, callback in self.callbacks.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.start_from(state["ema"])
         self.preprocess.load_state_dict(state["preprocess"])
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -366,8 +404,12 @@ class Trainer:
         self.epoch, self.batch = position["epoch"], position["batch"]
         self.step, self.samples = position["step"], position["samples"]
         self.losses.load_state_dict(state["losses"], self.device)
+        self.skipped = state["scaler"].get("skipped", 0)
         self.epoch_loss, self.epoch_samples = state["epoch_loss"]
         self.best.load_state_dict(state["best"])
         last = state["last"]
         self.last_values, self.last_train_loss = dict(last["values"]), last["train_loss"]
         self.validated, self.stopped = last["validated"], state["stopped"]
+        self.train_batches.load_state_dict(state["train_batches"])
+        for name, callback in self.callbacks.items():
+            callback.load_state_dict(state["callbacks"][name])

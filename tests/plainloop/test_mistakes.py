@@ -540,11 +540,11 @@ DATA = [
     Mistake("data=custom data._target_=their_data.EmptyVal", ("split val", "empty")),
     Mistake("data=custom data._target_=their_data.Alone", ("(input, target)", "Tensor", "__getitem__")),
     Mistake("data=custom data._target_=their_data.Arrays", ("must be a tensor", "ndarray", "torch.as_tensor")),
-    Mistake("data=custom data._target_=their_data.Ragged", ("samples 0 and 1", "batch")),
+    Mistake("data=custom data._target_=their_data.Ragged", ("begins with sample 0", "put together", "[1, 8, 9]")),
     Mistake("data=custom data._target_=their_data.Words", ("target", "cat")),
     Mistake("data=custom data._target_=their_data.Fractions", ("targets", "task=regression")),
     Mistake("data=custom data._target_=their_data.NoLength", ("NoLength", "__len__")),
-    Mistake("data=custom data._target_=their_data.Stream", ("Stream", "__len__")),
+    Mistake("data=custom data._target_=their_data.Stream", ("classes", "stream is too long")),
     Mistake("transforms.normalize={mean:[0.5,0.5],std:0.5}", ("transforms.normalize.mean", "2 numbers", "1 channel")),
     Mistake("transforms.normalize={mean:0.5,std:0}", ("transforms.normalize.std", "above 0")),
 ]  # fmt: skip

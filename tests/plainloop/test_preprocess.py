@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from plainloop.data import InMemory
+from plainloop.data import InMemory, make_loader
 from plainloop.errors import UserError
 from plainloop.preprocess import make_preprocess, statistics
 
@@ -27,6 +27,12 @@ def features(count: int = 1500) -> InMemory:
     return InMemory(values + torch.tensor([0.0, 2e4, 1.0, -3.0]), torch.zeros(count, 1))
 
 
+def batches_of(dataset: Dataset):
+    return make_loader(
+        dataset, batch_size=1024, shuffle=False, drop_last=False, seed=0, device=torch.device("cpu"), num_workers=0
+    )
+
+
 def textbook(inputs: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """In float64."""
     values = inputs.double() / (255 if inputs.dtype == torch.uint8 else 1)
@@ -34,7 +40,7 @@ def textbook(inputs: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> tor
 
 
 def preprocessed(data: InMemory, normalize) -> torch.Tensor:
-    return make_preprocess(normalize, data, data[0][0])(data.inputs)
+    return make_preprocess(normalize, batches_of(data), data[0][0])(data.inputs)
 
 
 # --- statistics ---------------------------------------------------------------------------------------------
@@ -58,7 +64,7 @@ class OneByOne(Dataset):
 def test_statistics_of_images(wrap, channels):
     """Mean and deviation of each channel over all samples and pixels, (C, 1, 1), in units of [0, 1]."""
     data = images(channels=channels)
-    mean, std = statistics(wrap(data))
+    mean, std = statistics(batches_of(wrap(data)))
     values = data.inputs.double() / 255
     assert mean.shape == std.shape == (channels, 1, 1)
     torch.testing.assert_close(mean.flatten(), values.mean((0, 2, 3)))
@@ -67,7 +73,7 @@ def test_statistics_of_images(wrap, channels):
 
 def test_statistics_of_features():
     data = features()
-    mean, std = statistics(data)
+    mean, std = statistics(batches_of(data))
     assert mean.shape == std.shape == (4,)
     torch.testing.assert_close(mean, data.inputs.double().mean(0))
     torch.testing.assert_close(std, data.inputs.double().std(0, correction=0), rtol=1e-6, atol=0)
@@ -81,7 +87,7 @@ def test_statistics_of_features():
 def test_statistics_keep_their_digits(offset, deviation):
     """A feature far from zero, in tiny units or in huge ones is standardised like any other."""
     values = offset + deviation * torch.randn(1500, 1, generator=torch.Generator().manual_seed(0))
-    mean, std = statistics(InMemory(values, torch.zeros(1500)))
+    mean, std = statistics(batches_of(InMemory(values, torch.zeros(1500))))
     torch.testing.assert_close(mean, values.double().mean(0))
     torch.testing.assert_close(std, values.double().std(0, correction=0), rtol=1e-6, atol=0)
 
@@ -92,7 +98,7 @@ def test_a_constant_channel_is_centred_and_not_scaled(constant, count):
     """Deviation 1 where nothing varies, and zeros come out: rounding isn't blown up to noise."""
     values = torch.stack([torch.full((count,), constant), torch.arange(float(count))], dim=1)
     data = InMemory(values, torch.zeros(count))
-    assert statistics(data)[1][0].item() == 1
+    assert statistics(batches_of(data))[1][0].item() == 1
     found = preprocessed(data, "train")[:, 0]
     assert found.abs().max() <= 1e-6 * max(1.0, abs(constant))
 
@@ -166,9 +172,9 @@ def test_inputs_are_not_changed(make, normalize):
 def test_inputs_by_name_pass_as_they_are():
     """A dict of tensors (tokens and lengths) is the model's business."""
     sample = {"tokens": torch.tensor([1, 2]), "length": torch.tensor(2)}
-    preprocess = make_preprocess("none", images(), sample)
+    preprocess = make_preprocess("none", batches_of(images()), sample)
     assert preprocess(sample) is sample
-    assert make_preprocess("train", images(), images()[0][0])(sample) is sample
+    assert make_preprocess("train", batches_of(images()), images()[0][0])(sample) is sample
 
 
 @pytest.mark.parametrize(
@@ -192,7 +198,7 @@ def test_it_is_saved_with_the_run():
     """Another run's weights, loaded, do what they did there: `scale` and `shift` are part of the state."""
     data, other = images(), copy.deepcopy(images())
     other.inputs //= 3
-    fitted, fresh = (make_preprocess("train", each, each[0][0]) for each in (data, other))
+    fitted, fresh = (make_preprocess("train", batches_of(each), each[0][0]) for each in (data, other))
     assert not torch.equal(fresh(data.inputs), fitted(data.inputs))
     fresh.load_state_dict(fitted.state_dict())
     assert torch.equal(fresh(data.inputs), fitted(data.inputs))
@@ -202,7 +208,7 @@ def test_loaded_statistics_are_never_skipped():
     """A module built as the identity still applies the scale and shift that it has loaded."""
     data = features()
     fitted, fresh = (
-        make_preprocess(n, data, data[0][0]) for n in ({"mean": 1.0, "std": 2.0}, {"mean": 0.0, "std": 1.0})
+        make_preprocess(n, batches_of(data), data[0][0]) for n in ({"mean": 1.0, "std": 2.0}, {"mean": 0.0, "std": 1.0})
     )
     assert torch.equal(fresh(data.inputs), data.inputs)
     fresh.load_state_dict(fitted.state_dict())

@@ -1,5 +1,6 @@
 """Which sample is in which split: decided by the seed, written into the run directory."""
 
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from plainloop import seeding
 from plainloop.errors import UserError, listed
 
 SPLITS = ("train", "val", "test")
+IGNORED = -100  # the label that torch's losses pass over, unless their ignore_index names another
 
 
 @dataclass
@@ -29,9 +31,17 @@ class Data:
         return getattr(self, split)
 
 
-def size(dataset: Dataset | None) -> int:
-    """Samples in a split; 0 for none."""
-    return 0 if dataset is None else len(dataset)  # type: ignore[arg-type]
+def size(dataset: Dataset | None) -> int | None:
+    """Samples in a split: 0 for none, None for a stream that doesn't know."""
+    if dataset is None:
+        return 0
+    unknown = isinstance(dataset, IterableDataset) and not hasattr(dataset, "__len__")
+    return None if unknown else len(dataset)  # type: ignore[arg-type]
+
+
+def length(dataset: Dataset) -> int:
+    """Samples in a split that can be looked up by index."""
+    return len(dataset)  # type: ignore[arg-type]
 
 
 def build_data(make: Callable[..., Dataset | None], target: Any, fractions: Sequence[float], stratify: bool,
@@ -50,16 +60,23 @@ def build_data(make: Callable[..., Dataset | None], target: Any, fractions: Sequ
     else:
         parts = {"train": make(), "val": None, "test": None}
     for dataset in parts.values():
-        if dataset is not None and not hasattr(dataset, "__len__"):
-            raise UserError(f"data: {type(dataset).__name__} has no __len__: a data set must know its size.")
+        if dataset is not None and not hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset):
+            raise UserError(
+                f"data: {type(dataset).__name__} has no __len__: a data set must know its size (or be a torch "
+                "IterableDataset)."
+            )
     whole = parts["train"]
     if whole is None:
         raise UserError("data: there is no training split.")
     if size(whole) == 0:
         raise UserError("data: the training split is empty.")
+    if isinstance(whole, IterableDataset):  # as it is: a stream can't be divided
+        none_of: dict[str, dict[str, Any]] = {name: {"from": name, "indices": None} for name in SPLITS if parts[name]}
+        return Data(whole, parts["val"], parts["test"], none_of)
     missing = [name for name in SPLITS[1:] if parts[name] is None]
     shares = {"train": fractions[0], **{name: fractions[SPLITS.index(name)] for name in missing}}
-    divided = divide(size(whole), list(shares.values()), targets_of(whole) if stratify else None, seed)
+    count = length(whole)
+    divided = divide(count, list(shares.values()), targets_of(whole) if stratify else None, seed)
     indices: dict[str, dict[str, Any]] = {}
     data: dict[str, Dataset | None] = {name: parts[name] for name in SPLITS}
     for name, chosen in zip(shares, divided, strict=True):
@@ -67,18 +84,60 @@ def build_data(make: Callable[..., Dataset | None], target: Any, fractions: Sequ
             continue
         if len(chosen) == 0:
             raise UserError(
-                f"split.fractions={list(fractions)} leaves no sample for {name} among {size(whole)}: raise its share, "
+                f"split.fractions={list(fractions)} leaves no sample for {name} among {count}: raise its share, "
                 f"or set it to 0 to go without."
             )
         indices[name] = {"from": "train", "indices": chosen.tolist()}
-        data[name] = take(whole, chosen) if len(chosen) < size(whole) else whole
+        data[name] = take(whole, chosen) if len(chosen) < count else whole
     for name in SPLITS:
         if name not in indices and data[name] is not None:
-            indices[name] = {"from": name, "indices": list(range(size(data[name])))}
+            indices[name] = {"from": name, "indices": list(range(size(data[name]) or 0))}
             if size(data[name]) == 0:
                 raise UserError(f"data: the split {name} that the data brings along is empty.")
     assert data["train"] is not None
     return Data(data["train"], data["val"], data["test"], indices)
+
+
+def digest(dataset: Dataset | None) -> str | None:
+    """A SHA-256 of a split's content, so that changed data is noticed; None for streams.
+
+    Of tensors in memory every byte, or every n-th sample where they are over 100 MB; of other data sets up to 32
+    samples, evenly spread, as they are under a fixed seed.
+    """
+    if dataset is None or isinstance(dataset, IterableDataset):
+        return None
+    found = hashlib.sha256(str(length(dataset)).encode())
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor) and value.layout is torch.strided:
+            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                found.update(str(name).encode())
+                add(item)
+        elif isinstance(value, tuple | list):
+            for item in value:
+                add(item)
+        else:
+            found.update(repr(value).encode() if isinstance(value, str | int | float | bool) else b"?")
+
+    if getattr(dataset, "gives_batches", False):
+        few = dataset.__getitems__(torch.arange(1))  # type: ignore[attr-defined]
+        size_of_one = sum(part.nbytes for part in few if isinstance(part, Tensor))
+        every = 1 + length(dataset) * size_of_one // 100_000_000
+        for start in range(0, length(dataset), 1024 * every):
+            rows = torch.arange(start, min(start + 1024 * every, length(dataset)), every)
+            add(dataset.__getitems__(rows))  # type: ignore[attr-defined]
+        return found.hexdigest()
+    with seeding.preserved():
+        for position in range(min(32, length(dataset))):
+            seeding.seed_sample(0, 0, position)
+            try:
+                add(dataset[position * length(dataset) // min(32, length(dataset))])
+            except Exception:  # it is told when the sample is needed
+                add("unreadable")
+    return found.hexdigest()
 
 
 def divide(count: int, shares: Sequence[float], labels: Tensor | None, seed: int) -> list[Tensor]:
@@ -140,13 +199,15 @@ def class_names_of(dataset: Dataset, most: int = 20_000) -> list[str]:
         return [str(name) for name in names]
     targets = targets_of(dataset)
     if targets is None:
-        if size(dataset) > most:
+        count = size(dataset)
+        if count is None or count > most or isinstance(dataset, IterableDataset):
+            long = "a stream is" if isinstance(dataset, IterableDataset) else f"{count:,} samples are"
             raise UserError(
                 "data: how many classes are there? Give the data set an attribute `classes` (their names) or `targets` "
-                f"(all labels): it is too long ({size(dataset):,} samples) to be read through."
+                f"(all labels): {long} too long to be read through."
             )
         try:
-            targets = torch.as_tensor([torch.as_tensor(dataset[index][1]) for index in range(size(dataset))])
+            targets = torch.as_tensor([torch.as_tensor(dataset[index][1]) for index in range(count)])
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"data: the target of sample 0 is {dataset[0][1]!r}, where this task needs a class "
                             "(a whole number from 0).") from error  # fmt: skip
@@ -164,7 +225,7 @@ def check_classes(data: Data, names: Sequence[str]) -> None:
         targets = targets_of(data[split])
         if targets is None or targets.is_floating_point() or targets.ndim != 1:
             continue
-        outside = ((targets < 0) | (targets >= len(names))).nonzero()
+        outside = (((targets < 0) & (targets != IGNORED)) | (targets >= len(names))).nonzero()
         if len(outside):
             index = int(outside[0])
             raise UserError(

@@ -62,7 +62,7 @@ class Console(Logger):
         self._close_bar()
         loader = trainer.train_batches
         self.bar = tqdm(
-            total=loader.num_samples, initial=min(trainer.batch * loader.order.batch_size, loader.num_samples),
+            total=loader.num_samples, initial=trainer.batch * loader.batch_size,
             desc=f"epoch {trainer.epoch + 1}/{trainer.max_epochs}", unit=" samples", unit_scale=True, leave=True,
             **({"dynamic_ncols": True} if shutil.get_terminal_size((0, 0)).columns else {"ncols": 100, "nrows": 24}),
             bar_format="{desc} {percentage:3.0f}%|{bar:16}| {rate_fmt}{postfix}",

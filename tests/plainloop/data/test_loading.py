@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from plainloop.data import InMemory, Loader, make_loader
 from plainloop.data.loading import Fetch, default_start_method, default_workers
-from plainloop.errors import UserError
+from plainloop.errors import MachineError, UserError
 
 CPU = torch.device("cpu")
 
@@ -83,7 +83,7 @@ def test_the_order_follows_from_seed_and_epoch_alone():
 
 def test_the_order_is_a_fair_shuffle():
     """Which sample comes first, over 2,000 epochs: each of 20 as often as chance allows."""
-    order = loader(numbered(20)).order
+    order = loader(numbered(20)).source
     counts = torch.zeros(20)
     for epoch in range(2000):
         counts[order.order(epoch)[0]] += 1
@@ -208,12 +208,12 @@ def test_the_next_epoch_augments_anew():
 def test_a_sample_drawn_twice_is_augmented_twice():
     """What counts is the position in the order, not the sample: as a sampler with replacement needs."""
     fetch = Fetch(Augmented(10), seed=0)
-    first, second, other = fetch.__getitems__((0, 0, torch.tensor([3, 3, 5])))
-    assert not (first[0] == second[0]).any()
-    (again,) = fetch.__getitems__((0, 1, torch.tensor([3])))
-    assert torch.equal(again[0], second[0])  # position 1, in whichever batch it comes
-    (replaced,) = fetch.__getitems__((0, 2, torch.tensor([9])))
-    assert torch.equal(replaced[0], other[0])
+    first, second, other = fetch.__getitems__((0, 0, torch.tensor([3, 3, 5]))).batch[0]
+    assert not (first == second).any()
+    (again,) = fetch.__getitems__((0, 1, torch.tensor([3]))).batch[0]
+    assert torch.equal(again, second)  # position 1, in whichever batch it comes
+    (replaced,) = fetch.__getitems__((0, 2, torch.tensor([9]))).batch[0]
+    assert torch.equal(replaced, other)
 
 
 def test_the_batch_size_does_not_change_a_samples_augmentation():
@@ -256,7 +256,7 @@ class Failing(Dataset):
 
 def test_generators_come_back_when_a_sample_fails():
     before = generators()
-    with pytest.raises(OSError, match="cannot identify"):
+    with pytest.raises(MachineError, match="sample 3 can't be read: OSError: cannot identify"):
         list(loader(Failing()))
     assert generators() == before
 

@@ -1,0 +1,81 @@
+"""The processes that load: how many there are, how they start, and what signals do to them."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from torch.utils.data import Dataset, IterableDataset
+
+from plainloop import seeding
+
+
+def default_workers(dataset: Dataset, seconds: float = 5.0) -> int:
+    """How many processes load, where nobody has said it: none for data in memory and for streams, and none where an
+    epoch's samples are fetched within `seconds` (as the first few tell), which is about what starting processes
+    costs; else one for each core, 8 at most. The results don't depend on it.
+    """
+    if getattr(dataset, "gives_batches", False) or isinstance(dataset, IterableDataset):
+        return 0
+    count = len(dataset)  # type: ignore[arg-type]
+    few = range(min(8, count))
+    with seeding.preserved(), suppress(Exception):  # a sample that can't be read is told when it is needed
+        started = time.perf_counter()
+        for index in few:
+            dataset[index]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(cores, 8) if (time.perf_counter() - started) / len(few) * count > seconds else 0
+    return 0
+
+
+def default_start_method() -> str:
+    """One start method on every Python version: forkserver where there is one (fork copies held locks and
+    CUDA's state), else spawn."""
+    import multiprocessing
+
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+# Those that a terminal or a cluster sends to the whole process group: they are the main process's to obey.
+SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGINT", "SIGTERM") if hasattr(signal, name)]
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Signals wait while processes are started, and whatever is started inherits that they wait there: until
+    `outlive_signals`, nothing can end it. For this process they come when the block is left."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # on its way it lets SIGINT and SIGTERM through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outlive_signals(worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM go to the whole process group; the workers must live until the main process
+    has finished its step, and then end with it. 30 seconds after a SIGTERM they end by themselves, and at a second
+    one at once."""
+    terminated = threading.Event()
+
+    def end_soon(number: int, frame: Any) -> None:
+        if terminated.is_set():
+            os._exit(0)
+        terminated.set()
+        timer = threading.Timer(30, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+
+    for number in SIGNALS:
+        signal.signal(number, end_soon if number == signal.SIGTERM else signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
