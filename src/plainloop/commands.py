@@ -231,7 +231,7 @@ def _measure_result(run: RunDir, session: Session, trainer: Trainer, loggers: Ma
     if best is None and trainer.ema is not None:
         session.model.load_state_dict(trainer.ema.model.state_dict())
     if best is not None:
-        metrics |= {f"val/{name}": value for name, value in best["last"]["values"].items()}
+        metrics |= {f"val/{name}": value for name, value in best["carried"]["last_values"].items()}
         metrics |= {f"last/val/{name}": value for name, value in trainer.last_values.items()}
         metrics |= {"best/epoch": trainer.best.epoch, "best/step": trainer.best.step}
     confusion = [ConfusionMatrix(cfg.spec.num_classes)] if cfg.spec.num_classes and not cfg.choices.get("debug") else []

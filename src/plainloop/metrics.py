@@ -260,10 +260,7 @@ class MeanLoss:
         """The mean loss of a batch of this many samples."""
         self.seen += size
         if loss.is_cpu:  # there is nothing to wait for
-            value = loss.item()
-            if not self.leave_out or math.isfinite(value):
-                self.total += value * size
-                self.count += size
+            self._add(loss.item(), size)
             return
         self.waiting.append(loss.detach())
         self.sizes.append(size)
@@ -279,27 +276,22 @@ class MeanLoss:
 
     def _fetch(self) -> None:
         if self.waiting:
-            losses, sizes = torch.stack(self.waiting).cpu().double(), torch.tensor(self.sizes)
-            if self.leave_out:
-                losses, sizes = losses[losses.isfinite()], sizes[losses.isfinite()]
-            self.total += float(losses @ sizes.double())
-            self.count += int(sizes.sum())
+            for value, size in zip(torch.stack(self.waiting).tolist(), self.sizes, strict=True):
+                self._add(value, size)
             self.waiting, self.sizes = [], []
 
-    def state_dict(self) -> dict[str, Any]:
-        losses = torch.stack(self.waiting).cpu() if self.waiting else torch.zeros(0)
-        return {
-            "waiting": losses,
-            "sizes": list(self.sizes),
-            "total": self.total,
-            "count": self.count,
-            "seen": self.seen,
-        }
+    def _add(self, value: float, size: int) -> None:
+        # One by one, so that the sum is the same whenever it is fetched.
+        if not self.leave_out or math.isfinite(value):
+            self.total += value * size
+            self.count += size
 
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        self.waiting = list(state["waiting"].to(device))
-        self.sizes, self.total, self.count = list(state["sizes"]), state["total"], state["count"]
-        self.seen = state["seen"]
+    def state_dict(self) -> dict[str, Any]:
+        self._fetch()
+        return {"total": self.total, "count": self.count, "seen": self.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.total, self.count, self.seen = state["total"], state["count"], state["seen"]
 
 
 def reset_all(metrics: Mapping[str, Any]) -> None:

@@ -26,6 +26,11 @@ from plainloop.tasks import Task
 
 CPU = torch.device("cpu")
 
+# What a checkpoint holds of a trainer: the state of its parts, where it stands, and what it carries on from there.
+PARTS = ("model", "preprocess", "task", "optimizer", "schedule", "scaler", "losses", "best", "train_batches")
+POSITION = ("epoch", "batch", "step", "samples")
+CARRIED = ("epoch_loss", "epoch_samples", "last_values", "last_train_loss", "validated", "skipped", "stopped")
+
 
 class Trainer:
     """Trains a model: `Trainer(model, task, ...).fit()`.
@@ -368,48 +373,20 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on: tensors and plain containers."""
         return {
-            "model": self.model.state_dict(),
+            **{name: getattr(self, name).state_dict() for name in PARTS},
             "ema": None if self.ema is None else self.ema.model.state_dict(),
-            "preprocess": self.preprocess.state_dict(),
-            "task": self.task.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "position": {
-                "epoch": self.epoch,
-                "batch": self.batch,
-                "step": self.step,
-                "samples": self.samples,
-            },
-            "losses": self.losses.state_dict(),
-            "epoch_loss": [self.epoch_loss, self.epoch_samples],
-            "best": self.best.state_dict(),
-            "last": {"values": self.last_values, "train_loss": self.last_train_loss, "validated": self.validated},
-            "stopped": self.stopped,
-            "train_batches": self.train_batches.state_dict(),
             "callbacks": {name: callback.state_dict() for name, callback in self.callbacks.items()},
+            "position": {name: getattr(self, name) for name in POSITION},
+            "carried": {name: getattr(self, name) for name in CARRIED},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
-        self.model.load_state_dict(state["model"])
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
         if self.ema is not None:
             self.ema.start_from(state["ema"])
-        self.preprocess.load_state_dict(state["preprocess"])
-        self.task.load_state_dict(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        position = state["position"]
-        self.epoch, self.batch = position["epoch"], position["batch"]
-        self.step, self.samples = position["step"], position["samples"]
-        self.losses.load_state_dict(state["losses"], self.device)
-        self.skipped = state["scaler"].get("skipped", 0)
-        self.epoch_loss, self.epoch_samples = state["epoch_loss"]
-        self.best.load_state_dict(state["best"])
-        last = state["last"]
-        self.last_values, self.last_train_loss = dict(last["values"]), last["train_loss"]
-        self.validated, self.stopped = last["validated"], state["stopped"]
-        self.train_batches.load_state_dict(state["train_batches"])
         for name, callback in self.callbacks.items():
             callback.load_state_dict(state["callbacks"][name])
+        for name, value in (state["position"] | state["carried"]).items():
+            setattr(self, name, value)

@@ -402,7 +402,7 @@ def test_the_mean_loss_survives_a_checkpoint(tmp_path, place):
     before = added(MeanLoss(), losses[:place], sizes[:place])
     torch.save(before.state_dict(), tmp_path / "state.pt")
     after = MeanLoss()
-    after.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), CPU)
+    after.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert added(after, losses[place:], sizes[place:]).read() == expected
 
 
@@ -412,7 +412,7 @@ def test_a_taken_state_does_not_change_any_more():
     state = mean.state_dict()
     added(mean, [5.0], [100])
     other = MeanLoss()
-    other.load_state_dict(state, CPU)
+    other.load_state_dict(state)
     assert other.read() == (70.0, 40)
 
 
