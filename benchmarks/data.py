@@ -32,13 +32,13 @@ class Converted:
     """What the Trainer needs of a loader, over batches that are already in memory."""
 
     def __init__(self, batches: Sequence[Batch]):
-        self.batches = batches
+        self.held, self.batches = batches, len(batches)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return self.batches
 
     def epoch(self, number: int = 0, first_batch: int = 0) -> Iterator[Batch]:
-        return itertools.islice(self.batches, first_batch, None)
+        return itertools.islice(self.held, first_batch, None)
 
 
 def random_images(count: int) -> InMemory:

@@ -147,17 +147,17 @@ class Turns:
     """
 
     def __init__(self, batches: Sequence[Batch], others: Mapping[str, Callable[[Sequence[Batch]], None]]):
-        self.batches, self.others = batches, others
+        self.held, self.batches, self.others = batches, len(batches), others
         self.num_samples = sum(len(targets) for _, targets in batches)
         self.seconds: dict[str, list[float]] = {name: [] for name in (*others, "plainloop")}
         self.since: float | None = None
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return self.batches
 
     def epoch(self, number: int = 0, first_batch: int = 0) -> Iterator[Batch]:
         for start in range(0, len(self), TURN):
-            turn = self.batches[start : start + TURN]
+            turn = self.held[start : start + TURN]
             self.stop("plainloop", number > 0 and (number > 1 or start > 0))
             names = list(self.others)
             for name in names if start // TURN % 2 else reversed(names):

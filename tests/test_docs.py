@@ -11,7 +11,14 @@ from plainloop.compose import groups
 from tests.conftest import ROOT, command
 from tests.formats import write_mnist
 
-DOCUMENTS = ["README.md", "docs/tour.md", "docs/fork.md", "data/README.md", "benchmarks/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "docs/tour.md",
+    "docs/fork.md",
+    "docs/reproducibility.md",
+    "data/README.md",
+    "benchmarks/README.md",
+]
 
 
 def blocks(document: str, language: str) -> list[str]:

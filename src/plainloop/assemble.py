@@ -224,6 +224,11 @@ def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
                 if fact not in cfg.spec:
                     facts = [f"spec.{name}" for name in cfg.spec]
                     raise UserError(f"{place}.{name}={value}: no such fact.{did_you_mean(f'spec.{fact}', facts)}")
+                if cfg.spec[fact] is None and fact in ("steps_per_epoch", "total_steps", "schedule_length"):
+                    raise UserError(
+                        f"{group}={cfg.choices.get(group)} needs the length of the run, and the data is a stream that "
+                        "doesn't know its own: set trainer.max_steps, or give the data set a __len__."
+                    )
                 if OmegaConf.select(cfg, f"spec.{fact}") is None:
                     raise UserError(
                         f"{group}={cfg.choices.get(group)} doesn't fit data={cfg.choices.get('data')}: {place}.{name} "

@@ -139,6 +139,7 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
         with explained(run):
             if directory is not None and run is not old:
                 rundir.check_free(run, auto)
+                rundir.clear(run)
             rundir.record_config(run, cfg, plain(cfg))
             if state and run is old:
                 rundir.record_resumption(run, cfg.seed, typed)

@@ -21,7 +21,8 @@ from plainloop.trainer import Trainer
 def say_what_was_found(session: Session, console: Console) -> None:
     cfg = session.config
     spec = cfg.spec
-    sizes = ", ".join(f"{spec[f'num_{split}']:,} {split}" for split in SPLITS if spec[f"num_{split}"])
+    counts = {split: spec[f"num_{split}"] for split in SPLITS if session.data[split] is not None}
+    sizes = ", ".join(f"{'stream for' if n is None else f'{n:,}'} {split}" for split, n in counts.items())
     inputs = session.sample[0]
     shape = " x ".join(map(str, inputs.shape)) or "1" if isinstance(inputs, Tensor) else "a dict"
     kind = f" {str(inputs.dtype).removeprefix('torch.')}" if isinstance(inputs, Tensor) else ""

@@ -115,6 +115,16 @@ def check_free(run: RunDir, auto: bool = False) -> None:
     raise UserError(f"{run} already holds {what}. Continue it with resume={run}, or choose another directory.")
 
 
+def clear(run: RunDir) -> None:
+    """Remove what a run that never came to its first checkpoint has left, before it is started again."""
+    import shutil
+
+    if run.config.exists():
+        run.history.unlink(missing_ok=True)
+        for folder in (run.tensorboard, run.figures):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def record_config(run: RunDir, composed: DictConfig, resolved: dict[str, Any]) -> None:
     """Write the config, with its `${...}` filled in and before."""
     replace_text(
