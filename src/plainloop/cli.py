@@ -50,10 +50,7 @@ def door(name: str) -> Callable[[Command], Callable[[], None]]:
 
     def decorate(function: Command) -> Callable[[], None]:
         def command() -> None:
-            status = _run(name, function, sys.argv[1:])
-            if status:
-                end_children()
-            sys.exit(status)
+            sys.exit(_run(name, function, sys.argv[1:]))
 
         return command
 
@@ -61,7 +58,8 @@ def door(name: str) -> Callable[[Command], Callable[[], None]]:
 
 
 def end_children() -> None:
-    """After a failure a loading process may hang for good, and Python would wait for it."""
+    """After a failure a loading process may hang for good. To be called while the error, and so the loader, is still
+    held: torch would wait 5 s for each process when it cleans up, and Python for as long as it takes."""
     children = sys.modules["multiprocessing"].active_children() if "multiprocessing" in sys.modules else []
     if children and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would complain of each
@@ -110,13 +108,17 @@ def _run(name: str, function: Command, words: list[str]) -> int:
             raise failures[0]
         return 0
     except (UserError, MachineError, Interrupted) as error:
-        return shown(error)
+        status = shown(error)
+        end_children()
+        return status
     except KeyboardInterrupt:
+        end_children()
         return shown(Interrupted("interrupted before the first step; nothing was saved.", signal.SIGINT))
     except BrokenPipeError:  # `python train.py --cfg job | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
+        end_children()
         explained = compose.explain(error, schema)
         if isinstance(explained, UserError):
             explained.__cause__ = error

@@ -193,9 +193,10 @@ def _train(
                 trainer.fit()
             seconds = earlier + time.perf_counter() - started
             metrics = _measure_result(run, session, trainer, loggers) | {"seconds": seconds}
-            rundir.replace_text(run.metrics, json.dumps(_plain_numbers(metrics), indent=2) + "\n")
             for logger in loggers.values():
                 logger.result(metrics, trainer.step)
+            # Last: it is what says that the run is finished.
+            rundir.replace_text(run.metrics, json.dumps(_plain_numbers(metrics), indent=2) + "\n")
         report.say_result(run, session, trainer, metrics, console, hints)
         return Run(run.path, session, metrics)
     except (UserError, MachineError) as error:

@@ -143,9 +143,9 @@ def record_rest(run: RunDir, seed: int, typed: Sequence[str], splits: dict[str, 
 
 
 def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> None:
-    """Add what was typed, and where, when a run is continued; evaluations of its older weights are void."""
-    for old in run.path.glob("evaluate-*.json"):
-        old.unlink()
+    """Add what was typed, and where, when a run is continued; the results of its older weights are void."""
+    for old in [*run.path.glob("evaluate-*.json"), run.metrics]:
+        old.unlink(missing_ok=True)
     before = json.loads(run.environment.read_text())
     before["resumed"] = [*before.get("resumed", []), {**environment(seed), "overrides": list(typed)}]
     replace_text(run.environment, json.dumps(before, indent=2))

@@ -29,7 +29,8 @@ CPU = torch.device("cpu")
 # What a checkpoint holds of a trainer: the state of its parts, where it stands, and what it carries on from there.
 PARTS = ("model", "preprocess", "task", "optimizer", "schedule", "scaler", "losses", "best", "train_batches")
 POSITION = ("epoch", "batch", "step", "samples")
-CARRIED = ("epoch_loss", "epoch_samples", "last_values", "last_train_loss", "validated", "skipped", "stopped")
+CARRIED = ("epoch_loss", "epoch_samples", "last_values", "last_train_loss", "validated", "skipped", "stopped",
+           "ended")  # fmt: skip
 
 
 class Trainer:
@@ -122,6 +123,7 @@ class Trainer:
         self.last_train_loss = math.nan
         self.rates = {"log": Rate(), "epoch": Rate()}
         self.validated = -1  # the step of the newest validation
+        self.ended = 0  # the step at which an epoch was last ended: the run, too, has to be ended at its last one
         self.stopped = ""  # why the run ends before its length is reached
         self.signal: int | None = None  # set by a signal handler; obeyed when the step is finished
 
@@ -136,6 +138,8 @@ class Trainer:
         while not self.finished():
             whole = self.train_epoch()
             self.end_epoch(whole)
+        if self.ended != self.step:  # interrupted between the last step and what belongs to it
+            self.end_epoch(self.batch == self.train_batches.batches)
         for callback in self.callbacks.values():
             callback.on_end(self)
 
@@ -281,6 +285,7 @@ class Trainer:
         by_step = self.validate_steps and self.step % self.validate_steps == 0
         due = by_epoch or by_step or (last and (self.validate_epochs or self.validate_steps))
         better = bool(due) and self._validated_into(record)
+        self.ended = self.step
         if whole:
             self.schedule.end_epoch()
             self.epoch, self.batch = self.epoch + 1, 0

@@ -1,5 +1,6 @@
 """The processes that load: how many there are, how they start, and what signals do to them."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -34,8 +35,6 @@ def default_workers(dataset: Dataset, seconds: float = 5.0) -> int:
 def default_start_method() -> str:
     """One start method on every Python version: forkserver where there is one (fork copies held locks and
     CUDA's state), else spawn."""
-    import multiprocessing
-
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
@@ -75,7 +74,17 @@ def outlive_signals(worker: int) -> None:
         timer.daemon = True
         timer.start()
 
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
     for number in SIGNALS:
         signal.signal(number, end_soon if number == signal.SIGTERM else signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _end_with_the_main_process() -> None:
+    """However that ended. torch's own watch looks every 5 s whether the parent is still the same, and from a
+    forkserver it never sees a change: that one lives as long as its children."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

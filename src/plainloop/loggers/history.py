@@ -21,8 +21,8 @@ class History(Logger):
 
     def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         self.file = open(run.history, "ab")  # noqa: SIM115
-        self.file.truncate(min(self.length, self.file.tell()))  # shorter than remembered after a power cut
-        self.length = self.file.tell()
+        self.length = min(self.length, self.file.tell())  # shorter than remembered after a power cut
+        self.file.truncate(self.length)
 
     def log(self, record: Mapping[str, Any]) -> None:
         assert self.file is not None

@@ -1,5 +1,6 @@
 """TensorBoard: train, validation and test curves share a tag and an axis, from one writer each."""
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +20,18 @@ class TensorBoard(Logger):
     def __init__(self) -> None:
         self.writers: dict[str, Any] = {}
         self.held: list[Mapping[str, Any]] = []
+        self.lengths: Mapping[str, int] | None = None  # of the event files, when a checkpoint was taken
         self.written = time.monotonic()
 
     def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         self.folder, self.config, self.purge = run.tensorboard, config, step + 1 if step else None
+        # What came after the checkpoint is cut off. purge_step says the same to a TensorBoard that looks on, but can't
+        # tell before from after at one and the same step.
+        if self.lengths is not None:
+            for path in self._files():
+                length = self.lengths.get(str(path.relative_to(self.folder)), 0)
+                if path.stat().st_size > length:
+                    os.truncate(path, length)
         if step == 0:
             from omegaconf import OmegaConf
 
@@ -43,8 +52,19 @@ class TensorBoard(Logger):
             self._write()
 
     def state_dict(self) -> dict[str, Any]:
-        self._write()  # what came before a checkpoint is not lost with the process
-        return {}
+        self._flush()  # what came before a checkpoint is not lost with the process
+        return {"lengths": {str(path.relative_to(self.folder)): path.stat().st_size for path in self._files()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.lengths = state.get("lengths")
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.rglob("*tfevents*") if path.is_file()]
+
+    def _flush(self) -> None:
+        self._write()
+        for writer in self.writers.values():
+            writer.flush()
 
     def _write(self) -> None:
         for record in self.held:
@@ -89,6 +109,7 @@ class TensorBoard(Logger):
         for summary in hparams(hyperparameters(self.config), shown):
             writer.file_writer.add_summary(summary)
         self._scalars("", shown, step)
+        self._flush()
 
     def close(self) -> None:
         self._write()
