@@ -291,7 +291,7 @@ def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
     saved.trust = list(composed.trust)  # a stranger's run can't authorise itself
     own = ("run", "split", "checkpoint", "trust")
     typed = [word for word in typed if word.partition("=")[0] not in own]
-    cfg = compose.changed(saved, composed, typed, EVALUABLE, "this can't change when a run is evaluated")
+    cfg = compose.changed(saved, composed, typed, EVALUABLE, lambda name: "this can't change when a run is evaluated")
     validate(cfg)
     name, state = _chosen_checkpoint(run, composed.checkpoint)
     with explained(None):

@@ -6,7 +6,7 @@ Torch-free: a mistyped override is answered before torch is imported.
 import copy
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -184,27 +184,32 @@ def from_hydra(cfg: DictConfig, name: str) -> DictConfig:
 
 
 def changed(
-    saved: DictConfig, composed: DictConfig, typed: Iterable[str], allowed: Sequence[str], why: str,
-    repeats: bool = False,
+    saved: DictConfig, composed: DictConfig, typed: Iterable[str], allowed: Sequence[str],
+    why: Callable[[str], str], repeats: bool = False,
 ) -> DictConfig:  # fmt: skip
     """`saved` with the typed overrides applied: key by key, and `scheduler=cosine` as the whole section.
 
     `composed` is where Hydra has already put and checked their values. Keys that `allowed` doesn't name (as
-    "trainer.device" or "loader.*") raise UserError with `why`, unless they say what the run has already and it is
+    "trainer.device" or "loader.*") raise UserError with `why(key)`, unless they say what the run has already and it is
     allowed that a command `repeats`.
     """
     cfg = copy.deepcopy(saved)
     for override in typed:
         name = override.partition("=")[0]
+        if name == "hydra.run.dir":  # no part of the config: whoever starts or continues the run looks at it
+            continue
         if not any(name == key or (key.endswith("*") and name.startswith(key[:-1])) for key in allowed):
             if repeats and _said_again(saved, composed, name):
                 continue
             old = saved.choices.get(name) if name in groups() else OmegaConf.select(saved, name, throw_on_missing=False)
             has = f" (the run has {name}={config.as_typed(old)})" if old is not None else ""
-            raise UserError(f"{override}: {why}{has}. What may change: {listed(allowed)}.")
+            raise UserError(f"{override}: {why(name)}{has}. What may change: {listed(allowed)}.")
         OmegaConf.update(cfg, name, OmegaConf.select(composed, name), merge=False, force_add=True)
         if name in cfg.choices:
             cfg.choices[name] = composed.choices[name]
+    if cfg.loader.num_workers == 0:  # the run's own options of workers mean nothing now; typed ones are a mistake
+        for name in config.OF_WORKERS:
+            cfg.loader[name] = composed.loader[name]
     return cfg
 
 

@@ -212,6 +212,7 @@ SCHEMAS = {"train": Config, "evaluate": EvaluateConfig}
 EVALUABLE = ("run", "split", "checkpoint", "trust", "trainer.device", "trainer.precision", "trainer.num_threads",
              "loader.*", "paths.*")  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
+OF_WORKERS = ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context")  # of section loader
 REQUIRED_GROUPS = ("data", "model", "loss", "task", "optimizer")
 
 
@@ -295,7 +296,7 @@ def _validate_training(cfg: DictConfig) -> None:
             raise UserError(f"scheduler={cfg.choices.get('scheduler')} acts on validations, and "
                             "trainer.validate_every=0 makes none.")  # fmt: skip
     if cfg.loader.num_workers == 0:
-        for name in ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context"):
+        for name in OF_WORKERS:
             if cfg.loader[name]:
                 raise UserError(f"loader.{name}={as_typed(cfg.loader[name])} acts only with workers, and "
                                 "loader.num_workers is 0: set it, or leave the other out.")  # fmt: skip

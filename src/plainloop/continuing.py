@@ -33,10 +33,10 @@ def resumed_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> D
     saved.trust = []  # a stranger's run can't authorise itself: what is trusted was typed
     why = f"this can't change when a run is continued; extend={old} starts a new run from it"
     allowed = (*RESUMABLE, *(INEXACT if composed.resume_inexact else ()))
-    words = [word.partition("=")[0] for word in typed]
-    if not composed.resume_inexact and any(name in words for name in INEXACT):
-        why += ", resume_inexact=true goes on without promising the same bits"
-    cfg = compose.changed(saved, composed, typed, allowed, why, repeats=True)
+    inexact = ", resume_inexact=true goes on without promising the same bits"
+    cfg = compose.changed(
+        saved, composed, typed, allowed, lambda name: why + (inexact if name in INEXACT else ""), repeats=True
+    )
     for name in ("max_epochs", "max_steps"):
         if cfg.trainer[name] != saved.trainer[name] and depends_on_length(saved):
             raise UserError(
@@ -58,7 +58,7 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
     why = "this can't change when a run is extended, its weights and optimizer state wouldn't fit"
     saved = old.saved_config()
     saved.trust = []
-    cfg = compose.changed(saved, composed, typed, EXTENDABLE, why)
+    cfg = compose.changed(saved, composed, typed, EXTENDABLE, lambda name: why)
     cfg.extend, cfg.resume = str(old), None
     validate(cfg)
     return cfg

@@ -210,7 +210,11 @@ def _git(*arguments: str) -> str | None:
 def to_continue(resume: str, outputs: str, directory: str | None) -> RunDir | None:
     """The run that `resume=` names; None where resume=auto finds none in `directory` yet. Raises UserError."""
     if resume != "auto":
-        return find(resume, outputs, "resume")
+        run = find(resume, outputs, "resume")
+        if directory is not None and Path(directory).resolve() != run.path.resolve():
+            raise UserError(f"hydra.run.dir={directory}: a run that is continued stays where it is, in {run}. Leave "
+                            f"hydra.run.dir out, or start a new run from it with extend={run}")  # fmt: skip
+        return run
     if directory is None:
         raise UserError(
             "resume=auto continues the run in a directory, or starts it there: say which, as in "

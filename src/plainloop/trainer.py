@@ -29,8 +29,8 @@ CPU = torch.device("cpu")
 # What a checkpoint holds of a trainer: the state of its parts, where it stands, and what it carries on from there.
 PARTS = ("model", "preprocess", "task", "optimizer", "schedule", "scaler", "losses", "best", "train_batches")
 POSITION = ("epoch", "batch", "step", "samples")
-CARRIED = ("epoch_loss", "epoch_samples", "last_values", "last_train_loss", "validated", "skipped", "stopped",
-           "ended")  # fmt: skip
+CARRIED = ("epoch_loss", "epoch_samples", "last_values", "last_train_loss", "validated", "stopped", "ended")
+MANY = 20  # steps in a row that may be skipped before the run is given up
 
 
 class Trainer:
@@ -107,9 +107,10 @@ class Trainer:
         self.skips = nonfinite == "skip"
         fp16 = precision == "fp16"
         # Passes the call on, unless the precision is fp16 (which leaves out steps that aren't finite by itself).
-        self.scaler: Any = (
-            SkipNonfinite(device) if self.skips and not fp16 else torch.amp.GradScaler(device.type, enabled=fp16)
-        )
+        self.scaler: Any = torch.amp.GradScaler(device.type, enabled=fp16)
+        if self.skips and not fp16:
+            self.scaler = SkipNonfinite(device, [*model.buffers(), *preprocess.buffers(), *task.buffers()])
+        self.keep: Callable[[], None] = getattr(self.scaler, "keep", lambda: None)
         self.ema = EMA(model, ema_decay) if ema_decay is not None else None
         self.evaluated: Any = self.network if self.ema is None else self.ema.model
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -118,7 +119,6 @@ class Trainer:
         self.epoch, self.batch, self.step, self.samples = 0, 0, 0, 0  # position: what has been done
         self.losses = MeanLoss(leave_out=self.skips)  # since the last log point
         self.epoch_loss, self.epoch_samples = 0.0, 0
-        self.skipped = 0  # steps, at the last log point
         self.last_values: dict[str, float] = {}  # of the newest validation
         self.last_train_loss = math.nan
         self.rates = {"log": Rate(), "epoch": Rate()}
@@ -146,10 +146,13 @@ class Trainer:
     def train_epoch(self) -> bool:
         """Steps until the epoch's batches are used up, or the run ends; whether they are used up."""
         self._validate_by_steps()  # one that a signal has interrupted
+        if self.stopped:
+            return self.batch == self.train_batches.batches
         windows = self.windows(self.train_batches.epoch(self.epoch, first_batch=self.batch))
         for window in self.progress(windows, self):
             logging = (self.step + 1) % self.log_every == 0
             self.seed_step(self.step)
+            self.keep()
             outputs, grad_norm = self.train_step(window, logging)
             self.schedule.step()
             self.step += 1
@@ -236,27 +239,28 @@ class Trainer:
             "samples_per_second": self.rates["log"].read(self.samples),
         }
         if isinstance(self.scaler, SkipNonfinite):
-            record["skipped_steps"] = self._skipped()
+            record["skipped_steps"] = self._check_skips()
         self.last_train_loss = loss
         self._record(record)
 
     def _read_losses(self, where: str) -> float:
-        """The mean loss since the last read, added to the epoch's. Raises MachineError where it isn't finite."""
+        """The mean loss since the last read, added to the epoch's; NaN where every step since then was skipped.
+        Raises MachineError where it isn't finite."""
         total, count = self.losses.read()
         self.epoch_loss, self.epoch_samples = self.epoch_loss + total, self.epoch_samples + count
-        if count == 0 and self.skips:
-            self._check_finite(False, f"no loss is finite within {where}")
+        if count == 0 and self.skips and self.losses.seen:
+            return math.nan
         if count == 0:
             raise MachineError("train_step reported no loss: call self.losses.add(loss, size) in it.")
         self._check_finite(math.isfinite(total), f"the loss is {total / count} within {where}")
         return total / count
 
-    def _skipped(self) -> int:
-        """Steps that were skipped so far. Raises MachineError where the whole last log window was."""
-        before, self.skipped = self.skipped, int(self.scaler.skipped)
-        every = self.skipped - before >= self.log_every
-        self._check_finite(not every, f"each of the last {self.log_every} steps was skipped, at step {self.step}")
-        return self.skipped
+    def _check_skips(self, last: bool = False) -> int:
+        """Steps that were skipped so far. Raises MachineError where too many were in a row, or in the end all."""
+        skipped, row = int(self.scaler.skipped), int(self.scaler.in_a_row)
+        given_up = row >= MANY or (last and skipped == self.step > 0)
+        self._check_finite(not given_up, f"the last {row} steps were skipped, at step {self.step}")
+        return skipped
 
     def _check_finite(self, finite: bool, what: str) -> None:
         if not finite:
@@ -276,11 +280,16 @@ class Trainer:
         if whole:
             if self.losses.count or self.losses.waiting or self.epoch_samples == 0:
                 self._read_losses(f"epoch {self.epoch + 1}")
-            self.last_train_loss = record["train/epoch_loss"] = self.epoch_loss / self.epoch_samples
+            counted = isinstance(self.scaler, SkipNonfinite)  # and judged below; a scaler for fp16 doesn't count
+            self._check_finite(self.epoch_samples > 0 or counted, f"no loss is finite within epoch {self.epoch + 1}")
+            mean = self.epoch_loss / self.epoch_samples if self.epoch_samples else math.nan
+            self.last_train_loss = record["train/epoch_loss"] = mean
             record["samples_per_second"] = self.rates["epoch"].read(self.samples)
             if self.stop_below is not None and self.last_train_loss < self.stop_below:
                 self.stop(f"the training loss {self.last_train_loss:.4g} is below trainer.stop_below={self.stop_below}")
         last = bool(self.stopped) or self.step == self.max_steps or (whole and self.epoch + 1 == self.max_epochs)
+        if isinstance(self.scaler, SkipNonfinite):
+            self._check_skips(last)
         by_epoch = whole and self.validate_epochs and (self.epoch + 1) % self.validate_epochs == 0
         by_step = self.validate_steps and self.step % self.validate_steps == 0
         due = by_epoch or by_step or (last and (self.validate_epochs or self.validate_steps))

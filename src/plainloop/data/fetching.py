@@ -4,6 +4,7 @@ The order of an epoch follows from (seed, epoch) and can be entered anywhere; wh
 from (seed, epoch, position in that order). So nothing depends on which process fetches it, or what it fetched before.
 """
 
+import copy
 import itertools
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, Subset, default_collate, get_worker_info
 
 from plainloop import seeding
+from plainloop.data.datasets import InMemory
 from plainloop.errors import MachineError, UserError, first_line, origin
 
 Collate = Callable[[list[Any]], Any]
@@ -72,14 +74,20 @@ class Fetch(Dataset):
     def __init__(self, dataset: Dataset, seed: int, collate: Collate = default_collate, skip: bool = False):
         self.dataset, self.seed, self.collate, self.skip = dataset, seed, collate, skip
         self.gives_batches = getattr(dataset, "gives_batches", False)
+        # Ours draws nothing; one of the user's may augment a batch.
+        self.may_draw = getattr(type(dataset), "__getitems__", None) is not InMemory.__getitems__
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitems__(self, request: tuple[int, int, Tensor]) -> Fetched:
         epoch, first, indices = request
-        if self.gives_batches:
+        if self.gives_batches and not self.may_draw:
             return Fetched(self.dataset.__getitems__(indices), [])  # type: ignore[attr-defined]
+        if self.gives_batches:
+            with seeding.preserved():
+                seeding.seed_sample(self.seed, epoch, first)
+                return Fetched(self.dataset.__getitems__(indices), [])  # type: ignore[attr-defined]
         numbers = indices.tolist()
         with seeding.preserved():
             return decoded(numbers, self.dataset.__getitem__, self.seed, epoch, first, self.collate, self.skip,
@@ -170,9 +178,8 @@ class Stream(IterableDataset):
     Every process walks the whole raw stream and decodes only its own batches, the k-th being process k mod W's:
     order and batches don't depend on how many there are. A data set with a method `decode(raw)` gives cheap raw
     items from `__iter__` and has its work done there, under the seed of the item's position; one with `set_epoch`
-    is told the epoch. What `__iter__` itself draws comes from a random state of its own that follows from (seed,
-    epoch). Where an epoch is entered in the middle, the batches before are walked over; a data set with
-    `state_dict` and `load_state_dict` goes there itself.
+    is told the epoch. What `__iter__` itself draws follows from (seed, epoch, batch). Where an epoch is entered in the
+    middle, the batches before are walked over; a data set with `state_dict` and `load_state_dict` goes there itself.
     """
 
     def __init__(self, dataset: Any, seed: int, batch_size: int, drop_last: bool, collate: Collate, skip: bool):
@@ -187,9 +194,8 @@ class Stream(IterableDataset):
         worker = get_worker_info()
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         decode = getattr(self.dataset, "decode", lambda raw: raw)
-        walk = _Walk(seeding.derive(self.seed, seeding.ORDER, epoch))
-        start, state = 0, None
-        with walk.going():
+        start = 0
+        with _walking(seeding.derive(self.seed, seeding.ORDER, epoch)):
             if hasattr(self.dataset, "set_epoch"):
                 self.dataset.set_epoch(epoch)
             if first and self.state is not None:
@@ -197,18 +203,19 @@ class Stream(IterableDataset):
                 start = first
             items = iter(self.dataset)
         for number in itertools.count(start):
-            with walk.going():
+            with _walking(seeding.derive(self.seed, seeding.ORDER, epoch, number)):
                 try:
                     raw = list(itertools.islice(items, self.batch_size))
                 except Exception as error:
                     where = f"sample {number * self.batch_size} or one of the next {self.batch_size - 1}"
                     yield Fetched(None, [Unreadable(*_told(error, -1, where))])
                     return
-                if hasattr(self.dataset, "state_dict"):
-                    state = self.dataset.state_dict()
             if not raw or (self.drop_last and len(raw) < self.batch_size):
                 return
             if number >= first and (number - first) % workers == mine:
+                state = self.dataset.state_dict() if hasattr(self.dataset, "state_dict") else None
+                if worker:  # it is sent later, by a thread of torch's, when the data set has moved on
+                    state = copy.deepcopy(state)
                 yield self._batch(raw, decode, epoch, number * self.batch_size)._replace(state=state)
 
     def _batch(self, raw: list[Any], decode: Callable[[Any], Any], epoch: int, start: int) -> Fetched:
@@ -220,25 +227,16 @@ class Stream(IterableDataset):
             )  # fmt: skip
 
 
-class _Walk:
-    """The random state in which a stream is walked, put by while others draw."""
+@contextmanager
+def _walking(seed: int) -> Iterator[None]:
+    """In here a stream is walked: under a seed of its own, and alone."""
+    import torch.utils.data._utils.worker as torchs
 
-    def __init__(self, seed: int):
+    # A data set that divides itself among the workers, as torch's documentation shows, would be divided twice.
+    hidden, torchs._worker_info = torchs._worker_info, None
+    try:
         with seeding.preserved():
             seeding.seed_default(seed)
-            self.states = seeding.states()
-
-    @contextmanager
-    def going(self) -> Iterator[None]:
-        import torch.utils.data._utils.worker as torchs
-
-        # A data set that divides itself among the workers, as torch's documentation shows, would be divided twice.
-        hidden, torchs._worker_info = torchs._worker_info, None
-        before = seeding.states()
-        seeding.restore(self.states)
-        try:
             yield
-        finally:
-            self.states = seeding.states()
-            seeding.restore(before)
-            torchs._worker_info = hidden
+    finally:
+        torchs._worker_info = hidden

@@ -30,7 +30,7 @@ class Loader:
         self.unreadable: dict[int, str] = {}  # what couldn't be read, by its index
         self.state: Any = None  # of a stream that has a state_dict
         # Whole batches from memory need nothing of what the DataLoader does around them (10 µs a batch).
-        in_memory = getattr(self.dataset, "gives_batches", False)
+        in_memory = getattr(self.dataset, "gives_batches", False) and not getattr(loader.dataset, "may_draw", True)
         self.direct = in_memory and loader.num_workers == 0 and not loader.pin_memory
 
     @property
