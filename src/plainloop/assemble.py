@@ -22,9 +22,19 @@ from plainloop.build import build, locate
 from plainloop.config import plain
 from plainloop.data import Data, Loader, build_data, make_loader
 from plainloop.data.fetching import first_sample
+from plainloop.data.loading import Skipped
 from plainloop.data.splits import SPLITS, digest, size
 from plainloop.data.workers import default_workers
-from plainloop.errors import MachineError, UserError, did_you_mean, first_line, listed, origin
+from plainloop.errors import (
+    MachineError,
+    UserError,
+    did_you_mean,
+    first_line,
+    label_outside,
+    listed,
+    origin,
+    out_of_memory,
+)
 from plainloop.optim import make_optimizer, make_schedule
 from plainloop.preprocess import Preprocess, make_preprocess
 from plainloop.tasks import Task
@@ -46,6 +56,7 @@ class Session:
     sample: tuple[Any, ...]  # the first of the training split
     prepare: Callable[[Any], Any]
     autocast: AbstractContextManager
+    skipped: Skipped  # samples that can't be read
     note: str = ""  # what was decided for the user, and should be said
 
     @property
@@ -58,7 +69,7 @@ class Session:
         dataset = self.data[split]
         if dataset is None:
             return None
-        return _loader(self.config, self.device, dataset, shuffle=False, drop_last=False)
+        return _loader(self.config, self.device, dataset, False, False, split, self.skipped)
 
     def measure(
         self, split: str, stopped: Callable[[], None] = lambda: None, also: Sequence[Any] = ()
@@ -67,9 +78,10 @@ class Session:
         loader = self.loader(split)
         if loader is None:
             raise UserError(f"split={split}: the data has none. It has: {listed(s for s in SPLITS if self.data[s])}.")
-        return inference.measure(
-            self.model, self.task, loader, self.prepare, self.autocast, self.task.metrics, stopped, also
-        )
+        with loader:
+            return inference.measure(
+                self.model, self.task, loader, self.prepare, self.autocast, self.task.metrics, stopped, also
+            )
 
     def to_device(self) -> None:
         memory_format = torch.channels_last if self.config.trainer.channels_last else torch.preserve_format
@@ -98,6 +110,7 @@ def assemble(cfg: DictConfig) -> Session:
         lambda **split: build(data_node, "data", trust, **split), locate(data_node["_target_"], "data", trust),
         list(cfg.split.fractions), cfg.split.stratify, cfg.seed,
     )  # fmt: skip
+    data.ignored, data.skip = cfg.loss.get("ignore_index", data.ignored), cfg.loader.skip_unreadable
     task_class = locate(cfg.task._target_, "task", trust)
     sample = task_class.check_sample(first_sample(data.train, cfg.loader.skip_unreadable))
     if cfg.loader.num_workers is None:
@@ -109,8 +122,10 @@ def assemble(cfg: DictConfig) -> Session:
     _fill_spec(cfg, data, task_class.describe(data), sample, device)
 
     reading = OmegaConf.merge(cfg.loader, {"batch_size": 1024 if getattr(data.train, "gives_batches", False) else 64})
-    whole = _loader_of(cfg, reading, device, data.train, shuffle=False, drop_last=False, limit=None)
-    preprocess = make_preprocess(plain(cfg.transforms.normalize), whole, sample[0])
+    skipped = Skipped(cfg.loader.skip_unreadable)
+    whole = _loader_of(cfg, reading, device, data.train, False, False, None, "train", skipped)
+    with whole:
+        preprocess = make_preprocess(plain(cfg.transforms.normalize), whole, sample[0])
     seeding.seed_everything(cfg.seed, seeding.INIT)
     model = build(_facts_filled(cfg, "model"), "model", trust)
     loss = build(_facts_filled(cfg, "loss"), "loss", trust)
@@ -125,7 +140,7 @@ def assemble(cfg: DictConfig) -> Session:
     session = Session(
         cfg, data, preprocess, model, task, device, sample,
         inference.preparation(preprocess, device, cfg.trainer.channels_last),
-        inference.autocast(device, cfg.trainer.precision), note,
+        inference.autocast(device, cfg.trainer.precision), skipped, note,
     )  # fmt: skip
     session.to_device()
     if cfg.trainer.num_threads is None and device.type == "cpu" and _is_small(model, cfg.loader.batch_size):
@@ -242,14 +257,17 @@ def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
         raise UserError(f"{error.full_key}: {first_line(error)}.") from error
 
 
-def _loader(cfg: DictConfig, device: torch.device, dataset: Any, shuffle: bool, drop_last: bool) -> Loader:
-    return _loader_of(cfg, cfg.loader, device, dataset, shuffle, drop_last, cfg.trainer.limit_batches)
+def _loader(cfg: DictConfig, device: torch.device, dataset: Any, shuffle: bool, drop_last: bool, split: str = "",
+            skipped: Skipped | None = None) -> Loader:  # fmt: skip
+    limit = cfg.trainer.limit_batches
+    return _loader_of(cfg, cfg.loader, device, dataset, shuffle, drop_last, limit, split, skipped)
 
 
 def _loader_of(cfg: DictConfig, section: Any, device: torch.device, dataset: Any, shuffle: bool, drop_last: bool,
-               limit: int | None) -> Loader:  # fmt: skip
+               limit: int | None, split: str, skipped: Skipped | None) -> Loader:  # fmt: skip
     return make_loader(
-        dataset, shuffle=shuffle, drop_last=drop_last, seed=cfg.seed, device=device, limit=limit,
+        dataset, shuffle=shuffle, drop_last=drop_last, seed=cfg.seed, device=device, limit=limit, split=split,
+        skipped=skipped,
         **{name: section[name] for name in section if name not in ("shuffle", "drop_last")},
     )  # fmt: skip
 
@@ -259,6 +277,7 @@ def check_forward(session: Session) -> None:
     loader = make_loader(
         session.data.train, batch_size=2, shuffle=False, drop_last=False, limit=1, num_workers=0,
         seed=session.config.seed, device=session.device, skip_unreadable=session.config.loader.skip_unreadable,
+        split="train", skipped=session.skipped,
     )  # fmt: skip
     with seeding.preserved():
         try:
@@ -276,6 +295,10 @@ def check_forward(session: Session) -> None:
             except UserError:
                 raise
             except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+                if out_of_memory(error):
+                    raise
+                if outside := label_outside(error):
+                    raise UserError(outside) from error
                 shape = tuple(batch[0].shape) if isinstance(batch[0], Tensor) else "these inputs"
                 raise UserError(
                     f"model={session.config.choices.get('model')} can't take a batch of shape {shape}: "
@@ -325,7 +348,8 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
     callbacks = {name: build(node, f"callbacks.{name}", trust) for name, node in nodes.items()}
     return trainer_class(
         session.model, session.task, optimizer, schedule, session.preprocess,
-        _loader(cfg, session.device, session.data.train, cfg.loader.shuffle, cfg.loader.drop_last),
+        _loader(cfg, session.device, session.data.train, cfg.loader.shuffle, cfg.loader.drop_last, "train",
+                session.skipped),
         session.loader("val"),
         device=session.device, seed=cfg.seed, monitor=cfg.monitor, mode=mode,
         patience=cfg.early_stopping.patience, min_delta=cfg.early_stopping.min_delta, callbacks=callbacks,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plainloop.errors import UserError, did_you_mean, first_line, listed, origin
+from plainloop.errors import UserError, did_you_mean, first_line, listed, origin, out_of_memory
 
 # Names that other libraries give to arguments of torch's.
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "epsilon": "eps", "p": "dropout"}
@@ -145,6 +145,8 @@ def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given
     except UserError:
         raise
     except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         typed = listed(f"{name}={value}" for name, value in arguments.items() if name != "params")
         raise UserError(
             f"{slot}: {target.__name__} refused its arguments ({typed or 'none'}): "

@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 import torch
 
-from plainloop.errors import MachineError
+from plainloop.errors import MachineError, out_of_memory
 
 MAGIC = b"plainloop-sha256"
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 TRAILER = hashlib.sha256().digest_size + len(MAGIC)
 
 
@@ -77,8 +78,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
+        if out_of_memory(error) or "DataLoader worker" in str(error):  # one was lost: torch tells it wherever we are
+            raise
         left = "the checkpoints before it stand" if any(path.parent.glob("step-*.pt")) else "there is none yet"
-        full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        full = isinstance(error, RuntimeError) or error.errno in DISK_FULL
         why = "is the disk full, or a quota reached?" if full else str(error)
         raise MachineError(f"the checkpoint {path} could not be written: {why} ({left})") from error
     sync_folder(path.parent)
@@ -92,7 +95,15 @@ def load(path: Path) -> dict[str, Any]:
     payload, digest = data[:-TRAILER], data[-TRAILER : -len(MAGIC)]
     if hashlib.sha256(payload).digest() != digest:
         raise Damaged(f"{path} is damaged: its digest doesn't match its content.")
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle's own errors, and whatever a pickle can make torch raise
+        if out_of_memory(error):
+            raise
+        raise Damaged(f"{path} holds more than tensors and plain containers: it isn't loaded, nor run.") from error
+    if not isinstance(state, dict):
+        raise Damaged(f"{path} is not a checkpoint of a run.")
+    return state
 
 
 def link(source: Path, target: Path) -> None:
@@ -186,4 +197,6 @@ class Checkpoints:
                 continue
             return path, state
         what = f"all {len(damaged)} are damaged" if damaged else "there is none"
-        raise MachineError(f"no usable checkpoint in {self.folder}: {what}.")
+        raise MachineError(
+            f"no usable checkpoint in {self.folder}: {what}. Put a copy of one there, or start a new run."
+        )

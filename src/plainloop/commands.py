@@ -1,8 +1,8 @@
 """What the doors and a notebook call: train, evaluate, load_run."""
 
+import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from plainloop.build import build
 from plainloop.checkpoint import Checkpoints
 from plainloop.config import EVALUABLE, plain, validate
 from plainloop.data import Data
-from plainloop.errors import MachineError, UserError, first_line
+from plainloop.errors import MachineError, UserError
 from plainloop.guards import collect_garbage_again, explained, obeying_signals, profiled
 from plainloop.loggers import Console, History, Logger
 from plainloop.metrics import ConfusionMatrix
@@ -119,7 +119,8 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     identity = continuing.fingerprint(session, trainer)
     if resumes:
         assert old is not None
-        for line in continuing.check_fingerprint(state["fingerprint"], identity, changed, inexact, old):
+        continuing.check_best(old)
+        for line in continuing.check_fingerprint(state.get("fingerprint"), identity, changed, inexact, old):
             console.say(f"warning: {line}: this run's bits may not be those of one without an interruption")
         continuing.load_all(trainer, state, old)
         for name, logger in loggers.items():
@@ -155,7 +156,7 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
             earlier=state.get("seconds", 0.0) if run is old else 0.0,
         )
     finally:
-        os.close(lock)
+        RunDir.unlock(lock)
 
 
 def _train(
@@ -188,7 +189,8 @@ def _train(
             if trainer.step == 0:
                 report.draw_inputs(run, session, loggers)
             anomaly = torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
-            with anomaly, profiled(run, trainer, console, cfg.trainer.profile):
+            loading = trainer.train_batches, trainer.val_batches or contextlib.nullcontext()
+            with anomaly, profiled(run, trainer, console, cfg.trainer.profile), loading[0], loading[1]:
                 collect_garbage_again()
                 trainer.fit()
             seconds = earlier + time.perf_counter() - started
@@ -200,11 +202,13 @@ def _train(
         report.say_result(run, session, trainer, metrics, console, hints)
         return Run(run.path, session, metrics)
     except (UserError, MachineError) as error:
-        console.say(f"failed  {error}", screen=False)
+        with contextlib.suppress(OSError):
+            console.say(f"failed  {error}", screen=False)
         raise
     finally:
         for logger in loggers.values():
-            logger.close()
+            with contextlib.suppress(OSError):  # the disk is full, and that has been told
+                logger.close()
 
 
 def run_name(cfg: DictConfig) -> str:
@@ -301,7 +305,9 @@ def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
     try:
         continuing.load_weights(session, state)
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"checkpoint={name} doesn't fit the model of {run}: {first_line(error)}") from error
+        raise UserError(
+            f"checkpoint={composed.checkpoint} doesn't fit the model of {run}: {continuing.what_differs(error)}"
+        ) from error
     session.model.eval()
     return Run(run.path, session, run.read_metrics()), name
 
@@ -310,7 +316,10 @@ def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any]]:
     checkpoints = Checkpoints(run.checkpoints)
     best = run.checkpoints / "best.pt"
     if which == "best" and best.exists():
-        return "best", checkpoint_room.load(best)
+        try:
+            return "best", checkpoint_room.load(best)
+        except checkpoint_room.Damaged as error:
+            raise MachineError(f"{error} The newest weights instead: checkpoint=last") from error
     if which in ("best", "last"):  # without validation nothing was selected: the last one is what there is
         if not checkpoints.all():
             raise UserError(f"run={run}: it has no checkpoint.")
@@ -348,7 +357,7 @@ def evaluate_config(cfg: DictConfig, typed: Sequence[str]) -> dict[str, float]:
     with explained(None):
         collect_garbage_again()
         values = {f"{cfg.split}/{metric}": value for metric, value in run.session.measure(cfg.split).items()}
-    file = run.path / f"evaluate-{cfg.split}-{name}.json"
-    file.write_text(json.dumps(_plain_numbers(values), indent=2) + "\n")
+        file = run.path / f"evaluate-{cfg.split}-{name}.json"
+        rundir.replace_text(file, json.dumps(_plain_numbers(values), indent=2) + "\n")
     report.say_evaluation(run.path, values, run.metrics, cfg.split, asked=cfg.checkpoint, taken=name, file=file)
     return values

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from plainloop import compose
 from plainloop.assemble import Session
-from plainloop.config import plain, validate
-from plainloop.errors import UserError, first_line
+from plainloop.checkpoint import Damaged, load
+from plainloop.config import as_typed, plain, validate
+from plainloop.errors import MachineError, UserError, first_line
 from plainloop.rundir import RunDir
 from plainloop.trainer import Trainer
 
@@ -114,7 +115,18 @@ def kind(thing: Any) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
-def check_fingerprint(was: dict[str, Any], now: dict[str, Any], changed: Sequence[str], inexact: bool,
+def check_best(old: RunDir) -> None:
+    """The best weights are measured when a run ends: whether they are whole is asked before it goes on."""
+    best = old.checkpoints / "best.pt"
+    try:
+        load(best)
+    except FileNotFoundError:
+        pass
+    except Damaged as error:
+        raise MachineError(f"{error} Delete it, and the run goes on without what was the best so far.") from error
+
+
+def check_fingerprint(was: dict[str, Any] | None, now: dict[str, Any], changed: Sequence[str], inexact: bool,
                       old: RunDir) -> list[str]:  # fmt: skip
     """Refuse a checkpoint that belongs to another run, by name; what may differ is told.
 
@@ -126,6 +138,8 @@ def check_fingerprint(was: dict[str, Any], now: dict[str, Any], changed: Sequenc
     Returns:
         lines that say why the bits may not be the same.
     """
+    if was is None:
+        raise UserError(f"the checkpoint in {old} doesn't say of which run it is: it isn't this run's.")
     for name, found in now["kinds"].items():
         before = was["kinds"][name]
         if before != found:
@@ -139,6 +153,13 @@ def check_fingerprint(was: dict[str, Any], now: dict[str, Any], changed: Sequenc
                 f"the checkpoint in {old} was made with {name} {was[name]}, and this run has {now[name]}: it isn't "
                 "this run's checkpoint."
             )
+    for name, found in _settings(now["config"]).items():
+        before = _settings(was["config"]).get(name, found)
+        if before != found:
+            raise UserError(
+                f"the checkpoint in {old} was made with {name}={as_typed(before)}, and this run has "
+                f"{name}={as_typed(found)}: it isn't this run's checkpoint."
+            )
     counts = ("world_size", "batch_size", "accumulate_steps")
     differences = [f"{name} was {was[name]} and is {now[name]}" for name in counts if was[name] != now[name]]
     differences += [f"the content of split {split} has changed" for split in changed]
@@ -151,6 +172,18 @@ def check_fingerprint(was: dict[str, Any], now: dict[str, Any], changed: Sequenc
     return differences + other
 
 
+def _settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What a run's numbers follow from, as {"optimizer.lr": 0.001}: its config without what may change on resume."""
+    found: dict[str, Any] = {}
+    elsewhere = ("spec", "choices", "name", "extend", "loader.drop_last", *RESUMABLE, *INEXACT)
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in elsewhere or f"{name}.*" in elsewhere:
+            continue
+        found |= _settings(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
+
+
 def check_same_length(saved: DictConfig, session: Session) -> None:
     """With another batch size a run may have another number of steps, for which its schedule wasn't built."""
     was, now = saved.spec.total_steps, session.config.spec.total_steps
@@ -161,6 +194,15 @@ def check_same_length(saved: DictConfig, session: Session) -> None:
             f"the schedule of this run was built for {was} steps, and with this batch size there are {now}. Keep "
             "loader.batch_size x trainer.accumulate_steps as it was, or start a new run with extend="
         )
+
+
+def keeps_length(saved: DictConfig, batch_size: int, accumulate_steps: int) -> bool:
+    """Whether the schedule of a run can go on with batches of another size."""
+    if not depends_on_length(saved) or not saved.spec.num_train:
+        return True
+    count = saved.spec.num_train
+    batches = count // batch_size if saved.loader.drop_last else -(-count // batch_size)
+    return -(-batches // accumulate_steps) == saved.spec.steps_per_epoch
 
 
 def load_all(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
@@ -193,9 +235,15 @@ def start_from(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
         trainer.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
+def what_differs(error: Exception) -> str:
+    """What `load_state_dict` complains of: the first of its lines that says more than that it does."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else first_line(error)
+
+
 @contextmanager
 def _fitting(old: RunDir) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, KeyError, ValueError) as error:
-        raise UserError(f"the checkpoint in {old} doesn't fit this code any more: {first_line(error)}") from error
+        raise UserError(f"the checkpoint in {old} doesn't fit this code any more: {what_differs(error)}") from error

@@ -7,6 +7,7 @@ a bug, ours or that of the user's own module, and keeps its traceback.
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -53,6 +54,19 @@ def listed(words: Iterable[object], most: int = 24) -> str:
     texts = [str(word) for word in words]
     tail = f", ... ({len(texts) - most} more)" if len(texts) > most else ""
     return ", ".join(texts[:most]) + tail
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out: Python's or NumPy's error, torch's of any device, or one of these as text, as it may
+    come from a loading process."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or bool(re.search(r"DefaultCPUAllocator|out of memory|^Caught \w*MemoryError", str(error)))
+
+
+def label_outside(error: BaseException) -> str:
+    """What torch's loss says of a label that no check saw, as the data set has no `targets` to look at; else ''."""
+    match = re.search(r"Target (-?\d+) is out of bounds", str(error))
+    return f"data: a sample has label {match[1]}, outside the classes that the data set declares." if match else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -10,10 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-
-from plainloop.checkpoint import Checkpoints
-from plainloop.errors import Interrupted, MachineError, UserError, first_line
+from plainloop import continuing
+from plainloop.checkpoint import DISK_FULL, Checkpoints
+from plainloop.errors import Interrupted, MachineError, UserError, first_line, label_outside, out_of_memory
 from plainloop.loggers import Console
 from plainloop.rundir import RunDir, typed
 from plainloop.trainer import Trainer
@@ -32,35 +31,33 @@ def collect_garbage_again() -> None:
 def explained(run: RunDir | None) -> Iterator[None]:
     """Failures of the machine in two lines: what happened, and how to go on."""
 
-    def resumable(*words: str) -> str:
+    def resumable(*words: str, go_on: str = "resume") -> str:
         if run is None or not Checkpoints(run.checkpoints).all():
             return ""
-        return f"\nContinue from the last checkpoint with: {typed('train.py', f'resume={run}', *words)}"
+        how = "Continue from the last checkpoint" if go_on == "resume" else "Go on from its weights, as a new run,"
+        return f"\n{how} with: {typed('train.py', f'{go_on}={run}', *words)}"
 
     try:
         yield
     except Interrupted as error:
         raise Interrupted(f"{error}{resumable()}", error.status - 128) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except MemoryError as error:
         raise MachineError(f"out of memory: {_smaller_batch(run, resumable)}") from error
     except MachineError as error:
         raise MachineError(f"{error}{resumable()}") from error
-    except IndexError as error:  # a label that no check saw, as the data set has no `targets` to look at
-        match = re.search(r"Target (-?\d+) is out of bounds", str(error))
-        if match is None:
-            raise
-        raise UserError(
-            f"data: a sample has label {match[1]}, outside the classes that the data set declares."
-        ) from error
+    except IndexError as error:
+        if outside := label_outside(error):
+            raise UserError(outside) from error
+        raise
     except (RuntimeError, ValueError) as error:
-        if "can't allocate memory" in str(error):  # torch's own on the CPU
+        if out_of_memory(error) and not isinstance(error, UserError):
             raise MachineError(f"out of memory: {_smaller_batch(run, resumable)}") from error
         if re.search(r"Expected more than 1 value per channel when training", str(error)):
             raise UserError(
                 "model: BatchNorm needs more than one value per channel in a training batch: raise loader.batch_size."
             ) from error
         lost = re.search(
-            r"DataLoader worker \(pid[^)]*\) (is killed by signal: \w+|exited unexpectedly[^.]*)", str(error)
+            r"DataLoader worker \(pid\D* [\d, ]+\) (is killed by signal: [\w ]+|exited unexpectedly[^.]*)", str(error)
         )
         slow = re.search(r"DataLoader timed out after ([\d.]+) seconds", str(error))
         if slow:
@@ -80,18 +77,25 @@ def explained(run: RunDir | None) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise MachineError(f"{error}{resumable()}") from error
+        full = " Is the disk full, or a quota reached?" if error.errno in DISK_FULL else ""
+        raise MachineError(f"{error}.{full}{resumable()}") from error
 
 
 def _smaller_batch(run: RunDir | None, resumable: Callable[..., str]) -> str:
-    """What to type after an out of memory: half the batch, twice the accumulation, which keeps the steps."""
-    advice = "lower loader.batch_size and raise trainer.accumulate_steps by as much."
+    """What to type after an out of memory: half the batch, twice the accumulation, which keeps the steps. (Of a batch
+    that can't be halved a third, and so on.)"""
     if run is None:
-        return advice
+        return "lower loader.batch_size."
     cfg = run.saved_config()
-    half, twice = max(1, cfg.loader.batch_size // 2), 2 * cfg.trainer.accumulate_steps
-    words = (f"loader.batch_size={half}", f"trainer.accumulate_steps={twice}")
-    return f"{advice}{resumable('resume_inexact=true', *words) or ' Try ' + ' '.join(words)}"
+    size, windows = cfg.loader.batch_size, cfg.trainer.accumulate_steps
+    if size == 1:
+        return f"a batch has one sample already. A smaller model, smaller inputs, or more memory?{resumable()}"
+    advice = "lower loader.batch_size and raise trainer.accumulate_steps by as much."
+    parts = next(number for number in range(2, size + 1) if size % number == 0)
+    words = [f"loader.batch_size={size // parts}", f"trainer.accumulate_steps={windows * parts}"]
+    if continuing.keeps_length(cfg, size // parts, windows * parts):
+        return f"{advice}{resumable('resume_inexact=true', *words) or ' Try ' + ' '.join(words)}"
+    return f"{advice}{resumable(*words, go_on='extend') or ' Try ' + ' '.join(words)}"
 
 
 @contextlib.contextmanager

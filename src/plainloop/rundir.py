@@ -1,5 +1,6 @@
 """A run directory: create it, record it, find it, read it back. Imports no torch until it has to."""
 
+import contextlib
 import json
 import os
 import platform
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from plainloop.config import ROOT, Config
-from plainloop.errors import MachineError, UserError
+from plainloop.errors import MachineError, UserError, first_line
 
 
 class RunDir:
@@ -47,7 +50,10 @@ class RunDir:
     def saved_config(self) -> DictConfig:
         """The run's config before its `${...}` were filled in, so that a changed key reaches all that refer to it."""
         typed = OmegaConf.structured(Config)  # so that a key which is newer than the run has its default
-        merged = OmegaConf.merge(typed, OmegaConf.load(self.composed))
+        try:
+            merged = OmegaConf.merge(typed, OmegaConf.load(self.composed))
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{self.composed} can't be read: {first_line(error)}") from error
         assert isinstance(merged, DictConfig)
         return merged
 
@@ -68,6 +74,15 @@ class RunDir:
             os.close(descriptor)
             raise MachineError(f"{self} is being trained by another process.") from error
         return descriptor
+
+    @staticmethod
+    def unlock(descriptor: int) -> None:
+        """Give the lock back, also where a loading process that was forked still holds it open."""
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
     def read_metrics(self) -> dict[str, float]:
         """metrics.json, or nothing for a run that hasn't finished."""
@@ -90,7 +105,8 @@ def create(outputs: str, name: str, given: str | None = None) -> RunDir:
         return RunDir(Path(given))
     except OSError as error:
         raise MachineError(
-            f"the run directory can't be created: {error}. Another place: paths.outputs=FOLDER"
+            f"the run directory can't be created: {error}. Another place: "
+            f"{'paths.outputs' if given is None else 'hydra.run.dir'}=FOLDER"
         ) from error
 
 
@@ -154,8 +170,12 @@ def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that a full disk or a crash leaves the old one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def environment(seed: int) -> dict[str, Any]:

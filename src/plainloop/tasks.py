@@ -99,7 +99,7 @@ class Multiclass(Task):
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
-        names = class_names_of(data.train)
+        names = class_names_of(data.train, ignored=data.ignored, skip=data.skip)
         if len(names) < 2:
             raise UserError(f"data: one class only ({names[0] if names else 'none'}): there is nothing to learn.")
         check_classes(data, names)
@@ -140,18 +140,35 @@ class Multiclass(Task):
         _expect(right, outputs, f"logits (N, {wanted or 'classes'})")
         if targets.is_floating_point() or targets.ndim != 1:
             raise UserError(f"task=multiclass needs classes as whole numbers (N,); the targets are {_seen(targets)}.")
+        if targets.dtype not in (torch.int64, torch.uint8):
+            raise UserError(f"task=multiclass needs classes as int64; the targets are {_seen(targets)}. Return "
+                            "int(label) from __getitem__.")  # fmt: skip
 
 
 class Binary(Task):
     """Two classes. Outputs are logits (N, 1), targets 0 or 1 (N,), predictions probabilities of class 1 (N,)."""
 
+    unseen = False  # whether there are labels that the data set doesn't list
+
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
-        names = class_names_of(data.train)
+        names = class_names_of(data.train, skip=data.skip)
         if len(names) != 2:
             raise UserError(f"task=binary needs two classes; the data has {len(names)}. Try task=multiclass")
         check_classes(data, names)
         return {"num_outputs": 1, "num_classes": 2, "class_names": names}
+
+    def fit(self, data: Data) -> None:
+        self.unseen = any(data[split] is not None and targets_of(data[split]) is None for split in SPLITS)
+
+    def size(self, batch: Any) -> int:
+        """Samples in a batch. Labels that the data set doesn't list are looked at here: the loss takes any number."""
+        targets = batch[1]
+        if self.unseen:
+            outside = targets[(targets != 0) & (targets != 1)]
+            if len(outside):
+                raise UserError(f"data: a sample has label {outside[0].item():g}, outside the two classes 0 and 1.")
+        return len(targets)
 
     def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
         inputs, targets = batch
@@ -191,7 +208,7 @@ class Regression(Task):
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
-        target = torch.as_tensor(first_sample(data.train)[1])
+        target = torch.as_tensor(first_sample(data.train, data.skip)[1])
         if not target.is_floating_point() or target.ndim > 1:
             raise UserError(
                 "task=regression needs targets that are float numbers, () or (T,) per sample; these are "
@@ -205,7 +222,7 @@ class Regression(Task):
             return
         targets = targets_of(data.train)
         if targets is None:
-            targets = torch.stack([torch.as_tensor(sample[1]) for sample in each_sample(data.train)])
+            targets = torch.stack([torch.as_tensor(sample[1]) for sample in each_sample(data.train, data.skip)])
         targets = targets.double().reshape(len(targets), -1)
         self.mean = targets.mean(0).float()
         deviation = targets.std(0, unbiased=False).float()

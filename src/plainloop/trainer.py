@@ -225,6 +225,7 @@ class Trainer:
         norm = float(grad_norm) if grad_norm is not None else math.nan
         if grad_norm is not None and not self.skips and not self.scaler.is_enabled():
             self._check_finite(math.isfinite(norm), f"the gradient's norm is {norm} at step {self.step}")
+            self._check_weights("")
         reset_all(self.task.metrics)
         with torch.no_grad():
             self.task.update(self.task.metrics, outputs, self.prepare(batch))
@@ -377,11 +378,15 @@ class Trainer:
 
     # --- what must be remembered --------------------------------------------------------------------------
 
-    def _save(self, best: bool) -> None:
+    def _check_weights(self, consequence: str) -> None:
+        """A gradient that was infinite in one step alone has left its mark on the weights."""
         norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
         held = [*self.parameters, *(m.running_var for m in norms if m.running_var is not None)]
         finite = torch.stack([tensor.isfinite().all() for tensor in held]).all()
-        self._check_finite(bool(finite), f"the weights hold NaN or infinity at step {self.step} and aren't saved")
+        self._check_finite(bool(finite), f"the weights hold NaN or infinity at step {self.step}{consequence}")
+
+    def _save(self, best: bool) -> None:
+        self._check_weights(" and aren't saved")
         self.save(self.state_dict(), best)
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, Subset, default_
 
 from plainloop import seeding
 from plainloop.data.datasets import InMemory
-from plainloop.errors import MachineError, UserError, first_line, origin
+from plainloop.errors import MachineError, UserError, first_line, origin, out_of_memory
 
 Collate = Callable[[list[Any]], Any]
 
@@ -107,9 +107,9 @@ def decoded(items: Sequence[Any], decode: Callable[[Any], Any], seed: int, epoch
         seeding.seed_sample(seed, epoch, position)
         try:
             samples.append(decode(item))
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:  # whatever a user's data set may raise: it is told, with its sample
+            if out_of_memory(error):
+                raise
             failed.append(Unreadable(*_told(error, *describe(item))))
             if not skip:
                 return Fetched(None, failed)
@@ -117,11 +117,16 @@ def decoded(items: Sequence[Any], decode: Callable[[Any], Any], seed: int, epoch
         return Fetched(None, failed)
     try:
         return Fetched(collate(samples), failed)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         what = f"data: the batch that begins with {describe(items[0])[1]} can't be put together"
         return Fetched(None, [Unreadable(-1, f"{what}: {first_line(error)}", traceback.format_exc())])
+
+
+def hint_to_skip(most: int) -> str:
+    """What to type where a sample can't be read; so many may be left out now."""
+    return f"loader.skip_unreadable={max(10, 2 * most)} leaves such samples out."
 
 
 def _told(error: Exception, index: int, name: str) -> tuple[int, str, str]:
@@ -158,10 +163,12 @@ def each_sample(dataset: Any, skip: int = 0) -> Iterator[Any]:
         except StopIteration:
             return
         except Exception as error:
+            if out_of_memory(error):
+                raise
             unreadable += 1
             if unreadable > skip:
                 name = (number, f"sample {number}") if stream else described(dataset, number)
-                raise UserError(_told(error, *name)[1]) from error
+                raise UserError(f"{_told(error, *name)[1]}. {hint_to_skip(skip)}") from error
 
 
 def first_sample(dataset: Any, skip: int = 0) -> Any:

@@ -9,26 +9,52 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from plainloop.data.fetching import BatchOrder, Fetch, Fetched, Stream
+from plainloop.data.fetching import BatchOrder, Fetch, Fetched, Stream, hint_to_skip
 from plainloop.data.splits import size
-from plainloop.data.workers import default_start_method, default_workers, outlive_signals, signals_held
+from plainloop.data.workers import default_start_method, default_workers, end, outlive_signals, signals_held
 from plainloop.errors import MachineError, UserError
 
 
+class Skipped:
+    """Samples of a run that can't be read: so many may be left out, in all its splits together. Each is said once,
+    whichever loader comes upon it."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.found: dict[str, str] = {}  # by split and index, as "train 7"
+
+    def note(self, split: str, index: int, message: str, trace: str) -> None:
+        """Raises MachineError where there are too many."""
+        if f"{split} {index}" in self.found:
+            return
+        self.found[f"{split} {index}"] = message
+        count = len(self.found)
+        if index >= 0 and count <= self.most:
+            print(f"warning: {message}; left out ({count} of at most {self.most})", file=sys.stderr)
+            return
+        hint = f". {hint_to_skip(self.most)}" if index >= 0 else "."
+        many = f"more than loader.skip_unreadable={self.most} samples can't be read; " if self.most else ""
+        failure = MachineError(f"{many}{message}{hint}")
+        failure.add_note(trace)
+        raise failure
+
+
 class Loader:
-    """The batches of a split: `for batch in loader.epoch(3, first_batch=10)`.
+    """The batches of a split: `for batch in loader.epoch(3, first_batch=10)`. `with loader:` ends its processes.
 
     Args:
         source: the order of a data set's batches, or the stream of them.
         limit: at most this many batches (`trainer.limit_batches`).
-        skip: how many samples that can't be read are left out (`loader.skip_unreadable`).
+        split: which one it is.
+        skipped: the samples that can't be read.
     """
 
-    def __init__(self, loader: DataLoader, source: BatchOrder | Stream, limit: int | None = None, skip: int = 0):
-        self.loader, self.source, self.limit, self.skip = loader, source, limit, skip
+    def __init__(self, loader: DataLoader, source: BatchOrder | Stream, limit: int | None, split: str,
+                 skipped: Skipped):  # fmt: skip
+        self.loader, self.source, self.limit, self.split, self.skipped = loader, source, limit, split, skipped
         self.batch_size = source.batch_size
-        self.unreadable: dict[int, str] = {}  # what couldn't be read, by its index
         self.state: Any = None  # of a stream that has a state_dict
+        self.running: Any = None  # the DataLoader's newest iterator, where it has loading processes
         # Whole batches from memory need nothing of what the DataLoader does around them (10 µs a batch).
         in_memory = getattr(self.dataset, "gives_batches", False) and not getattr(loader.dataset, "may_draw", True)
         self.direct = in_memory and loader.num_workers == 0 and not loader.pin_memory
@@ -70,36 +96,32 @@ class Loader:
                 return itertools.islice((fetch(indices) for _, _, indices in self.source), rest)
         with signals_held() if self.loader.num_workers else nullcontext():
             batches = iter(self.loader)
+        self.running = batches if self.loader.num_workers else None
         return self._checked(itertools.islice(batches, rest))
 
     def _checked(self, fetched: Iterable[Fetched]) -> Iterator[Any]:
         for batch, unreadable, state in fetched:
             for index, message, trace in unreadable:
-                self._note(index, message, trace)
+                self.skipped.note(self.split, index, message, trace)
             if batch is None:
                 raise MachineError(f"no sample of a batch can be read: {unreadable[0].message}")
             self.state = state
             yield batch
 
-    def _note(self, index: int, message: str, trace: str) -> None:
-        """A sample that can't be read is said once, and ends the run when there are too many."""
-        if index in self.unreadable:
-            return
-        self.unreadable[index] = message
-        if index >= 0 and len(self.unreadable) <= self.skip:
-            print(f"warning: {message}; left out ({len(self.unreadable)} of at most {self.skip})", file=sys.stderr)
-            return
-        hint = f" loader.skip_unreadable={max(10, 2 * self.skip)} leaves such samples out." if index >= 0 else ""
-        many = f"more than loader.skip_unreadable={self.skip} samples can't be read; " if self.skip else ""
-        failure = MachineError(f"{many}{message}.{hint}")
-        failure.add_note(trace)
-        raise failure
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: Any) -> None:
+        running, self.running, self.loader._iterator = self.running, None, None
+        if running is not None:
+            end(running, at_once=failure is not None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"unreadable": dict(self.unreadable), "stream": self.state}
+        return {"unreadable": dict(self.skipped.found), "stream": self.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.unreadable, self.state = dict(state["unreadable"]), state["stream"]
+        self.skipped.found |= state["unreadable"]
+        self.state = state["stream"]
         if isinstance(self.source, Stream):
             self.source.state = self.state
 
@@ -128,6 +150,8 @@ def make_loader(
     multiprocessing_context: str | None = None,
     skip_unreadable: int = 0,
     limit: int | None = None,
+    split: str = "",
+    skipped: Skipped | None = None,
 ) -> Loader:
     """A `Loader` for a split, with torch's DataLoader inside. Arguments are torch's own; None means as section
     `loader` says."""
@@ -169,4 +193,4 @@ def make_loader(
         generator=torch.Generator(),  # so that iterating draws nothing from the default one
         **options,
     )
-    return Loader(loader, source, limit, skip_unreadable)
+    return Loader(loader, source, limit, split, skipped or Skipped(skip_unreadable))

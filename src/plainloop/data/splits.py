@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from plainloop import seeding
+from plainloop.data.fetching import each_sample
 from plainloop.errors import UserError, listed
 
 SPLITS = ("train", "val", "test")
@@ -20,12 +21,15 @@ IGNORED = -100  # the label that torch's losses pass over, unless their ignore_i
 @dataclass
 class Data:
     """The three splits; one that the data doesn't have is None. `indices` says which samples of what they were
-    taken from: {"val": {"from": "train", "indices": [...]}}."""
+    taken from: {"val": {"from": "train", "indices": [...]}}. `ignored` is the label that the loss passes over,
+    `skip` how many samples that can't be read may be left out."""
 
     train: Dataset
     val: Dataset | None = None
     test: Dataset | None = None
     indices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ignored: int = IGNORED
+    skip: int = 0
 
     def __getitem__(self, split: str) -> Dataset | None:
         return getattr(self, split)
@@ -185,7 +189,7 @@ def targets_of(dataset: Dataset | None) -> Tensor | None:
         return None
 
 
-def class_names_of(dataset: Dataset, most: int = 20_000) -> list[str]:
+def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED, skip: int = 0) -> list[str]:
     """The names of the classes: the data set's own `classes`, or the whole numbers among its targets.
 
     A data set that has neither `classes` nor `targets` is read through, if it isn't longer than `most`.
@@ -207,7 +211,9 @@ def class_names_of(dataset: Dataset, most: int = 20_000) -> list[str]:
                 f"(all labels): {long} too long to be read through."
             )
         try:
-            targets = torch.as_tensor([torch.as_tensor(dataset[index][1]) for index in range(count)])
+            targets = torch.as_tensor([torch.as_tensor(sample[1]) for sample in each_sample(dataset, skip)])
+        except UserError:
+            raise
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"data: the target of sample 0 is {dataset[0][1]!r}, where this task needs a class "
                             "(a whole number from 0).") from error  # fmt: skip
@@ -216,7 +222,8 @@ def class_names_of(dataset: Dataset, most: int = 20_000) -> list[str]:
             f"data: the targets are {str(targets.dtype).removeprefix('torch.')} numbers, where this task needs classes "
             f"(whole numbers from 0). For numbers: task=regression"
         )
-    return [str(number) for number in range(int(targets.max()) + 1)]
+    kept = targets[targets != ignored]
+    return [str(number) for number in range(int(kept.max()) + 1 if len(kept) else 0)]
 
 
 def check_classes(data: Data, names: Sequence[str]) -> None:
@@ -225,7 +232,7 @@ def check_classes(data: Data, names: Sequence[str]) -> None:
         targets = targets_of(data[split])
         if targets is None or targets.is_floating_point() or targets.ndim != 1:
             continue
-        outside = (((targets < 0) & (targets != IGNORED)) | (targets >= len(names))).nonzero()
+        outside = (((targets < 0) | (targets >= len(names))) & (targets != data.ignored)).nonzero()
         if len(outside):
             index = int(outside[0])
             raise UserError(
