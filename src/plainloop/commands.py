@@ -189,8 +189,8 @@ def _train(
             if trainer.step == 0:
                 report.draw_inputs(run, session, loggers)
             anomaly = torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
-            loading = trainer.train_batches, trainer.val_batches or contextlib.nullcontext()
-            with anomaly, profiled(run, trainer, console, cfg.trainer.profile), loading[0], loading[1]:
+            validating = contextlib.nullcontext() if trainer.val_batches is None else trainer.val_batches
+            with anomaly, profiled(run, trainer, console, cfg.trainer.profile), trainer.train_batches, validating:
                 collect_garbage_again()
                 trainer.fit()
             seconds = earlier + time.perf_counter() - started

@@ -242,7 +242,7 @@ def test_changed_applies_what_was_typed(saved, words, key, value):
 def test_changed_takes_a_whole_section(saved):
     """`scheduler=cosine` replaces the section, its references still unresolved."""
     words = ["scheduler=cosine"]
-    cfg = compose.changed(saved, compose.compose(words), words, ALLOWED, "it can't")
+    cfg = compose.changed(saved, compose.compose(words), words, ALLOWED, lambda name: "it can't")
     assert OmegaConf.to_container(cfg.scheduler, resolve=False) == {
         "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
         "T_max": "${spec.schedule_length}",
@@ -261,7 +261,7 @@ def test_changed_takes_a_whole_section(saved):
 def test_changed_refuses_what_may_not_change(saved, word, held):
     """The answer says why, what the run has, and what may change, in the words of the command line."""
     with pytest.raises(UserError) as caught:
-        compose.changed(saved, compose.compose([word]), [word], ALLOWED, "it can't change")
+        compose.changed(saved, compose.compose([word]), [word], ALLOWED, lambda name: "it can't change")
     message = str(caught.value)
     assert message.startswith(f"{word}: it can't change")
     assert held in message.replace(", ", ",")
