@@ -118,6 +118,10 @@ def _run(name: str, function: Command, words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
+        given = any(word.startswith("hydra.run.dir=") for word in words)
+        if isinstance(error, OSError) and given and not failures:  # Hydra makes it before it calls anything of ours
+            what = f"the run directory can't be created: {error}. Another place: hydra.run.dir=FOLDER"
+            return shown(MachineError(what))
         end_children()
         explained = compose.explain(error, schema)
         if isinstance(explained, UserError):
