@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from plainloop.data.fetching import BatchOrder, Fetch, Fetched, Stream, hint_to_skip
 from plainloop.data.splits import size
-from plainloop.data.workers import default_start_method, default_workers, end, outlive_signals, signals_held
+from plainloop.data.workers import default_start_method, default_workers, end, outlive_signals, signals_held, watch
 from plainloop.errors import MachineError, UserError
 
 
@@ -96,7 +96,9 @@ class Loader:
                 return itertools.islice((fetch(indices) for _, _, indices in self.source), rest)
         with signals_held() if self.loader.num_workers else nullcontext():
             batches = iter(self.loader)
-        self.running = batches if self.loader.num_workers else None
+        if self.loader.num_workers:
+            watch(batches)
+            self.running = batches
         return self._checked(itertools.islice(batches, rest))
 
     def _checked(self, fetched: Iterable[Fetched]) -> Iterator[Any]:

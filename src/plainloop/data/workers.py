@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +41,23 @@ def default_start_method() -> str:
 
 # Those that a terminal or a cluster sends to the whole process group: they are the main process's to obey.
 SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGINT", "SIGTERM") if hasattr(signal, name)]
+
+
+def watch(iterator: Any) -> None:
+    """Notice at once when a loading process is lost. torch waits for the whole of its timeout before it looks whether
+    they live, and of a forkserver's children no signal tells."""
+    get = getattr(iterator, "_try_get_data", None)
+    if get is None or getattr(iterator, "watched", False):
+        return
+
+    def get_or_notice(timeout: float = 5.0) -> tuple[bool, Any]:
+        until = time.monotonic() + timeout
+        while True:
+            found, data = get(min(1.0, max(0.0, until - time.monotonic())))
+            if found or time.monotonic() >= until:
+                return found, data
+
+    iterator._try_get_data, iterator.watched = get_or_notice, True
 
 
 def end(iterator: Any, at_once: bool) -> None:
@@ -92,6 +110,13 @@ def outlive_signals(worker: int) -> None:
         timer.daemon = True
         timer.start()
 
+    told = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):  # the main process, or another worker, has gone first
+            told(kind, error, trace)
+
+    sys.excepthook = tell
     threading.Thread(target=_end_with_the_main_process, daemon=True).start()
     for number in SIGNALS:
         signal.signal(number, end_soon if number == signal.SIGTERM else signal.SIG_IGN)
