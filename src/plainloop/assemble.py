@@ -23,7 +23,7 @@ from plainloop.config import plain
 from plainloop.data import Data, Loader, build_data, make_loader
 from plainloop.data.fetching import first_sample
 from plainloop.data.loading import Skipped
-from plainloop.data.splits import SPLITS, digest, size
+from plainloop.data.splits import SPLITS, check_begins_anew, digest, size
 from plainloop.data.workers import default_workers
 from plainloop.errors import (
     MachineError,
@@ -111,6 +111,8 @@ def assemble(cfg: DictConfig) -> Session:
         list(cfg.split.fractions), cfg.split.stratify, cfg.seed,
     )  # fmt: skip
     data.ignored, data.skip = cfg.loss.get("ignore_index", data.ignored), cfg.loader.skip_unreadable
+    for split in SPLITS:
+        check_begins_anew(data[split], data.skip)
     task_class = locate(cfg.task._target_, "task", trust)
     sample = task_class.check_sample(first_sample(data.train, cfg.loader.skip_unreadable))
     if cfg.loader.num_workers is None:

@@ -19,20 +19,22 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
+        self.decay, self.updates = decay, 0
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.averages: list[Tensor] = list(self.model.parameters())
         self.weights = [weight.detach() for weight in model.parameters()]
         self.buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """After step number `step` (the first is 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self) -> None:
+        """After every step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.averages, self.weights, 1.0 - decay)
         for copied, buffer in self.buffers:
             copied.copy_(buffer)
 
-    def start_from(self, weights: Mapping[str, Any]) -> None:
-        """Begin with these weights."""
+    def start_from(self, weights: Mapping[str, Any], updates: int) -> None:
+        """Begin with an average of so many updates."""
         self.model.load_state_dict(weights)
+        self.updates = updates

@@ -92,11 +92,11 @@ def load(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     if len(data) < TRAILER or not data.endswith(MAGIC):
         raise Damaged(f"{path} is not a whole checkpoint of plainloop's.")
-    payload, digest = data[:-TRAILER], data[-TRAILER : -len(MAGIC)]
-    if hashlib.sha256(payload).digest() != digest:
+    if hashlib.sha256(memoryview(data)[:-TRAILER]).digest() != data[-TRAILER : -len(MAGIC)]:
         raise Damaged(f"{path} is damaged: its digest doesn't match its content.")
     try:
-        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        # torch doesn't mind the digest behind its own format; so the bytes needn't be copied.
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle's own errors, and whatever a pickle can make torch raise
         if out_of_memory(error):
             raise
@@ -167,7 +167,9 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any], best: bool) -> None:
         """Save as the newest, let best.pt name it if it is the best, and drop what is older than the last few."""
-        self.folder.mkdir(exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir()
+            sync_folder(self.folder.parent)
         path = self.folder / f"step-{state['position']['step']}.pt"
         if best:  # first: a run killed in between repeats its steps and finds the same best again
             save(self.folder / "best.pt", state)

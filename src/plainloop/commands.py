@@ -101,9 +101,8 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
 
     with explained(None):
         session = assemble(cfg)
-    changed = []
     if old is not None:
-        changed = continuing.check_same_data(cfg, session, old)
+        continuing.check_same_data(cfg, session, old)
     if resumes:
         continuing.check_same_length(cfg, session)
     cfg = session.config
@@ -120,19 +119,21 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     if resumes:
         assert old is not None
         continuing.check_best(old)
-        for line in continuing.check_fingerprint(state.get("fingerprint"), identity, changed, inexact, old):
+        for line in continuing.check_fingerprint(state.get("fingerprint"), identity, inexact, old):
             console.say(f"warning: {line}: this run's bits may not be those of one without an interruption")
         continuing.load_all(trainer, state, old)
         for name, logger in loggers.items():
             logger.load_state_dict(state["loggers"].get(name, {}))
         if trainer.finished() and old.metrics.is_file():
             console.say(f"done    this run is finished ({trainer.reason}); extend={old} trains longer, as a new run")
-            _load_best(session, old)
+            _load_chosen(session, trainer, old)
             return Run(old.path, session, old.read_metrics())
         run = old
     else:
         if old is not None:
             continuing.start_from(trainer, state, old)
+            for split in continuing.changed_splits(state["fingerprint"]["digests"], identity["digests"]):
+                console.say(f"warning: the content of split {split} isn't what {old} was trained on.")
         run = rundir.create(cfg.paths.outputs, run_name(cfg), directory)
     with explained(run):
         lock = run.lock()
@@ -233,9 +234,7 @@ def _measure_result(run: RunDir, session: Session, trainer: Trainer, loggers: Ma
     once, with the best weights. The confusion matrix is counted in the same pass."""
     cfg = session.config
     metrics: dict[str, float] = {"train/loss": trainer.last_train_loss}
-    best = _load_best(session, run)
-    if best is None and trainer.ema is not None:
-        session.model.load_state_dict(trainer.ema.model.state_dict())
+    best = _load_chosen(session, trainer, run)
     if best is not None:
         metrics |= {f"val/{name}": value for name, value in best["carried"]["last_values"].items()}
         metrics |= {f"last/val/{name}": value for name, value in trainer.last_values.items()}
@@ -252,10 +251,13 @@ def _measure_result(run: RunDir, session: Session, trainer: Trainer, loggers: Ma
                       "parameters": parameters}  # fmt: skip
 
 
-def _load_best(session: Session, run: RunDir) -> dict[str, Any] | None:
-    """Load best.pt, where validation has selected one; its state."""
+def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, Any] | None:
+    """Load best.pt, where validation has selected one, and return its state; else the model gets its last weights,
+    averaged where the run averages."""
     best = run.checkpoints / "best.pt"
     if not best.exists():
+        if trainer.ema is not None:
+            session.model.load_state_dict(trainer.ema.model.state_dict())
         return None
     state = checkpoint_room.load(best)
     continuing.load_weights(session, state)
@@ -300,7 +302,8 @@ def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
     name, state = _chosen_checkpoint(run, composed.checkpoint)
     with explained(None):
         session = assemble(cfg)
-    for split in continuing.check_same_data(saved, session, run):
+    continuing.check_same_data(saved, session, run)
+    for split in continuing.changed_splits(saved.spec.digests, session.config.spec.digests):
         print(f"warning: the content of split {split} isn't what this run was trained and tested on.", file=sys.stderr)
     try:
         continuing.load_weights(session, state)

@@ -185,13 +185,13 @@ def from_hydra(cfg: DictConfig, name: str) -> DictConfig:
 
 def changed(
     saved: DictConfig, composed: DictConfig, typed: Iterable[str], allowed: Sequence[str],
-    why: Callable[[str], str], repeats: bool = False,
+    why: Callable[[str], str], before: Sequence[str] | None = None,
 ) -> DictConfig:  # fmt: skip
     """`saved` with the typed overrides applied: key by key, and `scheduler=cosine` as the whole section.
 
     `composed` is where Hydra has already put and checked their values. Keys that `allowed` doesn't name (as
-    "trainer.device" or "loader.*") raise UserError with `why(key)`, unless they say what the run has already and it is
-    allowed that a command `repeats`.
+    "trainer.device" or "loader.*") raise UserError with `why(key)`, unless they say what the run has already: that is
+    allowed where the words that it was started with are given as `before`.
     """
     cfg = copy.deepcopy(saved)
     for override in typed:
@@ -199,7 +199,9 @@ def changed(
         if name == "hydra.run.dir":  # no part of the config: whoever starts or continues the run looks at it
             continue
         if not any(name == key or (key.endswith("*") and name.startswith(key[:-1])) for key in allowed):
-            if repeats and _said_again(saved, composed, name):
+            if before is not None and (
+                _said_again(saved, composed, name) or (name in FILLED_IN and override in before)
+            ):
                 continue
             old = saved.choices.get(name) if name in groups() else OmegaConf.select(saved, name, throw_on_missing=False)
             has = f" (the run has {name}={config.as_typed(old)})" if old is not None else ""
@@ -211,6 +213,10 @@ def changed(
         for name in config.OF_WORKERS:
             cfg.loader[name] = composed.loader[name]
     return cfg
+
+
+# Where a run's config holds what was made of the typed value ("auto", say), and not the value itself.
+FILLED_IN = ("monitor_mode", "loader.drop_last")
 
 
 def _said_again(saved: DictConfig, composed: DictConfig, name: str) -> bool:

@@ -295,7 +295,7 @@ def _validate_training(cfg: DictConfig) -> None:
         if cfg.schedule.interval == "validation":
             raise UserError(f"scheduler={cfg.choices.get('scheduler')} acts on validations, and "
                             "trainer.validate_every=0 makes none.")  # fmt: skip
-    if cfg.loader.num_workers == 0:
+    if cfg.loader.num_workers == 0 and cfg.spec.num_outputs is None:  # in a run's own config it may be a choice of ours
         for name in OF_WORKERS:
             if cfg.loader[name]:
                 raise UserError(f"loader.{name}={as_typed(cfg.loader[name])} acts only with workers, and "

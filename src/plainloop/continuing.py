@@ -3,7 +3,7 @@
 import json
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,7 +36,7 @@ def resumed_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> D
     allowed = (*RESUMABLE, *(INEXACT if composed.resume_inexact else ()))
     inexact = ", resume_inexact=true goes on without promising the same bits"
     cfg = compose.changed(
-        saved, composed, typed, allowed, lambda name: why + (inexact if name in INEXACT else ""), repeats=True
+        saved, composed, typed, allowed, lambda name: why + (inexact if name in INEXACT else ""), old.typed()
     )
     for name in ("max_epochs", "max_steps"):
         if cfg.trainer[name] != saved.trainer[name] and depends_on_length(saved):
@@ -65,12 +65,9 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
     return cfg
 
 
-def check_same_data(before: DictConfig, session: Session, old: RunDir) -> list[str]:
-    """The data must still be what the run was trained on, and divided as it was. Raises UserError with both values.
-
-    Returns:
-        the splits whose content isn't what it was, by its digest.
-    """
+def check_same_data(before: DictConfig, session: Session, old: RunDir) -> None:
+    """The data must be of the sizes that the run was trained on, and divided as it was. Raises UserError with both
+    values."""
     now = session.config
     for fact in ("num_train", "num_val", "num_test", "input_shape", "class_names"):
         was, found = before.spec[fact], now.spec[fact]
@@ -78,8 +75,12 @@ def check_same_data(before: DictConfig, session: Session, old: RunDir) -> list[s
             raise UserError(f"the data has changed since {old}: {fact} was {was} and is {found}.")
     if json.loads(old.splits.read_text()) != session.data.indices:
         raise UserError(f"the splits have changed since {old}: other samples would be tested than were held back then.")
-    digests = now.spec.digests or {}
-    return [split for split, digest in (before.spec.digests or {}).items() if digests.get(split, digest) != digest]
+
+
+def changed_splits(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
+    """The splits whose content isn't what it was, by their digests; where one is missing, nobody knows."""
+    pairs = {split: (digest, (now or {}).get(split)) for split, digest in (was or {}).items()}
+    return [split for split, (before, found) in pairs.items() if before and found and before != found]
 
 
 def fingerprint(session: Session, trainer: Trainer) -> dict[str, Any]:
@@ -106,7 +107,8 @@ def fingerprint(session: Session, trainer: Trainer) -> dict[str, Any]:
             "processor": torch.cuda.get_device_name(session.device) if cuda else platform.machine(),
             "threads": torch.get_num_threads(),
         },
-        "config": plain(cfg),
+        # Its ${...} not filled in: what refers to a key that may change, as paths.data, changes with it.
+        "config": OmegaConf.to_container(cfg, resolve=False),
     }
 
 
@@ -126,13 +128,11 @@ def check_best(old: RunDir) -> None:
         raise MachineError(f"{error} Delete it, and the run goes on without what was the best so far.") from error
 
 
-def check_fingerprint(was: dict[str, Any] | None, now: dict[str, Any], changed: Sequence[str], inexact: bool,
-                      old: RunDir) -> list[str]:  # fmt: skip
+def check_fingerprint(was: dict[str, Any] | None, now: dict[str, Any], inexact: bool, old: RunDir) -> list[str]:
     """Refuse a checkpoint that belongs to another run, by name; what may differ is told.
 
     Args:
         was, now: of the checkpoint, and of this run.
-        changed: splits whose content isn't what it was.
         inexact: whether the user has said resume_inexact=true.
 
     Returns:
@@ -162,6 +162,7 @@ def check_fingerprint(was: dict[str, Any] | None, now: dict[str, Any], changed: 
             )
     counts = ("world_size", "batch_size", "accumulate_steps")
     differences = [f"{name} was {was[name]} and is {now[name]}" for name in counts if was[name] != now[name]]
+    changed = changed_splits(was["digests"], now["digests"])
     differences += [f"the content of split {split} has changed" for split in changed]
     if differences and not inexact:
         raise UserError(f"since {old}: {', '.join(differences)}.\nGo on all the same, without the same bits, with "
@@ -186,14 +187,17 @@ def _settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def check_same_length(saved: DictConfig, session: Session) -> None:
     """With another batch size a run may have another number of steps, for which its schedule wasn't built."""
-    was, now = saved.spec.total_steps, session.config.spec.total_steps
-    length = ("trainer.max_epochs", "trainer.max_steps")
-    same = all(OmegaConf.select(saved, name) == OmegaConf.select(session.config, name) for name in length)
-    if was != now and same and depends_on_length(saved):
-        raise UserError(
-            f"the schedule of this run was built for {was} steps, and with this batch size there are {now}. Keep "
-            "loader.batch_size x trainer.accumulate_steps as it was, or start a new run with extend="
-        )
+    by_epochs = "spec.steps_per_epoch" in OmegaConf.to_yaml(saved.scheduler or {})
+    for fact, what, matters in (
+        ("total_steps", "steps", depends_on_length(saved)),
+        ("steps_per_epoch", "steps an epoch", by_epochs),
+    ):
+        was, now = saved.spec[fact], session.config.spec[fact]
+        if was != now and matters:
+            raise UserError(
+                f"the schedule of this run was built for {was} {what}, and with this batch size there are {now}. Keep "
+                "loader.batch_size x trainer.accumulate_steps as it was, or start a new run with extend="
+            )
 
 
 def keeps_length(saved: DictConfig, batch_size: int, accumulate_steps: int) -> bool:
@@ -210,9 +214,11 @@ def load_all(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
     was = state["fingerprint"]["batch_size"]
     with _fitting(old):
         trainer.load_state_dict(state)
-    now = trainer.train_batches.batch_size
-    if was != now:  # as many samples into the epoch, but for what doesn't fill a batch
-        trainer.batch = trainer.batch * was // now
+    loader = trainer.train_batches
+    if was != loader.batch_size:  # as many samples into the epoch, but for what doesn't fill a batch
+        done, batches = trainer.batch * was, loader.batches
+        ended = batches is not None and done >= (loader.num_samples or 0)
+        trainer.batch = batches if ended and batches is not None else done // loader.batch_size
 
 
 def load_weights(session: Session, state: dict[str, Any]) -> None:
@@ -227,7 +233,7 @@ def start_from(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
     with _fitting(old):
         trainer.model.load_state_dict(state["model"])
         if trainer.ema is not None:
-            trainer.ema.start_from(state["ema"] or state["model"])
+            trainer.ema.start_from(state["ema"] or state["model"], state["ema_updates"])
         trainer.preprocess.load_state_dict(state["preprocess"])
         trainer.task.load_state_dict(state["task"])
         saved, fresh = state["optimizer"], trainer.optimizer.state_dict()["param_groups"]

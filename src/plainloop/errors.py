@@ -5,12 +5,14 @@ of the training itself (exit status 1), `Interrupted` a signal that was obeyed (
 a bug, ours or that of the user's own module, and keeps its traceback.
 """
 
+import contextlib
 import difflib
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterable
+from typing import TextIO
 
 
 class UserError(ValueError):
@@ -38,8 +40,17 @@ def shown(error: UserError | MachineError | Interrupted) -> int:
     if os.environ.get("PLAINLOOP_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     label = "stopped" if isinstance(error, Interrupted) else "error"
-    print(f"{label}: {error}", file=sys.stderr)
+    tell(f"{label}: {error}", sys.stderr)
     return error.status
+
+
+def tell(line: str, stream: TextIO) -> None:
+    """A line for a terminal that may be gone (a closed window, `| head`): that is no reason to fail."""
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):  # what is held back would fail again when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 from plainloop import continuing
 from plainloop.checkpoint import DISK_FULL, Checkpoints
-from plainloop.errors import Interrupted, MachineError, UserError, first_line, label_outside, out_of_memory
+from plainloop.errors import Interrupted, MachineError, UserError, first_line, label_outside, out_of_memory, tell
 from plainloop.loggers import Console
-from plainloop.rundir import RunDir, typed
+from plainloop.rundir import Busy, RunDir, typed
 from plainloop.trainer import Trainer
 
 
@@ -43,6 +43,8 @@ def explained(run: RunDir | None) -> Iterator[None]:
         raise Interrupted(f"{error}{resumable()}", error.status - 128) from error
     except MemoryError as error:
         raise MachineError(f"out of memory: {_smaller_batch(run, resumable)}") from error
+    except Busy:
+        raise
     except MachineError as error:
         raise MachineError(f"{error}{resumable()}") from error
     except IndexError as error:
@@ -109,7 +111,7 @@ def obeying_signals(trainer: Trainer, checkpoints: Checkpoints) -> Iterator[None
         if trainer.signal is not None:
             raise Interrupted("ended at once by a second signal.", number)
         trainer.signal = number
-        print("\nfinishing the step, then saving; once more ends at once", file=sys.stderr, flush=True)
+        tell("\nfinishing the step, then saving; once more ends at once", sys.stderr)
 
     def save_and_go_on(number: int, frame: Any) -> None:
         checkpoints.wanted = True

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop import metrics as metrics_room
+from plainloop import seeding
 from plainloop.errors import MachineError
 from plainloop.tasks import Task
 
@@ -77,6 +78,7 @@ def measure(model: nn.Module, task: Task, batches: Iterable[Any], prepare: Calla
     `stopped` is called between batches, and may raise to end the pass. The metrics in `also` are updated on the
     way, for the caller to compute (a confusion matrix).
     """
+    seeding.seed_everything(0, seeding.MEASURE)  # a model may draw in eval mode too
     metrics_room.reset_all(metrics)
     watched = {**metrics, **{f"also {number}": metric for number, metric in enumerate(also)}}
     mean = metrics_room.MeanLoss()

@@ -1,5 +1,6 @@
 """What a run tells: the lines before and after the training, and its pictures."""
 
+import itertools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainloop import tables
+from plainloop import seeding, tables
 from plainloop.assemble import Session
 from plainloop.continuing import depends_on_length
+from plainloop.data import each_sample
 from plainloop.data.splits import SPLITS
 from plainloop.loggers import Console, Logger
 from plainloop.metrics import ConfusionMatrix
@@ -85,12 +87,13 @@ def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[st
 
 def draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) -> None:
     """A grid of training images, as the data set gives them."""
-    if len(loggers) < 3 or session.config.spec.image_size is None or not hasattr(session.data.train, "__getitem__"):
+    if len(loggers) < 3 or session.config.spec.image_size is None:
         return  # nobody would show it
     from plainloop.figures import image_grid
 
-    train = session.data.train
-    images = [train[index][0] for index in range(min(64, len(train)))]  # type: ignore[arg-type]
+    with seeding.preserved():
+        samples = each_sample(session.data.train, session.data.skip)
+        images = [sample[0] for sample in itertools.islice(samples, 64)]
     image_grid(torch.stack(images), run.figures / "inputs.png")
     for logger in loggers.values():
         logger.figure("inputs", run.figures / "inputs.png", 0)

@@ -22,6 +22,10 @@ from plainloop.config import ROOT, Config
 from plainloop.errors import MachineError, UserError, first_line
 
 
+class Busy(MachineError):
+    """Another process trains in this directory."""
+
+
 class RunDir:
     """The paths in a run directory."""
 
@@ -57,28 +61,35 @@ class RunDir:
         assert isinstance(merged, DictConfig)
         return merged
 
+    def typed(self) -> list[str]:
+        """The overrides that the run was started with."""
+        found: Any = OmegaConf.to_container(OmegaConf.load(self.overrides)) if self.overrides.is_file() else []
+        return found
+
     def has_checkpoints(self) -> bool:
         """Whether there is anything to continue from."""
         return any(self.checkpoints.glob("step-*.pt"))
 
     def lock(self) -> int:
-        """Keep other processes from training in this directory; released with the process. Raises MachineError."""
-        descriptor = os.open(self.path, os.O_RDONLY)
+        """Keep other processes from training in this directory; released with the process. Raises Busy."""
         try:
             import fcntl
-
+        except ImportError:  # Windows has no flock, and can't open a folder
+            return os.open(os.devnull, os.O_RDONLY)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no flock
-            pass
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(descriptor)
-            raise MachineError(f"{self} is being trained by another process.") from error
+            raise Busy(f"{self} is being trained by another process.") from error
+        except OSError:  # a file system without locks
+            pass
         return descriptor
 
     @staticmethod
     def unlock(descriptor: int) -> None:
         """Give the lock back, also where a loading process that was forked still holds it open."""
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError, OSError):
             import fcntl
 
             fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -125,10 +136,17 @@ def unique(parent: Path, stem: str) -> Path:
 def check_free(run: RunDir, auto: bool = False) -> None:
     """No run may be in a directory where one is started, but for one that never came to its first checkpoint, with
     resume=auto. To be asked with the lock held. Raises UserError."""
-    if not run.config.exists() or (auto and not run.has_checkpoints() and not run.metrics.exists()):
+    if run.has_checkpoints():
+        if run.config.is_file() and run.composed.is_file():
+            raise UserError(f"{run} already holds a run. Continue it with resume={run}, or choose another directory.")
+        raise UserError(f"{run} holds checkpoints, and not the config.yaml and composed.yaml that belong to them: put "
+                        "these back, or choose another directory.")  # fmt: skip
+    if not run.config.exists() or (auto and run.composed.exists() and not run.metrics.exists()):
         return
-    what = "a run" if run.has_checkpoints() or not run.metrics.exists() else "a finished run without its checkpoints"
-    raise UserError(f"{run} already holds {what}. Continue it with resume={run}, or choose another directory.")
+    if not run.composed.exists():
+        raise UserError(f"{run} holds a config.yaml that isn't a run's. Choose another directory.")
+    what = "a finished run without its checkpoints" if run.metrics.exists() else "a run that saved no checkpoint"
+    raise UserError(f"{run} already holds {what}. Delete it, or choose another directory.")
 
 
 def clear(run: RunDir) -> None:
@@ -137,7 +155,7 @@ def clear(run: RunDir) -> None:
 
     if run.config.exists():
         run.history.unlink(missing_ok=True)
-        for folder in (run.tensorboard, run.figures):
+        for folder in (run.checkpoints, run.tensorboard, run.figures):  # a best.pt without step-N.pt, perhaps
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -171,7 +189,10 @@ def replace_text(path: Path, text: str) -> None:
     """Write a file so that a full disk or a crash leaves the old one."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text)
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -258,10 +279,10 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
         path = path.parent
     if not path.exists():
         raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
-    if not (path / "config.yaml").is_file():
+    if not (path / "config.yaml").is_file() or not (path / "composed.yaml").is_file():
         inside = sorted(path.glob("**/config.yaml"))[:1]
         hint = f" Inside it there is {inside[0].parent}." if inside else ""
-        raise UserError(f"{key}={text}: not a run directory (it has no config.yaml).{hint}")
+        raise UserError(f"{key}={text}: not a run directory (it needs config.yaml and composed.yaml).{hint}")
     return RunDir(path)
 
 

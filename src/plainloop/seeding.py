@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 # One stream of numbers for each use, so that the order of epoch 3 has nothing in common with step 3.
-INIT, SPLIT, ORDER, SAMPLE, STEP = range(1, 6)
+INIT, SPLIT, ORDER, SAMPLE, STEP, MEASURE = range(1, 7)
 
 _MASK = (1 << 64) - 1
 
@@ -89,11 +89,29 @@ def preserved() -> Iterator[None]:
         restore(found)
 
 
+@contextmanager
+def as_in_a_worker() -> Iterator[None]:
+    """One thread, as torch's loading processes have (sums over two have other last bits), and the caller's random
+    state preserved."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # both calls take less than 1 µs
+    try:
+        with preserved():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class StepSeed:
     """Seeds the generator that dropout draws from, before each step: about 1 µs. From a start that follows from
-    (seed, rank), each step goes on by an odd number, so that no seed comes twice in a run."""
+    (seed, rank), each step goes on by an odd number, so that no seed comes twice in a run.
 
-    def __init__(self, seed: int, device: torch.device, rank: int = 0):
+    Args:
+        everything: Python's and NumPy's generators too, which takes ten times as long.
+    """
+
+    def __init__(self, seed: int, device: torch.device, rank: int = 0, everything: bool = False):
+        self.everything = everything
         self.start = derive(seed, STEP, rank)
         self.generators = [torch.default_generator]
         if device.type == "cuda":
@@ -107,3 +125,5 @@ class StepSeed:
             each.manual_seed(value)
         if self.mps:
             torch.mps.manual_seed(value)
+        if self.everything:
+            seed_default(value)

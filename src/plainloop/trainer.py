@@ -114,7 +114,8 @@ class Trainer:
         self.ema = EMA(model, ema_decay) if ema_decay is not None else None
         self.evaluated: Any = self.network if self.ema is None else self.ema.model
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.seed_step = StepSeed(seed, device)
+        # A step of the user's own may well draw with NumPy: mixup, say.
+        self.seed_step = StepSeed(seed, device, everything=type(self).train_step is not Trainer.train_step)
 
         self.epoch, self.batch, self.step, self.samples = 0, 0, 0, 0  # position: what has been done
         self.losses = MeanLoss(leave_out=self.skips)  # since the last log point
@@ -157,7 +158,7 @@ class Trainer:
             self.schedule.step()
             self.step += 1
             if self.ema is not None:
-                self.ema.update(self.step)
+                self.ema.update()
             self.batch += len(window)
             self.samples = self.losses.seen
             if logging:
@@ -394,6 +395,7 @@ class Trainer:
         return {
             **{name: getattr(self, name).state_dict() for name in PARTS},
             "ema": None if self.ema is None else self.ema.model.state_dict(),
+            "ema_updates": 0 if self.ema is None else self.ema.updates,
             "callbacks": {name: callback.state_dict() for name, callback in self.callbacks.items()},
             "position": {name: getattr(self, name) for name in POSITION},
             "carried": {name: getattr(self, name) for name in CARRIED},
@@ -404,7 +406,7 @@ class Trainer:
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
         if self.ema is not None:
-            self.ema.start_from(state["ema"])
+            self.ema.start_from(state["ema"], state["ema_updates"])
         for name, callback in self.callbacks.items():
             callback.load_state_dict(state["callbacks"][name])
         for name, value in (state["position"] | state["carried"]).items():

@@ -13,7 +13,7 @@ import yaml
 from hydra._internal.utils import get_args_parser
 
 from plainloop import cli, compose, config
-from plainloop.errors import Interrupted, MachineError, UserError
+from plainloop.errors import Interrupted, MachineError, UserError, tell
 from tests.conftest import ROOT
 
 IMPORTED_TORCH = re.compile(r"^import time:.*\| +torch$", re.MULTILINE)
@@ -255,3 +255,13 @@ def test_guard_is_put_on_once(monkeypatch):
     parser.add_argument("--rate", type=float, default=0.5, help="the %(default)s rate")
     assert parser.parse_args(["--rate", "2"]).rate == 2.0
     assert "the 0.5 rate" in parser.format_help()
+
+
+def test_a_line_for_a_terminal_that_is_gone_is_no_failure():
+    """A closed window, `| head`: neither now, nor when what is held back is written at the end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w")
+    tell("epoch 1", stream)
+    tell("epoch 2", stream)
+    stream.close()

@@ -318,7 +318,7 @@ def test_a_run_is_trained_by_one_process_at_a_time():
     import os
 
     held = commands.RunDir(run.path).lock()
-    with pytest.raises(MachineError, match="is being trained by another process"):
+    with pytest.raises(MachineError, match=r"is being trained by another process\.$"):  # and no advice to resume it
         plainloop.train([f"resume={run.path}", "trainer.max_epochs=3"])
     os.close(held)
     assert plainloop.train([f"resume={run.path}", "trainer.max_epochs=3"]).metrics["epochs"] == 3

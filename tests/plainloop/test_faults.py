@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -712,6 +713,48 @@ def test_typed_of_two_in_one_directory_one_wins(words, tmp_path, trained):
     assert_same_end(tmp_path / "run", trained(*QUICK, f"seed={winner}", HELD_UP))
 
 
+def test_a_run_directory_that_lost_a_part_is_told_apart(copied, tmp_path):
+    """What may stand where a run is to be started; nothing of it is overwritten."""
+    started = [*QUICK, f"hydra.run.dir={tmp_path}/run"]
+
+    def left(*names: str) -> Path:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        path = copied(*QUICK)
+        for name in names:
+            target = path / name
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+        return path
+
+    for names, message in (
+        (["config.yaml"], "holds checkpoints, and not the config.yaml and composed.yaml"),
+        (["composed.yaml", "checkpoints"], "holds a config.yaml that isn't a run's"),
+        (["metrics.json", "checkpoints"], "a run that saved no checkpoint. Delete it"),
+        (["checkpoints"], "a finished run without its checkpoints. Delete it"),
+        ([], "Continue it with resume="),
+    ):
+        path = left(*names)
+        before = sorted(path.rglob("*"))
+        with pytest.raises(UserError, match=message):
+            plainloop.train(started)
+        assert sorted(path.rglob("*")) == before
+    for name in ("config.yaml", "composed.yaml"):
+        with pytest.raises(UserError, match=r"it needs config\.yaml and composed\.yaml"):
+            plainloop.evaluate(left(name))
+
+
+def test_a_best_checkpoint_alone_does_not_outlive_a_new_start(copied, tmp_path):
+    """Killed between best.pt and its first step-N.pt, and started again with resume=auto."""
+    path = copied(*QUICK)
+    (path / "metrics.json").unlink()
+    for file in (path / "checkpoints").glob("step-*.pt"):
+        file.unlink()
+    best = path / "checkpoints/best.pt"
+    best.write_bytes(b"of a run that is no more")
+    run = plainloop.train([*QUICK, "trainer.validate_every=0", f"hydra.run.dir={path}", "resume=auto"])
+    assert run.path == path
+    assert not best.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["hydra.run.dir=run resume=auto", "resume=run"])
 def test_typed_of_two_that_continue_one_run_one_wins(how, tmp_path, trained):
@@ -847,7 +890,7 @@ def test_a_worker_that_is_killed_while_a_checkpoint_is_written(trained, tmp_path
         if state["position"]["step"] == 10:
             for child in multiprocessing.active_children():
                 child.kill()
-                os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody was told yet
+            time.sleep(30)  # which the handler of SIGCHLD cuts short, wherever the kernel delivers it
         written(state, file)
 
     words = f"{FORK} trainer.validate_every=0"

@@ -457,6 +457,7 @@ def test_after_five_kills_everything_is_there_once(uninterrupted, tmp_path):
 CONTROLS = {
     "model": ("smooth", 7),
     "ema": ("smooth", 7),
+    "ema_updates": ("smooth", 7),
     "task": ("smooth", 7),
     "optimizer.state": ("smooth", 7),
     "optimizer.param_groups": ("smooth", 7),
@@ -692,6 +693,26 @@ def test_the_statistics_of_the_old_data_stay(uninterrupted, tmp_path, monkeypatc
     assert plainloop.load_run(run).preprocess.scale.equal(before["scale"])
 
 
+def test_what_was_accepted_is_not_asked_again(uninterrupted, tmp_path, monkeypatch, capsys):
+    """The content of the data is compared with what the checkpoint was trained on, which is the new one by now."""
+    words = [word for word in RUNS["short"] if not word.startswith("scheduler")]
+    run = plainloop.train([*words, f"hydra.run.dir={tmp_path}/run"]).path
+    getitem = Images.__getitem__
+    monkeypatch.setattr(Images, "__getitem__", lambda self, index: (3 * getitem(self, index)[0], self.targets[index]))
+    longer = "trainer.max_steps=10"
+    with pytest.raises(UserError, match="the content of split train has changed"):
+        resumed(run, longer)
+    resumed(run, longer, "resume_inexact=true")
+    resumed(run, "trainer.max_steps=12")
+    assert newest(run)["position"]["step"] == 12
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="the content of split train has changed"):
+        resumed(run, "trainer.max_steps=14")
+    capsys.readouterr()
+    plainloop.train([f"extend={run}", "trainer.max_steps=1", f"hydra.run.dir={tmp_path}/extended"])
+    assert f"the content of split train isn't what {run} was trained on" in capsys.readouterr().out
+
+
 class TwoOptimizers(Trainer):
     """A trainer with something of its own that learns: it says what must be remembered of it."""
 
@@ -721,6 +742,49 @@ def test_a_trainer_of_ones_own_adds_to_the_state():
     whole = fitted(make)
     state, before = whole.states[2]
     assert whole.differences(fitted(make, state), before) == []
+
+
+class Mixing(Trainer):
+    """A step that draws from NumPy's and Python's generators."""
+
+    def train_step(self, window: Any, logging: bool) -> Any:
+        share = float(numpy.random.beta(1, 1)) * random.random()
+        return super().train_step([(share * images, targets) for images, targets in window], logging)
+
+
+def test_a_step_of_ones_own_may_draw_from_any_library():
+    make = trainers(f"trainer._target_={__name__}.Mixing")
+    whole = fitted(make)
+    numpy.random.seed(5), random.seed(5)
+    assert whole.differences(fitted(make)) == []
+    for state, before in whole.states[1::6]:
+        numpy.random.seed(6), random.seed(6)
+        assert whole.differences(fitted(make, state), before) == []
+
+
+class Sampling(Net):
+    """It draws in eval mode too, as a variational autoencoder does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = super().forward(images)
+        return outputs + torch.randn_like(outputs)
+
+
+def test_what_a_model_draws_when_it_is_measured_is_the_same_every_time(tmp_path):
+    make = trainers(f"model._target_={__name__}.Sampling")
+    whole = fitted(make)
+    torch.manual_seed(5)
+    assert whole.differences(fitted(make)) == []
+    for state, before in whole.states[1::6]:
+        assert whole.differences(fitted(make, state), before) == []
+    words = [
+        *own(data="Images", model="Sampling"),
+        "logger=none",
+        "trainer.max_epochs=1",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+    run = plainloop.train(words)
+    assert plainloop.evaluate(run.path, split="val")["val/loss"] == run.metrics["val/loss"]
 
 
 @pytest.mark.parametrize(
@@ -803,6 +867,33 @@ def test_what_shows_and_what_loads_does_not_matter(words, uninterrupted, tmp_pat
 def test_however_it_is_loaded_the_bits_are_the_same(name, words, uninterrupted, tmp_path):
     run = plainloop.train([*RUNS[name], "checkpoint.every_steps=1", f"hydra.run.dir={tmp_path}/run", *words])
     assert differences(uninterrupted(name).path, run.path) == []
+
+
+class Averaged(Dataset):
+    """Samples that are sums over many numbers, whose last bits depend on how many threads add them up."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(index)).sum()
+
+
+def test_threads_do_not_matter_to_what_is_loaded():
+    """torch's loading processes have one thread; the main process may have more."""
+    try:
+        torch.set_num_threads(2)
+        by_two = torch.stack([Averaged()[index] for index in range(24)])
+        options = {"batch_size": 8, "shuffle": False, "drop_last": False, "seed": 1, "device": torch.device("cpu")}
+        alone = torch.cat(list(make_loader(Averaged(), num_workers=0, **options).epoch(0)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    by_one = torch.stack([Averaged()[index] for index in range(24)])
+    with make_loader(Averaged(), num_workers=2, multiprocessing_context="fork", **options) as loader:
+        loaded = torch.cat(list(loader.epoch(0)))
+    assert unequal(alone, by_one) == unequal(alone, loaded) == []
+    assert unequal(by_two, by_one) != []  # it would have mattered
 
 
 def test_validation_and_logging_leave_the_training_alone(uninterrupted, tmp_path):
@@ -976,6 +1067,49 @@ def test_a_stream_that_knows_its_position_goes_there_itself():
         assert dataset.decoded.tolist() == [23 - 16, 0, 0, 0]
 
 
+class Restarting(Kept):
+    """At its end its state is that of its beginning."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"held": list(self.held) or list(range(self.count))}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_that_has_ended_is_not_entered_again(workers):
+    loader = loader_of(Restarting(), workers)
+    whole, states = [], []
+    for batch in loader.epoch(0):
+        whole.append(batch)
+        states.append(copy.deepcopy(loader.state_dict()))
+    assert [len(batch) for batch in whole] == [4, 4, 4, 4, 4, 3]
+    for first in (4, 6):
+        again = loader_of(Restarting(), workers)
+        again.load_state_dict(states[first - 1])
+        assert unequal(told(whole[first:]), told(again.epoch(0, first_batch=first))) == []
+
+
+class GoingOn(Shuffling):
+    """Iterated again, it goes on where it was: a look at its first sample costs one."""
+
+    def __iter__(self) -> Iterator[Any]:
+        while self.at < self.count:
+            self.at += 1
+            yield self.given(self.at)
+        self.at = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.at = state["at"]
+
+
+def test_a_stream_that_goes_on_where_it_was_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"GoingOn goes on where it was .* __iter__ begin at the beginning"):
+        plainloop.train([*own(data="GoingOn"), *STREAM, "trainer.max_epochs=1"])
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_walking_a_stream_leaves_the_callers_numbers_alone(workers):
     random.seed(3), numpy.random.seed(3), torch.manual_seed(3)
@@ -1066,6 +1200,25 @@ def test_a_schedule_built_for_another_number_of_steps_is_refused(sixteen, tmp_pa
     assert metrics["samples"] == 3 * 68
 
 
+def test_an_epoch_that_had_its_last_small_batch_is_done_for_larger_ones_too(tmp_path):
+    """68 samples are nine batches of eight, or five of sixteen; 72 // 16 would see the last four again."""
+    words = [word for word in SMOOTH if not word.startswith(("scheduler", "trainer.accumulate"))]
+    run = watched([*words, "trainer.max_epochs=2"], tmp_path)
+    path = run.interrupted(9, tmp_path)
+    resumed(path, "loader.batch_size=16", "resume_inexact=true")
+    assert json.loads((path / "metrics.json").read_text())["samples"] == 2 * 68
+    assert newest(path)["position"]["step"] == 9 + 5
+
+
+def test_a_schedule_that_counts_steps_of_an_epoch_does_not_fit_another_batch_size(tmp_path):
+    """Though the length of the run isn't its own."""
+    words = [*own(data="Images", model="Net"), "scheduler=step", "scheduler.step_size=${spec.steps_per_epoch}",
+             "schedule.interval=step", "loader.batch_size=8", "trainer.max_epochs=1", "logger=none"]  # fmt: skip
+    run = plainloop.train([*words, f"hydra.run.dir={tmp_path}/run"])
+    with pytest.raises(UserError, match=r"was built for 9 steps an epoch, and with this batch size there are 5"):
+        resumed(run.path, "trainer.max_epochs=2", "loader.batch_size=16", "resume_inexact=true")
+
+
 def test_resume_inexact_allows_nothing_else(sixteen):
     for word in ("optimizer.lr=1", "seed=3", "model.norm=true"):
         with pytest.raises(UserError, match=f"{word}: this can't change"):
@@ -1124,6 +1277,37 @@ def test_auto_refuses_another_command_line(words, message, uninterrupted, tmp_pa
     with pytest.raises(UserError, match=message) as refused:
         plainloop.train([*others, *words, f"hydra.run.dir={path}", "resume=auto"])
     assert ("resume_inexact=true" in str(refused.value)) == (key == "loader.batch_size")  # where it would help
+
+
+def test_auto_takes_words_whose_values_were_decided(tmp_path, capsys):
+    """`auto` stands in the command line, and what it came to in the run's config; BatchNorm drops a lone sample."""
+    words = [*own(data="Images", model="Net"), "loader.batch_size=67", "loader.drop_last=false", "monitor_mode=auto",
+             "trainer.max_epochs=1", "logger=none", f"hydra.run.dir={tmp_path}/run", "resume=auto"]  # fmt: skip
+    cfg = plainloop.train(words).session.config
+    assert (cfg.loader.drop_last, cfg.monitor_mode) == (True, "max")
+    capsys.readouterr()
+    plainloop.train(words)
+    assert "this run is finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match="monitor_mode=min: this can't change"):
+        plainloop.train([word.replace("monitor_mode=auto", "monitor_mode=min") for word in words])
+
+
+def test_paths_that_were_referred_to_may_change(tmp_path):
+    """data.path=${paths.data}/x.csv goes with paths.data to another machine."""
+    shutil.copytree(ROOT / "data", tmp_path / "moved")
+    words = ["data=penguins", "model=mlp", "data.path=${paths.data}/penguins.csv", f"paths.data={ROOT}/data",
+             "trainer.max_epochs=1", "logger=none", f"hydra.run.dir={tmp_path}/run"]  # fmt: skip
+    run = plainloop.train(words)
+    resumed(run.path, f"paths.data={tmp_path}/moved", "trainer.max_epochs=2")
+    assert newest(run.path)["position"]["epoch"] == 2
+
+
+def test_options_of_workers_where_none_were_needed(tmp_path):
+    """Of how many nobody said anything, the data in memory needs none, and the options stay in the run's config."""
+    words = [*own(data="InMemoryNoise"), *STREAM, "trainer.max_epochs=1", "loader.multiprocessing_context=fork"]
+    run = plainloop.train([*words, f"hydra.run.dir={tmp_path}/run"])
+    assert plainloop.evaluate(run.path)["test/loss"] == run.metrics["test/loss"]
+    resumed(run.path, "trainer.max_epochs=2")
 
 
 def test_auto_needs_a_directory():
@@ -1246,20 +1430,32 @@ def test_the_average_is_the_recursion_by_hand():
     average = {name: weight.detach().double() for name, weight in trainer.model.named_parameters()}
     update = trainer.ema.update
 
-    def by_hand(step: int) -> None:
-        update(step)
-        decay = min(0.4, (1 + step) / (10 + step))
+    def by_hand() -> None:
+        update()
+        decay = min(0.4, (1 + trainer.ema.updates) / (10 + trainer.ema.updates))
         for name, weight in trainer.model.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * weight.detach().double()
 
     trainer.ema.update = by_hand
     trainer.fit()
-    assert trainer.step == 10
+    assert trainer.step == trainer.ema.updates == 10
     for name, weight in trainer.ema.model.named_parameters():
         torch.testing.assert_close(weight.double(), average[name], rtol=1e-5, atol=1e-6)
         assert not torch.equal(weight, trainer.model.get_parameter(name))
     for name, buffer in trainer.ema.model.named_buffers():
         assert torch.equal(buffer, trainer.model.get_buffer(name))  # statistics are averages already
+
+
+def test_an_extended_run_goes_on_averaging(uninterrupted, tmp_path):
+    """The average of 15 steps isn't thrown away by the first new ones, as one of two or three steps would be."""
+    before = newest(uninterrupted("smooth").path)
+    words = [f"extend={uninterrupted('smooth').path}", "trainer.max_steps=1", f"hydra.run.dir={tmp_path}/longer"]
+    after = newest(plainloop.train(words).path)
+    assert (before["ema_updates"], after["ema_updates"]) == (15, 16)
+    decay = min(0.9, 17 / 26)
+    for name in ("convolution.weight", "head.3.bias"):
+        expected = decay * before["ema"][name].double() + (1 - decay) * after["model"][name].double()
+        torch.testing.assert_close(after["ema"][name].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_average_leaves_the_training_alone():

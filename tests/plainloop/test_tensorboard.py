@@ -7,8 +7,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy
 import pytest
+import torch
+from PIL import Image
+from torch.utils.data import IterableDataset
+
+import plainloop
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +117,22 @@ def test_the_hparams_page_is_filled_in(ask, short_run):
     values = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
     for name in ("val/accuracy", "test/accuracy", "test/loss"):
         assert values[name] == pytest.approx(short_run.metrics[name])
+
+
+class Squares(IterableDataset):
+    """A stream of small images."""
+
+    classes = ("dark", "bright")
+
+    def __iter__(self) -> Iterator[Any]:
+        for number in range(24):
+            yield torch.full((1, 8, 8), 10 * number, dtype=torch.uint8), number % 2
+
+
+def test_the_inputs_of_a_stream_are_drawn_too():
+    words = ["model=mlp", "data=custom", f"data._target_={__name__}.Squares", "trainer.max_epochs=1",
+             "loader.batch_size=8", "console.progress=false"]  # fmt: skip
+    run = plainloop.train(words)
+    with Image.open(run.path / "figures/inputs.png") as image:
+        shades = set(numpy.asarray(image.convert("L")).flat)
+    assert {round(255 * number / 23) for number in range(24)} <= shades  # from the darkest to the brightest

@@ -89,7 +89,7 @@ class Fetch(Dataset):
                 seeding.seed_sample(self.seed, epoch, first)
                 return Fetched(self.dataset.__getitems__(indices), [])  # type: ignore[attr-defined]
         numbers = indices.tolist()
-        with seeding.preserved():
+        with seeding.as_in_a_worker():
             return decoded(numbers, self.dataset.__getitem__, self.seed, epoch, first, self.collate, self.skip,
                            lambda index: described(self.dataset, index))  # fmt: skip
 
@@ -186,7 +186,8 @@ class Stream(IterableDataset):
     order and batches don't depend on how many there are. A data set with a method `decode(raw)` gives cheap raw
     items from `__iter__` and has its work done there, under the seed of the item's position; one with `set_epoch`
     is told the epoch. What `__iter__` itself draws follows from (seed, epoch, batch). Where an epoch is entered in the
-    middle, the batches before are walked over; a data set with `state_dict` and `load_state_dict` goes there itself.
+    middle, the batches before are walked over; a data set with `state_dict` and `load_state_dict` goes there itself:
+    its `__iter__` begins at the beginning, unless a state was loaded since it was last called.
     """
 
     def __init__(self, dataset: Any, seed: int, batch_size: int, drop_last: bool, collate: Collate, skip: bool):
@@ -201,33 +202,39 @@ class Stream(IterableDataset):
         worker = get_worker_info()
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         decode = getattr(self.dataset, "decode", lambda raw: raw)
-        start = 0
+        jumps = first > 0 and self.state is not None
+        if jumps and self.state["ended"]:
+            return
+        start = first if jumps else 0
         with _walking(seeding.derive(self.seed, seeding.ORDER, epoch)):
             if hasattr(self.dataset, "set_epoch"):
                 self.dataset.set_epoch(epoch)
-            if first and self.state is not None:
-                self.dataset.load_state_dict(self.state)
-                start = first
+            if jumps:
+                self.dataset.load_state_dict(self.state["own"])
             items = iter(self.dataset)
         for number in itertools.count(start):
-            with _walking(seeding.derive(self.seed, seeding.ORDER, epoch, number)):
-                try:
+            try:
+                with _walking(seeding.derive(self.seed, seeding.ORDER, epoch, number)):
                     raw = list(itertools.islice(items, self.batch_size))
-                except Exception as error:
-                    where = f"sample {number * self.batch_size} or one of the next {self.batch_size - 1}"
-                    yield Fetched(None, [Unreadable(*_told(error, -1, where))])
-                    return
-            if not raw or (self.drop_last and len(raw) < self.batch_size):
+            except Exception as error:
+                where = f"sample {number * self.batch_size} or one of the next {self.batch_size - 1}"
+                yield Fetched(None, [Unreadable(*_told(error, -1, where))])
+                return
+            ended = len(raw) < self.batch_size  # its own state may then be that of its beginning again
+            if not raw or (self.drop_last and ended):
                 return
             if number >= first and (number - first) % workers == mine:
-                state = self.dataset.state_dict() if hasattr(self.dataset, "state_dict") else None
-                if worker:  # it is sent later, by a thread of torch's, when the data set has moved on
-                    state = copy.deepcopy(state)
+                state = None
+                if hasattr(self.dataset, "state_dict"):
+                    own = self.dataset.state_dict()
+                    if worker:  # it is sent later, by a thread of torch's, when the data set has moved on
+                        own = copy.deepcopy(own)
+                    state = {"own": own, "ended": ended}
                 yield self._batch(raw, decode, epoch, number * self.batch_size)._replace(state=state)
 
     def _batch(self, raw: list[Any], decode: Callable[[Any], Any], epoch: int, start: int) -> Fetched:
         positions = range(start, start + len(raw))
-        with seeding.preserved():
+        with seeding.as_in_a_worker():
             return decoded(
                 positions, lambda position: decode(raw[position - start]), self.seed, epoch, start, self.collate,
                 self.skip, lambda position: (position, f"sample {position} of the stream"),
@@ -242,7 +249,7 @@ def _walking(seed: int) -> Iterator[None]:
     # A data set that divides itself among the workers, as torch's documentation shows, would be divided twice.
     hidden, torchs._worker_info = torchs._worker_info, None
     try:
-        with seeding.preserved():
+        with seeding.as_in_a_worker():
             seeding.seed_default(seed)
             yield
     finally:

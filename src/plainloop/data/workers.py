@@ -24,13 +24,13 @@ def default_workers(dataset: Dataset, seconds: float = 5.0) -> int:
         return 0
     count = len(dataset)  # type: ignore[arg-type]
     few = range(min(8, count))
-    with seeding.preserved(), suppress(Exception):  # a sample that can't be read is told when it is needed
+    with seeding.preserved():
         started = time.perf_counter()
         for index in few:
-            dataset[index]
+            with suppress(Exception):  # a sample that can't be read is told when it is needed
+                dataset[index]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(cores, 8) if (time.perf_counter() - started) / len(few) * count > seconds else 0
-    return 0
 
 
 def default_start_method() -> str:
@@ -53,7 +53,15 @@ def watch(iterator: Any) -> None:
     def get_or_notice(timeout: float = 5.0) -> tuple[bool, Any]:
         until = time.monotonic() + timeout
         while True:
-            found, data = get(min(1.0, max(0.0, until - time.monotonic())))
+            try:
+                found, data = get(min(1.0, max(0.0, until - time.monotonic())))
+            except (ConnectionError, EOFError) as error:  # its batch was to be had from a process that is gone
+                for process in iterator._workers:
+                    process.join(0.2)
+                lost = [str(process.pid) for process in iterator._workers if not process.is_alive()]
+                if not lost:
+                    raise
+                raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(lost)}) exited unexpectedly") from error
             if found or time.monotonic() >= until:
                 return found, data
 

@@ -1,11 +1,11 @@
 """What the terminal shows: a bar per epoch, or one line per epoch on a pipe; the same lines go into train.log."""
 
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
+from plainloop.errors import tell
 from plainloop.loggers import Logger
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ class Console(Logger):
         """A line for the terminal and train.log."""
         if screen:
             self._close_bar()
-            try:
-                print(line, flush=True)
-            except BrokenPipeError:  # nobody reads any more (`| head`): the training goes on, and so does train.log
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            tell(line, sys.stdout)
         if self.file is None:
             self.early.append(line)
         else:

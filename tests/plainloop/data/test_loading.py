@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from plainloop.data import InMemory, Loader, make_loader
 from plainloop.data.loading import Fetch, default_start_method, default_workers
+from plainloop.data.workers import watch
 from plainloop.errors import MachineError, UserError
 
 CPU = torch.device("cpu")
@@ -318,6 +320,27 @@ def test_how_many_workers_by_default(dataset, loads):
     assert (default_workers(dataset) > 0) == loads
     assert default_workers(dataset) <= 8
     assert generators() == before
+
+
+class LostIterator:
+    """One of the DataLoader's iterators, whose batch was to come from a process that has died, or lives."""
+
+    def __init__(self, alive: bool):
+        self._workers = [SimpleNamespace(pid=77, is_alive=lambda: alive, join=lambda timeout: None)]
+
+    def _try_get_data(self, timeout: float) -> tuple[bool, Any]:
+        raise ConnectionResetError("reset by peer")
+
+
+def test_a_batch_that_a_lost_process_held_is_its_loss():
+    """Tensors are handed over by their process: with it gone, the connection to it is refused."""
+    lost, living = LostIterator(alive=False), LostIterator(alive=True)
+    watch(lost)
+    watch(living)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) 77\) exited unexpectedly"):
+        lost._try_get_data(1.0)
+    with pytest.raises(ConnectionResetError, match="reset by peer"):
+        living._try_get_data(1.0)
 
 
 def test_workers_are_not_forked():

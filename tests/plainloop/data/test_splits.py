@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from plainloop.data import Data, InMemory, build_data, check_classes, class_names_of, targets_of
-from plainloop.data.splits import divide, size
+from plainloop.data.splits import digest, divide, size
 from plainloop.errors import UserError
 
 FRACTIONS = ([0.8, 0.1, 0.1], [0.5, 0.25, 0.25], [0.9, 0.1, 0], [1, 0, 0])
@@ -284,3 +284,29 @@ def test_targets_of_a_subset_are_its_own():
     assert targets_of(Subset(Subset(data, [3, 2, 0]), [1, 2])).tolist() == [2, 0]
     assert targets_of(WithoutTargets()) is None
     assert targets_of(None) is None
+
+
+class Rows(Dataset):
+    """Rows of a NumPy array, to which noise may be added from a generator of its own."""
+
+    def __init__(self, rows: numpy.ndarray, noise: float = 0.0):
+        self.rows, self.noise = rows, noise
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index] + self.noise * numpy.random.default_rng().random(), numpy.int64(index % 2)
+
+
+def test_a_digest_tells_contents_apart():
+    rows = numpy.arange(60.0).reshape(20, 3)
+    assert digest(Rows(rows)) == digest(Rows(rows.copy()))
+    assert digest(Rows(rows)) != digest(Rows(rows + 1e-9))
+    assert digest(Rows(rows)) != digest(Rows(rows.astype("float32")))
+    assert digest(labelled([0, 1, 1])) != digest(labelled([0, 1, 0]))
+
+
+def test_data_that_is_another_one_each_time_has_no_digest():
+    """Nobody could say that it has changed: it always has."""
+    assert digest(Rows(numpy.arange(60.0).reshape(20, 3), noise=1.0)) is None
