@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import yaml
@@ -20,7 +20,7 @@ IMPORTED_TORCH = re.compile(r"^import time:.*\| +torch$", re.MULTILINE)
 
 
 @pytest.fixture
-def door_here(monkeypatch, capsys) -> Callable:
+def door_here(monkeypatch, capsys) -> Iterator[Callable]:
     """`status, out, err = door_here("train", function, "model=cnn")`: a door in this process."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("PLAINLOOP_DEBUG", "0")
@@ -33,7 +33,9 @@ def door_here(monkeypatch, capsys) -> Callable:
         said = capsys.readouterr()
         return ended.value.code, said.out, said.err
 
-    return typed
+    handler = signal.getsignal(signal.SIGCHLD)
+    yield typed
+    signal.signal(signal.SIGCHLD, handler)  # a door that ends in an error lets its children go in silence
 
 
 def not_called(*arguments):

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -46,26 +47,28 @@ SIGNALS = [getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGINT", "SI
 def watch(iterator: Any) -> None:
     """Notice at once when a loading process is lost. torch waits for the whole of its timeout before it looks whether
     they live, and of a forkserver's children no signal tells."""
-    get = getattr(iterator, "_try_get_data", None)
-    if get is None or getattr(iterator, "watched", False):
+    get = getattr(type(iterator), "_try_get_data", None)
+    if get is None or "_try_get_data" in vars(iterator):
         return
+    # Weakly: a cycle would leave the iterator to the garbage collector, which see `end`.
+    weakly = weakref.proxy(iterator)
 
     def get_or_notice(timeout: float = 5.0) -> tuple[bool, Any]:
         until = time.monotonic() + timeout
         while True:
             try:
-                found, data = get(min(1.0, max(0.0, until - time.monotonic())))
+                found, data = get(weakly, min(1.0, max(0.0, until - time.monotonic())))
             except (ConnectionError, EOFError) as error:  # its batch was to be had from a process that is gone
-                for process in iterator._workers:
+                for process in weakly._workers:
                     process.join(0.2)
-                lost = [str(process.pid) for process in iterator._workers if not process.is_alive()]
+                lost = [str(process.pid) for process in weakly._workers if not process.is_alive()]
                 if not lost:
                     raise
                 raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(lost)}) exited unexpectedly") from error
             if found or time.monotonic() >= until:
                 return found, data
 
-    iterator._try_get_data, iterator.watched = get_or_notice, True
+    iterator._try_get_data = get_or_notice
 
 
 def end(iterator: Any, at_once: bool) -> None:
