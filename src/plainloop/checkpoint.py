@@ -9,6 +9,7 @@ import errno
 import hashlib
 import io
 import os
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -96,7 +97,8 @@ def load(path: Path) -> dict[str, Any]:
         raise Damaged(f"{path} is damaged: its digest doesn't match its content.")
     try:
         # torch doesn't mind the digest behind its own format; so the bytes needn't be copied.
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # a foreign file's pickle protocol: it is told below
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle's own errors, and whatever a pickle can make torch raise
         if out_of_memory(error):
             raise

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, Subset, default_collate, get_worker_info
@@ -63,8 +64,22 @@ class BatchOrder(Sampler):
         return ((epoch, number * self.batch_size, indices) for number, indices in rest)
 
 
+class Requests(Sampler):
+    """A `BatchOrder` as the loading processes are told it, with NumPy's arrays: these are copied to them. A tensor
+    would be shared, by a file and a thread of the main process each time."""
+
+    def __init__(self, order: BatchOrder):
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[int, int, numpy.ndarray]]:
+        return ((epoch, first, indices.numpy()) for epoch, first, indices in self.order)
+
+
 class Fetch(Dataset):
-    """Fetches the batches that a `BatchOrder` asks for.
+    """Fetches the batches that `Requests` ask for.
 
     Args:
         collate: samples to a batch.
@@ -80,14 +95,14 @@ class Fetch(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitems__(self, request: tuple[int, int, Tensor]) -> Fetched:
+    def __getitems__(self, request: tuple[int, int, numpy.ndarray]) -> Fetched:
         epoch, first, indices = request
         if self.gives_batches and not self.may_draw:
-            return Fetched(self.dataset.__getitems__(indices), [])  # type: ignore[attr-defined]
+            return Fetched(self.dataset.__getitems__(torch.from_numpy(indices)), [])  # type: ignore[attr-defined]
         if self.gives_batches:
             with seeding.preserved():
                 seeding.seed_sample(self.seed, epoch, first)
-                return Fetched(self.dataset.__getitems__(indices), [])  # type: ignore[attr-defined]
+                return Fetched(self.dataset.__getitems__(torch.from_numpy(indices)), [])  # type: ignore[attr-defined]
         numbers = indices.tolist()
         with seeding.as_in_a_worker():
             return decoded(numbers, self.dataset.__getitem__, self.seed, epoch, first, self.collate, self.skip,

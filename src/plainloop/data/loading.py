@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from plainloop.data.fetching import BatchOrder, Fetch, Fetched, Stream, hint_to_skip
+from plainloop.data.fetching import BatchOrder, Fetch, Fetched, Requests, Stream, hint_to_skip
 from plainloop.data.splits import size
 from plainloop.data.workers import default_start_method, default_workers, end, outlive_signals, signals_held, watch
 from plainloop.errors import MachineError, UserError
@@ -186,7 +186,7 @@ def make_loader(
         assert count is not None
         source = BatchOrder(count, batch_size, shuffle, drop_last, seed)
         fetched = Fetch(dataset, seed, default_collate, skip_unreadable > 0)
-        options["batch_sampler"] = source
+        options["batch_sampler"] = Requests(source)
     loader = DataLoader(
         fetched,
         num_workers=workers,

@@ -1,8 +1,10 @@
 """The order of an epoch and the augmentation of a sample follow from the seed and the position, from nothing else."""
 
 import itertools
+import os
 import random
 from collections.abc import Sequence
+from multiprocessing import resource_sharer
 from types import SimpleNamespace
 from typing import Any
 
@@ -320,6 +322,22 @@ def test_how_many_workers_by_default(dataset, loads):
     assert (default_workers(dataset) > 0) == loads
     assert default_workers(dataset) <= 8
     assert generators() == before
+
+
+@pytest.mark.parametrize("dataset", [Augmented(20), numbered(20)], ids=["sample by sample", "in memory"])
+def test_what_is_asked_for_is_copied_to_the_workers(dataset, monkeypatch):
+    """A shared tensor would need a file and a thread of the main process for each batch, which complains of a worker
+    that is killed while it fetches one."""
+    shared, main, register = [], os.getpid(), resource_sharer._ResourceSharer.register
+
+    def noted(self: Any, send: Any, close: Any) -> Any:
+        shared.append(os.getpid())
+        return register(self, send, close)
+
+    monkeypatch.setattr(resource_sharer._ResourceSharer, "register", noted)
+    with loader(dataset, num_workers=2, multiprocessing_context="fork") as batches:
+        assert sorted(int(target) for _, targets in batches.epoch(0) for target in targets) == list(range(20))
+    assert main not in shared
 
 
 class LostIterator:
