@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from loop import Batch, assert_equal_weights, bare_loop, mlp, plainloop_trainer, report
@@ -39,6 +40,9 @@ class Converted:
 
     def epoch(self, number: int = 0, first_batch: int = 0) -> Iterator[Batch]:
         return itertools.islice(self.held, first_batch, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
 
 
 def random_images(count: int) -> InMemory:

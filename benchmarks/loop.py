@@ -167,6 +167,9 @@ class Turns:
             self.since = time.perf_counter()
             yield from turn
 
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
     def stop(self, name: str, counts: bool = True) -> None:
         if counts and self.since is not None:
             self.seconds[name].append(time.perf_counter() - self.since)

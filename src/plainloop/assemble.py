@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from plainloop import inference, seeding
-from plainloop.build import build, locate
+from plainloop import compose, inference, seeding
+from plainloop.augment import Augment
+from plainloop.build import build, check_arguments, locate
 from plainloop.config import plain
-from plainloop.data import Data, Loader, build_data, make_loader
+from plainloop.data import Data, Division, Loader, build_data
 from plainloop.data.fetching import first_sample
 from plainloop.data.loading import Skipped
-from plainloop.data.splits import SPLITS, check_begins_anew, digest, size
+from plainloop.data.splits import SPLITS, check_begins_anew, digest, own, size
 from plainloop.data.workers import default_workers
 from plainloop.errors import (
     MachineError,
@@ -35,8 +36,9 @@ from plainloop.errors import (
     origin,
     out_of_memory,
 )
+from plainloop.loaders import drawn, evaluation_loader, first_two, training_loader
 from plainloop.optim import make_optimizer, make_schedule
-from plainloop.preprocess import Preprocess, make_preprocess
+from plainloop.pipelines import apply_transforms, augment_for, check_alike, check_shares, preprocess_for
 from plainloop.tasks import Task
 from plainloop.trainer import Trainer
 
@@ -49,7 +51,7 @@ class Session:
 
     config: DictConfig  # with `spec` filled in, `${...}` not
     data: Data
-    preprocess: Preprocess
+    preprocess: nn.Module
     model: nn.Module
     task: Task
     device: torch.device
@@ -57,6 +59,7 @@ class Session:
     prepare: Callable[[Any], Any]
     autocast: AbstractContextManager
     skipped: Skipped  # samples that can't be read
+    augment: Augment | None = None  # of training batches
     note: str = ""  # what was decided for the user, and should be said
 
     @property
@@ -69,7 +72,7 @@ class Session:
         dataset = self.data[split]
         if dataset is None:
             return None
-        return _loader(self.config, self.device, dataset, False, False, split, self.skipped)
+        return evaluation_loader(self.config, dataset, self.device, split, self.skipped)
 
     def measure(
         self, split: str, stopped: Callable[[], None] = lambda: None, also: Sequence[Any] = ()
@@ -93,8 +96,33 @@ class Session:
                 metric.to(self.device)
 
 
-def assemble(cfg: DictConfig) -> Session:
-    """Build everything but the trainer. Raises UserError for whatever doesn't fit, before anything is written."""
+def settled(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, str]:
+    """With task=auto the data is asked for its task, and the config is composed once more with it.
+
+    A data set's factory answers by its `task_of(**arguments)`, which gives the task and a word on why.
+
+    Returns:
+        the config, and what to say.
+    """
+    if cfg.choices.get("task") != "auto":
+        return cfg, ""
+    node, trust = plain(cfg.data), list(cfg.trust)
+    target = locate(node["_target_"], "data", trust)
+    task_of = getattr(target, "task_of", None)
+    if task_of is None:
+        raise UserError(f"task=auto: data={cfg.choices.get('data')} doesn't say what its targets are. Choose a task: "
+                        "task=multiclass, binary, regression, multilabel, ...")  # fmt: skip
+    check_arguments(target, {name: value for name, value in node.items() if name != "_target_"}, "data", {"split": ""})
+    task, why = task_of(**{name: value for name, value in node.items() if name not in ("_target_", "task")})
+    return compose.compose([*typed, f"task={task}"]), f"task={task}: {why} (task=... chooses another)"
+
+
+def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
+    """Build everything but the trainer. Raises UserError for whatever doesn't fit, before anything is written.
+
+    Args:
+        loaded: a run's weights and statistics are loaded afterwards, so that the data needn't be read for them.
+    """
     cfg = copy.deepcopy(cfg)
     device = choose_device(cfg.trainer.device, cfg.trainer.precision)
     torch.set_num_threads(cfg.trainer.num_threads or TORCHS_THREADS)
@@ -108,26 +136,30 @@ def assemble(cfg: DictConfig) -> Session:
     seeding.seed_everything(cfg.seed, seeding.SPLIT)
     data = build_data(
         lambda **split: build(data_node, "data", trust, **split), locate(data_node["_target_"], "data", trust),
-        list(cfg.split.fractions), cfg.split.stratify, cfg.seed,
+        Division(**plain(cfg.split)), cfg.seed,
     )  # fmt: skip
     data.ignored, data.skip = cfg.loss.get("ignore_index", data.ignored), cfg.loader.skip_unreadable
     for split in SPLITS:
         check_begins_anew(data[split], data.skip)
+    digests = {split: digest(data[split]) for split in SPLITS if isinstance(size(data[split]), int)}
+    plain_train = data.train
+    apply_transforms(cfg, data)
     task_class = locate(cfg.task._target_, "task", trust)
-    sample = task_class.check_sample(first_sample(data.train, cfg.loader.skip_unreadable))
+    sample = task_class.check_sample(first_sample(data.train, data.skip))
+    if cfg.transforms.train or cfg.transforms.eval:
+        check_alike(data, sample)
     if cfg.loader.num_workers is None:
         cfg.loader.num_workers = default_workers(data.train)
     if data.val is None and cfg.early_stopping.patience:
         raise UserError(f"early_stopping.patience={cfg.early_stopping.patience}: the data has no validation split.")
     if data.val is None and cfg.schedule.interval == "validation":
         raise UserError(f"scheduler={cfg.choices.get('scheduler')}: it acts on validations, and the data has none.")
-    _fill_spec(cfg, data, task_class.describe(data), sample, device)
+    facts = {"digests": digests, **(own(data.train, "facts") or {})}
+    _fill_spec(cfg, data, facts | task_class.describe(data), sample, device)
 
-    reading = OmegaConf.merge(cfg.loader, {"batch_size": 1024 if getattr(data.train, "gives_batches", False) else 64})
+    few = getattr(plain_train, "looked_at", plain_train)  # of a stream, the samples that stand for all
     skipped = Skipped(cfg.loader.skip_unreadable)
-    whole = _loader_of(cfg, reading, device, data.train, False, False, None, "train", skipped)
-    with whole:
-        preprocess = make_preprocess(plain(cfg.transforms.normalize), whole, sample[0])
+    preprocess = preprocess_for(cfg, data, few, sample[0], skipped, loaded)
     seeding.seed_everything(cfg.seed, seeding.INIT)
     model = build(_facts_filled(cfg, "model"), "model", trust)
     loss = build(_facts_filled(cfg, "loss"), "loss", trust)
@@ -138,22 +170,44 @@ def assemble(cfg: DictConfig) -> Session:
     task.num_outputs = cfg.spec.num_outputs
     task.fit(data)
 
+    augment = augment_for(cfg, task)
     note = _leave_out_a_single_sample(cfg, data, model, device)
     session = Session(
         cfg, data, preprocess, model, task, device, sample,
         inference.preparation(preprocess, device, cfg.trainer.channels_last),
-        inference.autocast(device, cfg.trainer.precision), skipped, note,
+        inference.autocast(device, cfg.trainer.precision), skipped, augment, note,
     )  # fmt: skip
     session.to_device()
+    if cfg.loader.on_device:
+        hold_on_device(data, device)
     if cfg.trainer.num_threads is None and device.type == "cpu" and _is_small(model, cfg.loader.batch_size):
         torch.set_num_threads(1)
-    check_forward(session)
+    check_forward(session, "train")
+    if data.val is not None and (cfg.transforms.train or cfg.transforms.eval):  # of another shape, perhaps
+        check_forward(session, "val")
     return session
+
+
+def hold_on_device(data: Data, device: torch.device) -> None:
+    """loader.on_device: the splits go where the model is. Raises UserError where they aren't in memory."""
+    for split in SPLITS:
+        dataset: Any = data[split]
+        if dataset is None:
+            continue
+        if not (getattr(dataset, "gives_batches", False) and hasattr(dataset, "to")):
+            raise UserError(f"loader.on_device=true is for data in memory that is fetched by whole batches, and "
+                            f"{split} isn't ({type(dataset).__name__}): leave it out.")  # fmt: skip
+        try:
+            dataset.to(device)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise UserError(f"loader.on_device=true: {split} doesn't fit into the memory of {device}.") from error
+            raise
 
 
 def _leave_out_a_single_sample(cfg: DictConfig, data: Data, model: nn.Module, device: torch.device) -> str:
     """A last batch of one sample has no deviation for BatchNorm to divide by: it is dropped, and that is said."""
-    count = size(data.train)
+    count = drawn(training_loader(cfg, data.train, device))
     normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     single = count is not None and count % cfg.loader.batch_size == 1 and cfg.loader.batch_size > 1
     if not (normed and single) or cfg.loader.drop_last:
@@ -162,9 +216,10 @@ def _leave_out_a_single_sample(cfg: DictConfig, data: Data, model: nn.Module, de
         raise UserError("data: one training sample only, and BatchNorm needs two: choose a model without it.")
     cfg.loader.drop_last = True
     _fill_steps(cfg, data, device)
+    other = " (another one each epoch)" if cfg.loader.shuffle else ""
     return (
         f"1 of {count:,} training samples is left over for an epoch's last batch, which BatchNorm can't take: it is "
-        "dropped (another one each epoch), as by loader.drop_last=true"
+        f"dropped{other}, as by loader.drop_last=true"
     )
 
 
@@ -205,7 +260,6 @@ def _fill_spec(
         "in_channels": shape[0] if is_image and shape else None,
         "image_size": shape[1:] if is_image and shape else None,
         **{f"num_{split}": size(data[split]) for split in SPLITS},
-        "digests": {split: digest(data[split]) for split in SPLITS if isinstance(size(data[split]), int)},
         **described,
     }
     OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)
@@ -214,7 +268,7 @@ def _fill_spec(
 
 def _fill_steps(cfg: DictConfig, data: Data, device: torch.device) -> None:
     """How many steps come of the data; nobody knows for a stream without a length."""
-    batches = _loader(cfg, device, data.train, cfg.loader.shuffle, cfg.loader.drop_last).batches
+    batches = training_loader(cfg, data.train, device).batches
     warmup, total, ticks = cfg.schedule.warmup_steps, cfg.trainer.max_steps, None
     steps = None if batches is None else -(-batches // cfg.trainer.accumulate_steps)
     if steps is not None:
@@ -247,9 +301,11 @@ def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
                         "doesn't know its own: set trainer.max_steps, or give the data set a __len__."
                     )
                 if OmegaConf.select(cfg, f"spec.{fact}") is None:
+                    hint = "\nSome are codes: model=tabular embeds them, data.categories=onehot makes them numbers."
+                    hint = hint if cfg.spec.cardinalities else ""
                     raise UserError(
                         f"{group}={cfg.choices.get(group)} doesn't fit data={cfg.choices.get('data')}: {place}.{name} "
-                        f"needs spec.{fact}, and inputs of shape {tuple(cfg.spec.input_shape or ())} have none."
+                        f"needs spec.{fact}, and inputs of shape {tuple(cfg.spec.input_shape or ())} have none.{hint}"
                     )
 
     look(OmegaConf.to_container(cfg[group], resolve=False), group)
@@ -259,28 +315,11 @@ def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
         raise UserError(f"{error.full_key}: {first_line(error)}.") from error
 
 
-def _loader(cfg: DictConfig, device: torch.device, dataset: Any, shuffle: bool, drop_last: bool, split: str = "",
-            skipped: Skipped | None = None) -> Loader:  # fmt: skip
-    limit = cfg.trainer.limit_batches
-    return _loader_of(cfg, cfg.loader, device, dataset, shuffle, drop_last, limit, split, skipped)
-
-
-def _loader_of(cfg: DictConfig, section: Any, device: torch.device, dataset: Any, shuffle: bool, drop_last: bool,
-               limit: int | None, split: str, skipped: Skipped | None) -> Loader:  # fmt: skip
-    return make_loader(
-        dataset, shuffle=shuffle, drop_last=drop_last, seed=cfg.seed, device=device, limit=limit, split=split,
-        skipped=skipped,
-        **{name: section[name] for name in section if name not in ("shuffle", "drop_last")},
-    )  # fmt: skip
-
-
-def check_forward(session: Session) -> None:
+def check_forward(session: Session, split: str) -> None:
     """Two samples through the model, before anything is written: shapes that don't fit are found here."""
-    loader = make_loader(
-        session.data.train, batch_size=2, shuffle=False, drop_last=False, limit=1, num_workers=0,
-        seed=session.config.seed, device=session.device, skip_unreadable=session.config.loader.skip_unreadable,
-        split="train", skipped=session.skipped,
-    )  # fmt: skip
+    dataset = session.data[split]
+    assert dataset is not None
+    loader = first_two(session.config, dataset, split, session.skipped)
     with seeding.preserved():
         try:
             raw = next(iter(loader))
@@ -306,6 +345,8 @@ def check_forward(session: Session) -> None:
                     f"model={session.config.choices.get('model')} can't take a batch of shape {shape}: "
                     f"{first_line(error)} ({origin(error)})"
                 ) from error
+            if session.augment is not None and session.augment.mixes:
+                check_shares(session.config, session.task, outputs)
             _check_metrics(session, batch, outputs)
 
 
@@ -350,10 +391,9 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
     callbacks = {name: build(node, f"callbacks.{name}", trust) for name, node in nodes.items()}
     return trainer_class(
         session.model, session.task, optimizer, schedule, session.preprocess,
-        _loader(cfg, session.device, session.data.train, cfg.loader.shuffle, cfg.loader.drop_last, "train",
-                session.skipped),
+        training_loader(cfg, session.data.train, session.device, session.skipped),
         session.loader("val"),
-        device=session.device, seed=cfg.seed, monitor=cfg.monitor, mode=mode,
+        augment=session.augment, device=session.device, seed=cfg.seed, monitor=cfg.monitor, mode=mode,
         patience=cfg.early_stopping.patience, min_delta=cfg.early_stopping.min_delta, callbacks=callbacks,
         **{name: value for name, value in section.items() if name not in elsewhere}, **hooks,
     )  # fmt: skip
@@ -363,11 +403,17 @@ def monitor_mode(session: Session) -> str:
     """ "max" or "min": as configured, else as the metric says of itself."""
     cfg = session.config
     name = cfg.monitor.removeprefix("val/")
+    if name == "loss":
+        return "min" if cfg.monitor_mode == "auto" else cfg.monitor_mode
+    name, _, part = name.partition("/")
+    parts = getattr(session.task.metrics[name], "names", None) or ([""] if not part else [])
+    if part not in parts:  # of several targets there is one each
+        options = [f"val/{name}{f'/{each}' * bool(each)}" for each in parts or [""]]
+        raise UserError(f"monitor={cfg.monitor}: data.target={listed(session.config.spec.target_columns)} gives "
+                        f"{listed(options)}. Write monitor={options[0]}")  # fmt: skip
+    higher = getattr(session.task.metrics[name], "higher_is_better", None)
     if cfg.monitor_mode != "auto":
         return cfg.monitor_mode
-    if name == "loss":
-        return "min"
-    higher = getattr(session.task.metrics[name], "higher_is_better", None)
     if higher is None:
         raise UserError(f"monitor={cfg.monitor}: is more better, or less? Write monitor_mode=max or monitor_mode=min")
     return "max" if higher else "min"

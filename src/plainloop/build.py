@@ -38,7 +38,7 @@ def factory(slot: str) -> Callable[[F], F]:
 def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
     """Slot -> (base classes, their name in an error)."""
     import torch
-    from torch.utils.data import Dataset
+    from torch.utils.data import Dataset, Sampler
 
     from plainloop.callbacks import Callback
     from plainloop.loggers import Logger
@@ -56,15 +56,20 @@ def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
         "logger": ((Logger,), "a plainloop.loggers.Logger"),
         "callbacks": ((Callback,), "a plainloop.callbacks.Callback"),
         "metrics": ((), "a class with update, compute and reset"),
+        "transforms": ((torch.nn.Module,), "a torchvision.transforms.v2 transform, or another torch.nn.Module"),
+        "loader.sampler": ((Sampler,), "a torch.utils.data.Sampler"),
+        "loader.batch_sampler": ((Sampler,), "a torch.utils.data.Sampler"),
+        "loader.collate_fn": ((), "a function of a list of samples"),
+        "loader.worker_init_fn": ((), "a function of the worker's number"),
     }
 
 
 def locate(path: str, slot: str, trust: Sequence[str] = ()) -> Any:
     """The class or function that a `_target_` names, if this slot may build it. Raises UserError."""
     target = _imported(str(path), slot)
-    group = slot.split(".")[0]
+    group = _group(slot)
     bases, kind = _kinds()[group]
-    if inspect.isclass(target):
+    if inspect.isclass(target) and (bases or group == "metrics"):
         fits = issubclass(target, bases) if bases else all(hasattr(target, m) for m in ("update", "compute", "reset"))
         if fits:
             return target
@@ -73,9 +78,27 @@ def locate(path: str, slot: str, trust: Sequence[str] = ()) -> Any:
     elif callable(target):
         raise UserError(
             f"{slot}._target_={path} is a function, and {slot} takes {kind}.\n"
-            f"If you know the function and it returns one, say so on the command line: 'trust=[{path}]'"
+            f"If you know the function and it {'is' if not bases else 'returns'} one, say so on the command line: "
+            f"'trust=[{path}]'"
         )
     raise UserError(f"{slot}._target_={path} is not {kind}.")
+
+
+def _group(slot: str) -> str:
+    """ "metrics.accuracy" is of the group "metrics"; "loader.sampler" is a group of its own."""
+    return slot if slot in _kinds() else slot.split(".")[0]
+
+
+def function(node: Any, slot: str, trust: Sequence[str] = ()) -> Any:
+    """A function that is named by its path, or an object that a node describes and that can be called. What isn't
+    marked with `@factory(slot)` must be trusted. Raises UserError."""
+    if isinstance(node, str):
+        if node in ("torch.utils.data.default_collate", "default_collate"):
+            from torch.utils.data import default_collate
+
+            return default_collate
+        return locate(node, slot, trust)
+    return build(node, slot, trust)
 
 
 def _imported(path: str, slot: str) -> Any:
@@ -152,7 +175,7 @@ def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given
             f"{slot}: {target.__name__} refused its arguments ({typed or 'none'}): "
             f"{first_line(error)} ({origin(error)})"
         ) from error
-    bases, kind = _kinds()[slot.split(".")[0]]
+    bases, kind = _kinds()[_group(slot)]
     no_split = slot == "data" and built is None  # what a function returns for a split that it doesn't have
     if bases and not inspect.isclass(target) and not isinstance(built, bases) and not no_split:
         raise UserError(f"{slot}: {node['_target_']} returned {type(built).__name__}, and {slot} takes {kind}.")

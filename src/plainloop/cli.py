@@ -186,8 +186,12 @@ def help_text(name: str) -> str:
     if name == "train":
         lines += ["", "Groups and their options (configs/GROUP/OPTION.yaml):"]
         for group, options in compose.groups().items():
-            lines += textwrap.wrap(f"{group}={'|'.join(options)}", 100, initial_indent="  ", subsequent_indent="      ",
-                                   break_on_hyphens=False)  # fmt: skip
+            # Broken between options only.
+            broken = textwrap.wrap(
+                f"{group}={' |'.join(options)}", 100, initial_indent="  ", subsequent_indent="      "
+            )
+            lines += [line.replace(" |", "|") if number == 0 else "      " + line[6:].replace(" |", "|")
+                      for number, line in enumerate(broken)]  # fmt: skip
     own = name == "train"
     lines += ["", "Keys, with their defaults:" if own else "Keys; what isn't given is as in the run:"]
     for key, item in config.typed_keys(config.SCHEMAS[name]):

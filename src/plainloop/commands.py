@@ -16,7 +16,7 @@ from torch import nn
 
 from plainloop import checkpoint as checkpoint_room
 from plainloop import compose, continuing, report, rundir
-from plainloop.assemble import Session, assemble, make_trainer
+from plainloop.assemble import Session, assemble, make_trainer, settled
 from plainloop.build import build
 from plainloop.checkpoint import Checkpoints
 from plainloop.config import EVALUABLE, plain, validate
@@ -25,7 +25,6 @@ from plainloop.errors import MachineError, UserError
 from plainloop.guards import collect_garbage_again, explained, obeying_signals, profiled
 from plainloop.loggers import Console, History, Logger
 from plainloop.metrics import ConfusionMatrix
-from plainloop.preprocess import Preprocess
 from plainloop.rundir import RunDir
 from plainloop.trainer import Trainer
 
@@ -48,7 +47,7 @@ class Run:
         return self.session.model
 
     @property
-    def preprocess(self) -> Preprocess:
+    def preprocess(self) -> nn.Module:
         return self.session.preprocess
 
     @property
@@ -97,10 +96,14 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
         cfg = continuing.resumed_config(old, cfg, typed) if resumes else continuing.extended_config(old, cfg, typed)
         console.say(f"{'resume' if resumes else 'extend'}  {old}")
         state = Checkpoints(old.checkpoints).last(console.say)[1]
+    else:
+        cfg, remark = settled(cfg, typed)
+        if remark:
+            console.say(f"note    {remark}")
     console.monitor = cfg.monitor
 
     with explained(None):
-        session = assemble(cfg)
+        session = assemble(cfg, loaded=old is not None)
     if old is not None:
         continuing.check_same_data(cfg, session, old)
     if resumes:
@@ -301,7 +304,7 @@ def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
     validate(cfg)
     name, state = _chosen_checkpoint(run, composed.checkpoint)
     with explained(None):
-        session = assemble(cfg)
+        session = assemble(cfg, loaded=True)
     continuing.check_same_data(saved, session, run)
     for split in continuing.changed_splits(saved.spec.digests, session.config.spec.digests):
         print(f"warning: the content of split {split} isn't what this run was trained and tested on.", file=sys.stderr)

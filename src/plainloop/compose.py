@@ -143,6 +143,7 @@ def compose_with_hydra(overrides: Sequence[str], name: str = "train") -> tuple[D
     """The same, and Hydra's own section beside it."""
     schema = config.SCHEMAS[name]
     check_overrides(overrides, schema)
+    GlobalHydra.instance().clear()  # inside a command Hydra has been started already
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = hydra_compose(name, list(overrides), return_hydra_config=True)

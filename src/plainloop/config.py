@@ -47,14 +47,40 @@ class Split:
         lambda: [0.8, 0.1, 0.1],
         "shares of train, val and test; 0 declares none; a split that the data brings along is left alone",
     )
-    stratify: bool = key(True, "the same share of every class in each split, where there are classes")
+    group: str | None = key(
+        None, "all samples of a group (a patient, say) into one split: a column, or an attribute of the data set"
+    )
+    time: str | None = key(None, "the latest samples into test, the ones before into val: a column, or an attribute")
+    folds: int | None = key(None, "k-fold cross-validation: train and val shares are divided into so many parts", min=2)
+    fold: int = key(0, "which of them validates, from 0", min=0)
+    stratify: bool = key(
+        True, "the same share of every class in each split, where there are classes; not by group or time"
+    )
 
 
 @dataclass
 class Transforms:
     normalize: Any = key(
-        "none", "inputs: none | train (mean and deviation of the training split) | {mean: ..., std: ...}"
+        "none",
+        "none | train (by the training split) | weights (of the model) | {mean: ..., std: ...} | Name_Weights.X",
     )
+    train: list[Any] = key(list, "what is done to each training sample: [{_target_: torchvision.transforms.v2...}]")
+    eval: list[Any] = key(list, "and to each sample of validation and test")
+    flip: bool = key(False, "training images, whole batches on the device: mirror half of them left to right")
+    crop: int = key(0, "pad by so many pixels, then cut out a window of the old size", min=0)
+    cutout: int = key(0, "cover a square of this side", min=0)
+    mixup: float | None = key(None, "blend each with another, labels too: the alpha of Beta(alpha, alpha)", above=0)
+    cutmix: float | None = key(None, "paste a rectangle of another into each, labels too: the alpha", above=0)
+
+
+@dataclass
+class EvalLoader:
+    batch_size: int | None = key(
+        None, "samples per batch of validation, test and evaluate; null: as in training", min=1
+    )
+    num_workers: int | None = key(None, "loading processes there; null: as in training", min=0)
+    prefetch_factor: int | None = key(None, "batches that each of these prepares ahead; null: as in training", min=1)
+    collate_fn: Any = key(None, "samples to a batch there, as default_collate; null: as in training")
 
 
 @dataclass
@@ -66,9 +92,22 @@ class Loader:
         None, "loading processes; null: none for data in memory or quickly fetched, else the cores", min=0
     )
     pin_memory: bool | None = key(None, "page-locked batches for faster copies to a GPU; null: on CUDA")
+    on_device: bool = key(False, "hold data in memory on trainer.device, where its batches are then made: no copying")
     prefetch_factor: int | None = key(None, "batches that each worker prepares ahead; null: torch's 2", min=1)
     persistent_workers: bool | None = key(None, "keep the workers between epochs; null: yes, with workers")
     timeout: float | None = key(None, "seconds to wait for a worker's batch; null: 300 with workers", min=0)
+    sampler: Any = key(
+        None,
+        "which training samples an epoch draws: balanced (every class as often), or {_target_: my.Sampler}; null: all",
+    )
+    batch_sampler: Any = key(
+        None, "which samples go into a training batch: length (of similar length), or {_target_: my.BatchSampler}"
+    )
+    collate_fn: Any = key(
+        None, "samples to a batch: my.function, or {_target_: my.Class}; null: the data set's, or torch's"
+    )
+    worker_init_fn: Any = key(None, "called with a loading process's number when it starts: my.function")
+    eval: EvalLoader = field(default_factory=EvalLoader)
     skip_unreadable: int = key(0, "leave out up to this many samples that can't be read, and count them", min=0)
     multiprocessing_context: str | None = key(
         None, "how workers start; null: forkserver, on every Python", choices=("fork", "spawn", "forkserver")
@@ -142,10 +181,19 @@ class Spec:
     num_features: int | None = key(None, "numbers in one sample's inputs")
     in_channels: int | None = key(None, "channels of an image")
     image_size: list[int] | None = key(None, "height and width of an image")
+    sample_rate: int | None = key(None, "samples per second of a sound")
+    num_numbers: int | None = key(None, "numbers in a row of a table, before its codes of categories")
+    cardinalities: list[int] | None = key(None, "how many codes each category of a table has, where it has codes")
+    columns: Any = key(None, "of a table: its columns of numbers, and its categories with their words, in order")
     num_outputs: int | None = key(None, "what the model must return per sample")
     num_classes: int | None = key(None, "classes, where the target is one")
     class_names: list[str] | None = key(None, "their names, in order")
     target_names: list[str] | None = key(None, "names of regression targets")
+    target_columns: list[str] = key(list, "the columns that these are of: fewer, where each has several steps")
+    vocab_size: int | None = key(None, "tokens that a text's vocabulary has")
+    vocabulary: str | None = key(None, "these tokens, as a list in JSON; a token's number is its place")
+    padding: int | None = key(None, "the token that fills up a batch of texts")
+    step_features: int | None = key(None, "numbers in one step of a series")
     num_train: int | None = key(None, "samples to train on")
     num_val: int | None = key(None, "samples to validate on")
     num_test: int | None = key(None, "samples to test on")
@@ -195,6 +243,15 @@ class Config:
 
 
 @dataclass
+class DataPlace:
+    """Where a run's data has been moved to."""
+
+    path: str | None = key(None, "where the data lies now, if it isn't where it was")
+    val: str | None = key(None, "of a stream, where its files for validation lie now")
+    test: str | None = key(None, "and those for the test")
+
+
+@dataclass
 class EvaluateConfig:
     """What `evaluate.py` takes."""
 
@@ -203,16 +260,20 @@ class EvaluateConfig:
     checkpoint: str = key("best", "best | last | the path of a checkpoint")
     trust: list[str] = key(list, "functions that a _target_ may name beside plainloop's own factories")
     paths: Paths = field(default_factory=Paths)
+    data: DataPlace = field(default_factory=DataPlace)
     loader: Loader = field(default_factory=Loader)
     trainer: TrainerSection = field(default_factory=TrainerSection)
 
 
 SCHEMAS = {"train": Config, "evaluate": EvaluateConfig}
+# Data may be moved: whether it is still the same is seen by its sizes, splits and digests.
+MOVABLE = ("paths.*", "data.path", "data.val", "data.test")
 # What may differ when a run is evaluated; the rest is the run's own.
 EVALUABLE = ("run", "split", "checkpoint", "trust", "trainer.device", "trainer.precision", "trainer.num_threads",
-             "loader.*", "paths.*")  # fmt: skip
+             "loader.*", *MOVABLE)  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
-OF_WORKERS = ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context")  # of section loader
+# Of section loader; they act only with workers.
+OF_WORKERS = ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context", "worker_init_fn")
 REQUIRED_GROUPS = ("data", "model", "loss", "task", "optimizer")
 
 
@@ -307,13 +368,35 @@ def _validate_training(cfg: DictConfig) -> None:
             "as in split.fractions=[0.8,0.1,0.1]."
         )
     normalize = cfg.transforms.normalize
-    if not (
-        normalize in ("none", "train") or (isinstance(normalize, DictConfig) and set(normalize) == {"mean", "std"})
-    ):
+    words = isinstance(normalize, str) and re.fullmatch(r"none|train|weights|\w+_Weights\.\w+", normalize)
+    if not (words or (isinstance(normalize, DictConfig) and set(normalize) == {"mean", "std"})):
         raise UserError(
-            f"transforms.normalize={normalize}: must be none, train, or '{{mean: 0.5, std: 0.5}}' (one number per "
-            "channel or feature, or one for all)."
+            f"transforms.normalize={normalize}: must be none, train, weights, the name of weights as in "
+            "ResNet18_Weights.DEFAULT, or '{mean: 0.5, std: 0.5}' (one number per channel or feature, or one for all)."
         )
+    for split in ("train", "eval"):
+        for number, node in enumerate(cfg.transforms[split]):
+            if not isinstance(node, DictConfig) or "_target_" not in node:
+                raise UserError(
+                    f"transforms.{split}[{number}]={as_typed(node)}: a transform is written "
+                    "{_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}."
+                )
+    for name, word in (("sampler", "balanced"), ("batch_sampler", "length")):
+        value = cfg.loader[name]
+        if value is not None and value != word and not (isinstance(value, DictConfig) and "_target_" in value):
+            raise UserError(f"loader.{name}={as_typed(value)}: must be {word}, {{_target_: my.Sampler}} or null.")
+    if cfg.loader.sampler is not None and cfg.loader.batch_sampler is not None:
+        raise UserError("loader.sampler and loader.batch_sampler both say which samples come next: give one of them.")
+    for name in ("pin_memory", "num_workers", "eval.num_workers") if cfg.loader.on_device else ():
+        value = OmegaConf.select(cfg.loader, name)
+        if value:
+            raise UserError(f"loader.on_device=true and loader.{name}={as_typed(value)}: what is on the "
+                            "device already is neither loaded by processes nor pinned. Give one of them.")  # fmt: skip
+    if cfg.split.folds and cfg.split.fold >= cfg.split.folds:
+        raise UserError(f"split.fold={cfg.split.fold}: with split.folds={cfg.split.folds} they are 0 to "
+                        f"{cfg.split.folds - 1}.")  # fmt: skip
+    if cfg.split.time and (cfg.split.group or cfg.split.folds):
+        raise UserError("split.time divides by time alone: leave split.group and split.folds out.")
     for name in ("mean", "std") if isinstance(normalize, DictConfig) else ():
         numbers = normalize[name] if isinstance(normalize[name], ListConfig) else [normalize[name]]
         for number in numbers:
@@ -366,8 +449,11 @@ def _validate_loss(cfg: DictConfig) -> None:
 
 
 def _validate_monitor(cfg: DictConfig) -> None:
+    if cfg.choices.get("task") == "auto":  # what it produces is known when the data has been looked at
+        return
     options = ["val/loss", *(f"val/{name}" for name in cfg.metrics or {})]
-    if cfg.monitor not in options:
+    whole = "/".join(cfg.monitor.split("/")[:2])  # a metric may tell several, as val/mae/price: assemble.py looks
+    if cfg.monitor not in options and whole not in options[1:]:
         raise UserError(
             f"monitor={cfg.monitor}: task={cfg.choices.get('task')} doesn't produce it."
             f"{did_you_mean(cfg.monitor, options)} It produces: {listed(options)}."

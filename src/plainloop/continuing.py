@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from plainloop import compose
 from plainloop.assemble import Session
 from plainloop.checkpoint import Damaged, load
-from plainloop.config import as_typed, plain, validate
+from plainloop.config import MOVABLE, as_typed, plain, validate
 from plainloop.errors import MachineError, UserError, first_line
 from plainloop.rundir import RunDir
 from plainloop.trainer import Trainer
@@ -21,11 +21,12 @@ from plainloop.trainer import Trainer
 # What may differ when a run is continued: nothing that its numbers follow from.
 RESUMABLE = ("trainer.log_every", "trainer.device", "trainer.num_threads", "trainer.max_epochs", "trainer.max_steps",
              "loader.num_workers", "loader.pin_memory", "loader.prefetch_factor", "loader.persistent_workers",
-             "loader.timeout", "loader.multiprocessing_context", "checkpoint.*", "console.*", "paths.*",
+             "loader.timeout", "loader.multiprocessing_context", "loader.on_device", "loader.eval.num_workers",
+             "loader.eval.prefetch_factor", "checkpoint.*", "console.*", *MOVABLE,
              "test", "trust", "resume", "resume_inexact")  # fmt: skip
 INEXACT = ("loader.batch_size", "trainer.accumulate_steps")  # and these with resume_inexact=true
 EXTENDABLE = ("trainer.*", "optimizer.*", "scheduler", "scheduler.*", "schedule.*", "loader.*", "checkpoint.*",
-              "early_stopping.*", "console.*", "logger", "paths.*", "name", "monitor", "monitor_mode",
+              "early_stopping.*", "console.*", "logger", *MOVABLE, "name", "monitor", "monitor_mode",
               "test", "trust", "extend")  # fmt: skip
 
 
@@ -73,6 +74,10 @@ def check_same_data(before: DictConfig, session: Session, old: RunDir) -> None:
         was, found = before.spec[fact], now.spec[fact]
         if was != found:
             raise UserError(f"the data has changed since {old}: {fact} was {was} and is {found}.")
+    for fact, what in (("columns", "its columns, or the words in them, are"), ("vocabulary", "its vocabulary is")):
+        was = before.spec.get(fact)
+        if was is not None and was != now.spec[fact]:  # words become numbers, which would be others now
+            raise UserError(f"the data has changed since {old}: {what} not what the model was trained with.")
     if json.loads(old.splits.read_text()) != session.data.indices:
         raise UserError(f"the splits have changed since {old}: other samples would be tested than were held back then.")
 

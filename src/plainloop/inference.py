@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from plainloop import metrics as metrics_room
 from plainloop import seeding
+from plainloop.augment import Augment
 from plainloop.errors import MachineError
 from plainloop.tasks import Task
 
@@ -26,8 +27,10 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def preparation(preprocess: nn.Module, device: torch.device, channels_last: bool = False) -> Callable[[Any], Any]:
-    """What stands between the loader and the model: to the device, then `preprocess` on the inputs.
+def preparation(preprocess: nn.Module, device: torch.device, channels_last: bool = False,
+                augment: Augment | None = None) -> Callable[[Any], Any]:  # fmt: skip
+    """What stands between the loader and the model: to the device, then `preprocess` on the inputs, and around it
+    what augments a training batch.
 
     Decided once, so that nothing is decided at every step.
     """
@@ -46,7 +49,19 @@ def preparation(preprocess: nn.Module, device: torch.device, channels_last: bool
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return (inputs, *batch[1:])
 
-    return prepare
+    if augment is None:
+        return prepare
+    augmenting = augment
+
+    def prepare_augmented(batch: Any) -> Any:
+        batch = to_device(batch, device)
+        if not isinstance(batch, (tuple, list)):  # images alone, which are their own target
+            return augmenting.after(prepare(augmenting.before(batch)), batch)[0]
+        inputs, *rest = batch
+        inputs, targets, *rest = prepare((augmenting.before(inputs), *rest))
+        return (*augmenting.after(inputs, targets), *rest)
+
+    return prepare_augmented
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

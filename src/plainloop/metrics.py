@@ -6,7 +6,7 @@ and values (N, T) for regression.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -153,6 +153,74 @@ class F1(_FromConfusion):
         return self.averaged(2 * right, predicted + true, predicted + true)
 
 
+class Perplexity(Metric):
+    """exp of the mean negative log-likelihood of the true class: probabilities (N, C), classes (N,)."""
+
+    higher_is_better = False
+
+    def reset(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.count = 0
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        likelihood = predictions.gather(1, targets[:, None]).clamp(min=torch.finfo(predictions.dtype).tiny)
+        self.total = self.total - wide(likelihood.log()).sum()
+        self.count += len(targets)
+
+    def compute(self) -> Tensor:
+        return (torch.as_tensor(self.total) / self.count).exp().float()
+
+
+class _Labels(Metric):
+    """Of several labels that may all be true at once: probabilities and targets 0 or 1, (N, T) both."""
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        same_shape(predictions, targets)
+        self.count_labels(predictions > 0.5, targets.bool())
+
+    def count_labels(self, predicted: Tensor, true: Tensor) -> None:
+        raise NotImplementedError
+
+
+class LabelAccuracy(_Labels):
+    """Share of the N x T labels that are right."""
+
+    def reset(self) -> None:
+        self.right: Tensor | int = 0
+        self.count = 0
+
+    def count_labels(self, predicted: Tensor, true: Tensor) -> None:
+        self.right = self.right + (predicted == true).sum()
+        self.count += true.numel()
+
+    def compute(self) -> Tensor:
+        return torch.as_tensor(self.right) / self.count
+
+
+class ExactMatch(LabelAccuracy):
+    """Share of samples whose labels are all right."""
+
+    def count_labels(self, predicted: Tensor, true: Tensor) -> None:
+        self.right = self.right + (predicted == true).all(1).sum()
+        self.count += len(true)
+
+
+class LabelF1(_Labels):
+    """F1 of each label, 2 right / (predicted + true), averaged over the T labels; 0 / 0 counts as 0."""
+
+    def reset(self) -> None:
+        self.sums: Tensor | None = None
+
+    def count_labels(self, predicted: Tensor, true: Tensor) -> None:
+        sums = torch.stack([(predicted & true).sum(0), predicted.sum(0) + true.sum(0)])
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def compute(self) -> Tensor:
+        assert self.sums is not None, "compute() before any update()"
+        right, both = self.sums.float()
+        return (2 * right / both.clamp(min=1)).mean()
+
+
 class AUROC(Metric):
     """Area under the ROC curve of two classes: the probability that a positive sample scores above a negative one,
     ties counting one half (Hanley and McNeil 1982). NaN where only one class is present.
@@ -178,9 +246,18 @@ class AUROC(Metric):
 
 
 class _Error(Metric):
-    """A mean over all N x T values of something about the error."""
+    """A mean of something about the error.
+
+    Args:
+        names: of the K columns that the T values are of, in turn (several steps of each, perhaps). With two or more,
+            whose units may differ, there is a mean for each, (K,); else one over all N x T values.
+    """
 
     higher_is_better = False
+
+    def __init__(self, names: Sequence[str] | None = None):
+        self.names = list(names) if names is not None and len(names) > 1 else None
+        super().__init__()
 
     def reset(self) -> None:
         self.total: Tensor | float = 0.0
@@ -188,8 +265,10 @@ class _Error(Metric):
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         same_shape(predictions, targets)
-        self.total = self.total + self.error(wide(predictions), wide(targets)).sum()
-        self.count += targets.numel()
+        columns = len(self.names or [""])
+        errors = self.error(wide(predictions), wide(targets)).reshape(-1, columns)
+        self.total = self.total + (errors.sum(0) if self.names else errors.sum())
+        self.count += len(errors)
 
     def error(self, predictions: Tensor, targets: Tensor) -> Tensor:
         raise NotImplementedError
@@ -305,5 +384,12 @@ def update_all(metrics: Mapping[str, Any], predictions: Tensor, targets: Tensor)
 
 
 def compute_all(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Each metric's value as a Python number."""
-    return {name: float(metric.compute()) for name, metric in metrics.items()}
+    """Each metric's value as a Python number; of one that tells several by its `names`, "mae/price" and so on."""
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        names = getattr(metric, "names", None)
+        if names:
+            found |= {f"{name}/{part}": float(value) for part, value in zip(names, metric.compute(), strict=True)}
+        else:
+            found[name] = float(metric.compute())
+    return found

@@ -3,13 +3,13 @@
 Nobody can forget it: training, validation, evaluation and prediction all go through the same module.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plainloop.errors import UserError
+from plainloop.errors import UserError, first_line
 
 
 class Preprocess(nn.Module):
@@ -75,6 +75,29 @@ def make_preprocess(normalize: Any, train: Iterable[Any], sample: Any) -> Prepro
     preprocess = Preprocess(mean, std, bytes_in)
     preprocess.identity = preprocess.identity and sample.dtype != torch.float64
     return preprocess
+
+
+def statistics_of_weights(name: str, model: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The mean and deviation that torchvision's pretrained weights were trained with.
+
+    Args:
+        name: as "ResNet18_Weights.DEFAULT"; "weights" for those that the model's config names.
+        model: the model's config, with `name` and `weights`.
+    """
+    import torchvision
+
+    chosen = model.get("weights") if name == "weights" else name
+    if not chosen:
+        raise UserError("transforms.normalize=weights: the model names no weights (model.weights=DEFAULT).")
+    try:
+        if name == "weights":
+            found = torchvision.models.get_model_weights(str(model["name"]))[str(chosen).rpartition(".")[2]]
+        else:
+            found = torchvision.models.get_weight(name)
+        presets = found.transforms()
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"transforms.normalize={name}: torchvision has no such weights: {first_line(error)}") from error
+    return {"mean": list(presets.mean), "std": list(presets.std)}
 
 
 def statistics(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:

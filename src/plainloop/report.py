@@ -1,6 +1,7 @@
 """What a run tells: the lines before and after the training, and its pictures."""
 
 import itertools
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor
 from plainloop import seeding, tables
 from plainloop.assemble import Session
 from plainloop.continuing import depends_on_length
-from plainloop.data import each_sample
-from plainloop.data.splits import SPLITS
+from plainloop.data.fetching import each_sample
+from plainloop.data.overlap import shared_samples
+from plainloop.data.splits import SPLITS, own
+from plainloop.loaders import training_loader
 from plainloop.loggers import Console, Logger
 from plainloop.metrics import ConfusionMatrix
 from plainloop.rundir import RunDir, typed
@@ -26,18 +29,26 @@ def say_what_was_found(session: Session, console: Console) -> None:
     counts = {split: spec[f"num_{split}"] for split in SPLITS if session.data[split] is not None}
     sizes = ", ".join(f"{'stream for' if n is None else f'{n:,}'} {split}" for split, n in counts.items())
     inputs = session.sample[0]
-    shape = " x ".join(map(str, inputs.shape)) or "1" if isinstance(inputs, Tensor) else "a dict"
+    shape = " x ".join(map(str, inputs.shape)) or "1" if isinstance(inputs, Tensor) else ", ".join(inputs)
     kind = f" {str(inputs.dtype).removeprefix('torch.')}" if isinstance(inputs, Tensor) else ""
     names = list(spec.class_names or [])
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     values = ", ".join(spec.target_names or [f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1)])
     target = f"{len(names)} classes ({shown})" if names else f"target: {values}"
-    note = getattr(session.data.train, "note", "")
-    console.say(
-        f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{f'; {note}' if note else ''}"
-    )
+    note = own(session.data.train, "note") or ""
+    note = "\n".join(["", *note.splitlines()]).replace("\n", "\n        ") if "\n" in note else note and f"; {note}"
+    console.say(f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{note}")
+    for split, pairs in shared_samples(session.data).items():
+        index, other = pairs[0]
+        console.say(f"warning: {len(pairs):,} of {spec[f'num_{split}']:,} samples of {split} are also in train, and "
+                    f"don't measure what is new (its sample {index} is sample {other} of train)")  # fmt: skip
     if session.note:
         console.say(f"note    {session.note}")
+    if cfg.loader.batch_sampler == "length":
+        sampler = training_loader(cfg, session.data.train, session.device).source.batch_sampler  # type: ignore[union-attr]
+        with seeding.preserved():
+            padded, otherwise = sampler.padding()
+        console.say(f"note    batches of similar length: {padded:,} padded places in an epoch instead of {otherwise:,}")
     count = sum(p.numel() for p in session.model.parameters())
     trainable = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
     frozen = f", {trainable:,} of them trainable" if trainable != count else ""
@@ -87,14 +98,14 @@ def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[st
 
 def draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) -> None:
     """A grid of training images, as the data set gives them."""
-    if len(loggers) < 3 or session.config.spec.image_size is None:
+    if len(loggers) < 3 or len(session.config.spec.input_shape or ()) != 3:
         return  # nobody would show it
     from plainloop.figures import image_grid
 
     with seeding.preserved():
-        samples = each_sample(session.data.train, session.data.skip)
-        images = [sample[0] for sample in itertools.islice(samples, 64)]
-    image_grid(torch.stack(images), run.figures / "inputs.png")
+        samples = list(itertools.islice(each_sample(session.data.train, session.data.skip), 64))
+    images = [sample[0] if isinstance(sample, tuple | list) else sample for sample in samples]
+    image_grid(torch.stack(images).cpu(), run.figures / "inputs.png")
     for logger in loggers.values():
         logger.figure("inputs", run.figures / "inputs.png", 0)
 
@@ -118,9 +129,16 @@ def say_evaluation(path: Path, values: Mapping[str, float], own: Mapping[str, fl
     # metrics.json holds val/... of the best weights, last/val/... of the last, test/... of the best, if there are any
     prefix = "last/" if split == "val" and taken == "last" else ""
     comparable = taken == ("best" if "best/step" in own else "last") or prefix
-    known = {name: own.get(prefix + name) for name in values}
-    if comparable and split != "train" and None not in known.values():
-        worst = max(abs(value - (known[name] or 0.0)) for name, value in values.items())
+    known = {name: own[prefix + name] for name in values if prefix + name in own}
+    if comparable and split != "train" and len(known) == len(values):
+        worst = max(_apart(value, known[name]) for name, value in values.items())
         same = "equal to the run's own numbers" if worst == 0 else f"differs from the run's own by up to {worst:.3g}"
         print(f"check   {same}")
     print(f"written {file}")
+
+
+def _apart(value: float, known: float | None) -> float:
+    """How far a number is from that in metrics.json, where null stands for NaN and infinity."""
+    if known is None or not math.isfinite(value):
+        return 0.0 if known is None and not math.isfinite(value) else math.inf
+    return abs(value - known)

@@ -7,6 +7,7 @@ test split is measured for the winner alone.
 import json
 import math
 import shlex
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -83,6 +84,11 @@ def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
         lines.append([str(place), value, *map(trial.setting, swept), str(trial.folder)])
     lines += [["-", "failed", *map(trial.setting, swept), trial.failure] for trial in trials if trial.failure]
     print(f"\n{tables.of_words(lines, indent='')}\n", flush=True)
+    spread = over_repeats(done, swept)
+    if spread:
+        print(
+            f"{tables.of_words([[saved.monitor, 'mean', 'deviation', 'of', *spread[0][3]], *map(_row, spread)], '')}\n"
+        )
     ranking = [{"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done]
     (folder / "ranking.json").write_text(json.dumps(ranking, indent=2) + "\n")
     if test and done[0].value is not None and _has_test(saved):
@@ -93,6 +99,24 @@ def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
     if done[0].value is not None:
         print(f"next    {rundir.typed('train.py', f'extend={done[0].folder}')}")
         print(f"        {shlex.join(['tensorboard', '--logdir', str(folder)])}", flush=True)
+
+
+def over_repeats(trials: Sequence[Trial], swept: Sequence[str]) -> list[tuple[float, float, int, dict[str, str]]]:
+    """Mean and standard deviation over seeds and folds, for each setting of the other keys that were swept."""
+    if not {"seed", "split.fold"} & set(swept):
+        return []
+    others = [key for key in swept if key not in ("seed", "split.fold")]
+    values: dict[tuple[str, ...], list[float]] = {}
+    for trial in trials:
+        if trial.value is not None:
+            values.setdefault(tuple(map(trial.setting, others)), []).append(trial.value)
+    return [(statistics.fmean(each), statistics.stdev(each), len(each), dict(zip(others, setting, strict=True)))
+            for setting, each in values.items() if len(each) > 1]  # fmt: skip
+
+
+def _row(spread: tuple[float, float, int, dict[str, str]]) -> list[str]:
+    mean, deviation, count, setting = spread
+    return ["", f"{mean:.4f}", f"{deviation:.4f}", str(count), *setting.values()]
 
 
 def _keys(trials: Sequence[Trial]) -> list[str]:

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 
 def of_metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
     """One row per split, one column per quantity: {"val": {"val/loss": 0.1}, "test": {"test/loss": 0.2}}."""
-    names = list(dict.fromkeys(name.rpartition("/")[2] for values in rows.values() for name in values))
+    shortened = {label: {name.removeprefix(f"{label}/"): value for name, value in values.items()}
+                 for label, values in rows.items()}  # fmt: skip
+    names = list(dict.fromkeys(name for values in shortened.values() for name in values))
     lines = [["", *names]]
-    for label, values in rows.items():
-        short = {name.rpartition("/")[2]: value for name, value in values.items()}
+    for label, short in shortened.items():
         lines.append([label, *(f"{short[name]:.4f}" if name in short else "-" for name in names)])
     return of_words(lines)
 

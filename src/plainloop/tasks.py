@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from plainloop import metrics as metrics_room
 from plainloop.data import Data, check_classes, class_names_of, each_sample, first_sample, targets_of
-from plainloop.data.splits import SPLITS
+from plainloop.data.splits import IGNORED, SPLITS, own
 from plainloop.errors import MachineError, UserError
 
 
@@ -31,6 +31,8 @@ class Task(nn.Module):
         metrics: name -> metric with update, compute and reset.
         losses: options of the group `loss` that fit; checked before anything is built.
     """
+
+    takes_shares = False  # whether targets may be (N, num_classes) shares, as MixUp makes them
 
     def __init__(self, loss: nn.Module, metrics: Mapping[str, Any] | None = None, losses: Sequence[str] = ()):
         super().__init__()
@@ -53,9 +55,16 @@ class Task(nn.Module):
                 "Return both from __getitem__."
             )
         if not isinstance(sample[0], Tensor | dict):
+            picture = hasattr(sample[0], "getbands")  # Pillow's
+            how = "torchvision.transforms.v2.functional.pil_to_tensor" if picture else "torch.as_tensor"
             raise UserError(
                 f"data: an input must be a tensor (or a dict of tensors); that of sample 0 is "
-                f"{type(sample[0]).__name__}. Convert it in __getitem__, as with torch.as_tensor."
+                f"{type(sample[0]).__name__}. Convert it in __getitem__, as with {how}."
+            )
+        if sample[1] is None or isinstance(sample[1], str):
+            raise UserError(
+                f"data: a target must be a number or a tensor; that of sample 0 is {sample[1]!r}. In __getitem__, "
+                "return a class by its number, from 0, and give the data set an attribute `classes` with their names."
             )
         return tuple(sample)
 
@@ -95,6 +104,7 @@ class Multiclass(Task):
     Targets that the loss ignores (its `ignore_index`, -100 by default) count neither as samples nor in metrics.
     """
 
+    takes_shares = True
     ignored: int | None = None  # the label that is ignored, where the data may hold it
 
     @classmethod
@@ -126,6 +136,8 @@ class Multiclass(Task):
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         predictions, targets = self.predict(outputs), batch[1]
+        if targets.ndim == 2:  # shares of classes, as of a mixed image: its own is the largest
+            targets = targets.argmax(1)
         if self.ignored is not None:
             kept = targets != self.ignored
             predictions, targets = predictions[kept], targets[kept]
@@ -145,10 +157,26 @@ class Multiclass(Task):
                             "int(label) from __getitem__.")  # fmt: skip
 
 
-class Binary(Task):
-    """Two classes. Outputs are logits (N, 1), targets 0 or 1 (N,), predictions probabilities of class 1 (N,)."""
+class ZeroOne(Task):
+    """Targets of 0 and 1. The losses take any number there, so that others are looked for."""
 
     unseen = False  # whether there are labels that the data set doesn't list
+
+    def fit(self, data: Data) -> None:
+        self.unseen = any(data[split] is not None and targets_of(data[split]) is None for split in SPLITS)
+
+    def size(self, batch: Any) -> int:
+        """Samples in a batch. Labels that the data set doesn't list are looked at here."""
+        targets = batch[1]
+        if self.unseen:
+            outside = targets[(targets != 0) & (targets != 1)]
+            if len(outside):
+                raise UserError(f"data: a sample has label {outside[0].item():g}, outside the two classes 0 and 1.")
+        return len(targets)
+
+
+class Binary(ZeroOne):
+    """Two classes. Outputs are logits (N, 1), targets 0 or 1 (N,), predictions probabilities of class 1 (N,)."""
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -157,18 +185,6 @@ class Binary(Task):
             raise UserError(f"task=binary needs two classes; the data has {len(names)}. Try task=multiclass")
         check_classes(data, names)
         return {"num_outputs": 1, "num_classes": 2, "class_names": names}
-
-    def fit(self, data: Data) -> None:
-        self.unseen = any(data[split] is not None and targets_of(data[split]) is None for split in SPLITS)
-
-    def size(self, batch: Any) -> int:
-        """Samples in a batch. Labels that the data set doesn't list are looked at here: the loss takes any number."""
-        targets = batch[1]
-        if self.unseen:
-            outside = targets[(targets != 0) & (targets != 1)]
-            if len(outside):
-                raise UserError(f"data: a sample has label {outside[0].item():g}, outside the two classes 0 and 1.")
-        return len(targets)
 
     def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
         inputs, targets = batch
@@ -186,6 +202,116 @@ class Binary(Task):
         )
         if targets.ndim != 1:
             raise UserError(f"task=binary needs targets 0 or 1 (N,); the targets are {_seen(targets)}.")
+
+
+class Multilabel(ZeroOne):
+    """T labels, any number of them true. Outputs are logits (N, T), targets 0 or 1 (N, T), predictions probabilities
+    (N, T)."""
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        target = torch.as_tensor(first_sample(data.train, data.skip)[1])
+        if target.ndim != 1:
+            raise UserError(f"task=multilabel needs targets 0 or 1, (T,) per sample; these are {_seen(target)}.")
+        for split in SPLITS:
+            targets = targets_of(data[split])
+            wrong = [] if targets is None else ((targets != 0) & (targets != 1)).nonzero().tolist()
+            if wrong:
+                assert targets is not None
+                raise UserError(f"task=multilabel needs targets 0 or 1, (T,) per sample; sample {wrong[0][0]} of "
+                                f"{split} has {targets[tuple(wrong[0])].item():g}.")  # fmt: skip
+        names = own(data.train, "target_names")
+        return {"num_outputs": len(target), "target_names": list(names) if names else None}
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        inputs, targets = batch
+        outputs = forward(model, inputs)
+        return self.loss(outputs, targets.to(outputs.dtype)), outputs
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.float().sigmoid()
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        shape = tuple(targets.shape)
+        _expect(isinstance(outputs, Tensor) and tuple(outputs.shape) == shape, outputs, f"logits {shape}")
+
+
+class SequenceLabelling(Task):
+    """A class for every place of a sequence. Outputs are logits (N, T, C), targets classes (N, T), predictions
+    probabilities (N, T, C).
+
+    Places that the loss ignores (its `ignore_index`, -100 by default: padding) count neither in the loss nor in
+    metrics; what counts as a sample, in means, is a place.
+    """
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        names = class_names_of(data.train, skip=data.skip)
+        return {"num_outputs": len(names), "num_classes": len(names), "class_names": names}
+
+    def size(self, batch: Any) -> int:
+        count = int((batch[1] != self.ignored).sum())
+        if count == 0:
+            raise MachineError("every place of a batch is padding: there is nothing to learn from it.")
+        return count
+
+    @property
+    def ignored(self) -> int:
+        """The label of places that don't count."""
+        return getattr(self.loss, "ignore_index", IGNORED)
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        inputs, targets = batch
+        outputs = forward(model, inputs)
+        return self.loss(outputs.flatten(0, 1), targets.flatten()), outputs
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.float().softmax(-1)
+
+    def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
+        kept = batch[1] != self.ignored
+        metrics_room.update_all(metrics, self.predict(outputs[kept]), batch[1][kept])
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        shape = (*targets.shape, self.num_outputs)
+        _expect(isinstance(outputs, Tensor) and tuple(outputs.shape) == shape, outputs, f"logits {shape}")
+
+
+class Reconstruction(Task):
+    """The input is the target: outputs of the inputs' shape (preprocessed). Further parts of a sample are ignored."""
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        inputs = cls.check_sample(first_sample(data.train, data.skip))[0]
+        if not isinstance(inputs, Tensor):
+            raise UserError("task=reconstruction: the input is the target, and must be one tensor; these inputs are a "
+                            "dict.")  # fmt: skip
+        return {"num_outputs": inputs.numel()}
+
+    @classmethod
+    def check_sample(cls, sample: Any) -> tuple[Any, ...]:
+        return super().check_sample(sample if isinstance(sample, tuple | list) and len(sample) > 1 else (sample, 0))
+
+    def size(self, batch: Any) -> int:
+        return len(_inputs(batch))
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        inputs = _inputs(batch)
+        outputs = forward(model, inputs)
+        return self.loss(outputs, inputs), outputs
+
+    def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
+        metrics_room.update_all(metrics, outputs.float().flatten(1), _inputs(batch).float().flatten(1))
+
+    def check(self, model: nn.Module, batch: Any) -> None:
+        inputs = _inputs(batch)
+        outputs = forward(model, inputs)
+        right = isinstance(outputs, Tensor) and outputs.shape == inputs.shape
+        _expect(right, outputs, f"the inputs again {tuple(inputs.shape)}, as model=autoencoder gives them")
+
+
+def _inputs(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple | list) else batch
 
 
 class Regression(Task):
@@ -214,13 +340,16 @@ class Regression(Task):
                 "task=regression needs targets that are float numbers, () or (T,) per sample; these are "
                 f"{_seen(target)}."
             )
-        names = getattr(data.train, "target_names", None)
-        return {"num_outputs": target.numel(), "target_names": list(names) if names else None}
+        names = own(data.train, "target_names")
+        names = list(names) if names else None
+        return {"num_outputs": target.numel(), "target_names": names,
+                "target_columns": own(data.train, "target_columns") or names or []}  # fmt: skip
 
     def fit(self, data: Data) -> None:
         if not self.standardize:
             return
-        targets = targets_of(data.train)
+        few = own(data.train, "looked_at")  # of a stream, the samples that stand for all
+        targets = targets_of(data.train if few is None else few)
         if targets is None:
             targets = torch.stack([torch.as_tensor(sample[1]) for sample in each_sample(data.train, data.skip)])
         targets = targets.double().reshape(len(targets), -1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop import inference
+from plainloop.augment import Augment
 from plainloop.averaging import EMA
 from plainloop.bookkeeping import Rate, Selection
 from plainloop.callbacks import Callback
@@ -41,6 +42,7 @@ class Trainer:
         task: the loss of a batch, metrics, predictions.
         optimizer, schedule: over the model's parameters.
         preprocess: applied to every batch's inputs on the device.
+        augment: applied around it to training batches.
         train_batches, val_batches: loaders; without val_batches nothing is selected.
         max_epochs, max_steps: the run's length, whichever comes first.
         validate_every: epochs between validations, or steps as in "500s"; 0 for never.
@@ -71,6 +73,7 @@ class Trainer:
         precision: str = "fp32",
         accumulate_steps: int = 1,
         max_grad_norm: float | None = None,
+        augment: Augment | None = None,
         compile: bool = False,
         channels_last: bool = False,
         log_every: int = 50,
@@ -103,6 +106,7 @@ class Trainer:
 
         self.network: Any = torch.compile(model) if compile else model
         self.prepare = inference.preparation(preprocess, device, channels_last)
+        self.prepare_training = inference.preparation(preprocess, device, channels_last, augment)
         self.autocast = inference.autocast(device, precision)
         self.skips = nonfinite == "skip"
         fp16 = precision == "fp16"
@@ -119,6 +123,7 @@ class Trainer:
 
         self.epoch, self.batch, self.step, self.samples = 0, 0, 0, 0  # position: what has been done
         self.losses = MeanLoss(leave_out=self.skips)  # since the last log point
+        self.trained_on: Any = None  # the newest batch of a step that is logged
         self.epoch_loss, self.epoch_samples = 0.0, 0
         self.last_values: dict[str, float] = {}  # of the newest validation
         self.last_train_loss = math.nan
@@ -185,10 +190,11 @@ class Trainer:
         for parameter in self.parameters:  # optimizer.zero_grad(), without 6 µs of its bookkeeping
             parameter.grad = None
         for number, batch in enumerate(window):
-            batch = self.prepare(batch)
+            batch = self.prepare_training(batch)
             with self.autocast:
                 loss, outputs = self.task.loss_of(self.network, batch)
             self.losses.add(loss, sizes[number])
+            self.trained_on = batch if logging else None
             if len(window) > 1:
                 loss = loss * (sizes[number] / sum(sizes))  # the window's mean is one over its samples
             self.scaler.scale(loss).backward()
@@ -229,8 +235,11 @@ class Trainer:
             self._check_weights("")
         reset_all(self.task.metrics)
         with torch.no_grad():
-            self.task.update(self.task.metrics, outputs, self.prepare(batch))
+            # The batch as the model saw it, augmented (unless a train_step of the user's own doesn't say).
+            seen = self.prepare(batch) if self.trained_on is None else self.trained_on
+            self.task.update(self.task.metrics, outputs, seen)
             values = compute_all(self.task.metrics)
+        self.trained_on = None
         record = {
             "step": self.step,
             "epoch": self.epoch + 1,

@@ -1,17 +1,20 @@
 """The commands from end to end: what they print, what they write, and that the numbers agree."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
+from torch.utils.data import Dataset
 
 import plainloop
-from plainloop import commands, compose, sweep
+from plainloop import commands, compose, report, rundir, sweep
 from plainloop.errors import MachineError, UserError
 from tests.conftest import ROOT, Done, command
 
@@ -170,6 +173,21 @@ def test_evaluate_reproduces_the_runs_own_numbers_exactly(digits_command: Done, 
     assert written == values
 
 
+@pytest.mark.parametrize(
+    ("values", "own", "said"),
+    [
+        ({"val/loss": 0.5, "val/auroc": math.nan}, {"val/loss": 0.5, "val/auroc": None}, "equal to the run's own"),
+        ({"val/loss": 0.5, "val/auroc": 0.5}, {"val/loss": 0.5, "val/auroc": None}, "differs .* by up to inf"),
+        ({"val/loss": 0.5, "val/auroc": math.nan}, {"val/loss": 0.5, "val/auroc": 0.5}, "differs .* by up to inf"),
+        ({"val/loss": 0.5}, {"val/loss": 0.75}, "differs .* by up to 0.25"),
+    ],
+)
+def test_what_is_no_number_is_compared_too(values, own, said, tmp_path, capsys):
+    """As an AUROC where one class only occurs: NaN in the evaluation, null in metrics.json."""
+    report.say_evaluation(tmp_path, values, {**own, "best/step": 1}, "val", "best", "best", tmp_path / "x.json")
+    assert re.search(f"check   {said}", capsys.readouterr().out)
+
+
 def test_the_evaluate_command_finds_the_latest_run(digits_command: Done):
     done = command("evaluate.py", "run=latest", folder=digits_command.folder)
     assert done.status == 0, done.err
@@ -185,6 +203,38 @@ def test_evaluate_needs_the_run_directory_alone(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "configs/model/mlp.yaml").write_text("_target_: plainloop.models.Linear\n")
     moved = shutil.move(run.path, tmp_path / "elsewhere")
     assert plainloop.evaluate(moved)["test/loss"] == run.metrics["test/loss"]
+
+
+class Counted(Dataset):
+    """Counts how often a sample is read."""
+
+    classes = ("a", "b")
+    targets = torch.arange(1000) % 2
+    reads = 0
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int):
+        type(self).reads += 1
+        return torch.full((3,), float(index)), index % 2
+
+
+def test_statistics_are_taken_once(tmp_path: Path):
+    """A run's own are loaded when it is evaluated, resumed or extended: its training split isn't read for them."""
+    words = ["data=custom", f"data._target_={__name__}.Counted", "task=multiclass", "transforms.normalize=train"]
+    run = trained(*words, "loader.num_workers=0")
+    inputs = torch.stack([torch.full((3,), float(index)) for index in run.data.indices["train"]["indices"]])
+    torch.testing.assert_close(run.preprocess(inputs).std(0, unbiased=False), torch.ones(3))
+    Counted.reads = 0
+    plainloop.evaluate(run.path, "test")
+    assert 100 <= Counted.reads < 400  # the test split's, and some for digests
+    again = plainloop.load_run(run.path)
+    assert torch.equal(again.preprocess(inputs), run.preprocess(inputs))
+    resumed = plainloop.train([f"resume={run.path}", "trainer.max_epochs=3"])
+    extended = plainloop.train([f"extend={run.path}", "trainer.max_epochs=1"])
+    for longer in (resumed, extended):
+        assert torch.equal(longer.preprocess(inputs), run.preprocess(inputs))
 
 
 def test_load_run_gives_back_model_preprocess_data_and_config():
@@ -422,6 +472,23 @@ def test_a_sweep_ranks_its_trials_and_tests_the_winner_alone(tmp_path: Path):
     assert {tuple(row[2:4]) for row in ranked} == {("mlp", "0"), ("mlp", "1"), ("linear", "0"), ("linear", "1")}
     assert [run.name for run in runs if (run / "evaluate-test-best.json").exists()] == [best]
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+def test_a_sweep_over_folds_prints_their_mean_and_deviation(capsys: pytest.CaptureFixture):
+    """Of each model; the folds' validation samples are everything but the test split, each once."""
+    words = ["model=linear,mlp", "split.folds=3", "split.fold=0,1,2", "trainer.max_epochs=1", "logger=none"]
+    trials = sweep.run(words, commands.train_config)
+    table = capsys.readouterr().out.partition("deviation")[2].splitlines()
+    assert table[0].split() == ["of", "model"]
+    said = {row.split()[3]: [float(number) for number in row.split()[:3]] for row in table[1:3]}
+    for model in ("linear", "mlp"):
+        chosen = [trial for trial in trials if trial.setting("model") == model]
+        values = numpy.array([rundir.RunDir(trial.folder).read_metrics()["val/accuracy"] for trial in chosen])
+        assert said[model] == pytest.approx([values.mean(), values.std(ddof=1), 3], abs=5e-5)
+        splits = [json.loads((trial.folder / "splits.json").read_text()) for trial in chosen]
+        validated = [index for split in splits for index in split["val"]["indices"]]
+        assert sorted(validated + splits[0]["test"]["indices"]) == list(range(1797))
+        assert splits[0]["test"] == splits[1]["test"] == splits[2]["test"]
 
 
 def test_a_trial_that_fails_does_not_end_the_sweep(capsys: pytest.CaptureFixture):

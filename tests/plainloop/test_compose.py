@@ -145,6 +145,9 @@ BESIDE = {
     "loss=huber": ["data=penguins"],
     "metrics=binary": ["data=breast_cancer"],
     "metrics=regression": ["data=penguins"],
+    "metrics=multilabel": ["task=multilabel"],
+    "metrics=sequence_labelling": ["task=sequence_labelling"],
+    "metrics=reconstruction": ["task=reconstruction"],
     "metrics=none": ["monitor=val/loss"],
 }
 OPTIONS = [(group, option) for group, options in compose.groups().items() for option in options]

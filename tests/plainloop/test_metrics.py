@@ -253,6 +253,29 @@ def test_r2_of_targets_that_do_not_vary_is_not_a_number(value, count):
         assert math.isnan(in_batches(R2(), targets + 0.5, targets, sizes))
 
 
+@pytest.mark.parametrize(
+    ("metric", "theirs"),
+    [(MAE, regression.MeanAbsoluteError), (RMSE, lambda: regression.MeanSquaredError(squared=False))],
+)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_targets_of_several_units_are_not_mixed(metric, theirs, steps):
+    """A value for each column, over all steps of it; one column is a plain number."""
+    generator = torch.Generator().manual_seed(0)
+    ours, unit = metric(["price", "rooms"]), torch.tensor([1e5, 1.0])
+    apart = [theirs(), theirs()]
+    for count in (7, 12):
+        predictions, targets = (torch.randn(count, steps, 2, generator=generator) * unit for _ in range(2))
+        ours.update(predictions.flatten(1), targets.flatten(1))
+        for column, their in enumerate(apart):
+            their.update(predictions[..., column].flatten(), targets[..., column].flatten())
+    found = compute_all({"error": ours})
+    assert list(found) == ["error/price", "error/rooms"]
+    torch.testing.assert_close(torch.tensor(list(found.values())), torch.stack([their.compute() for their in apart]))
+    single = metric(["price"])
+    single.update(predictions.flatten()[:, None], targets.flatten()[:, None])
+    assert list(compute_all({"error": single})) == ["error"]
+
+
 @pytest.mark.parametrize("metric", [MAE, RMSE, R2])
 @pytest.mark.parametrize("shapes", [((6, 1), (6,)), ((6,), (6, 1)), ((6, 2), (6, 1)), ((1, 2), (6, 2))], ids=str)
 def test_values_are_never_broadcast(metric, shapes):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.errors import UserError
-from plainloop.models import CNN, MLP, Linear, torchvision_model
+from plainloop.models import CNN, MLP, Linear, TabularMLP, torchvision_model
 from plainloop.models.layers import ACTIVATIONS
 
 TORCH_ACTIVATIONS = {
@@ -144,6 +144,36 @@ def test_mlp_refuses_what_makes_no_sense(arguments, message):
         MLP(6, 3, **arguments)
 
 
+# --- tabular ------------------------------------------------------------------------------------------------
+
+
+def test_tabular_puts_each_codes_vector_beside_the_numbers():
+    """Two numbers, categories of 3 and 5 codes: the MLP gets 2 + 2 + 3 numbers, code 0 as zeros."""
+    torch.manual_seed(0)
+    model = TabularMLP(num_numbers=2, cardinalities=[3, 5], out_features=4)
+    inputs = torch.tensor([[0.5, -1, 2, 4], [1.5, 3, 0, 0], [0, 0, 1, 3]])
+    one, other = (embedding.weight for embedding in model.embeddings)
+    assert (one.shape, other.shape) == ((3, 2), (5, 3))
+    beside = torch.cat([inputs[:, :2], one[[2, 0, 1]], other[[4, 0, 3]]], 1)
+    assert torch.equal(model(inputs), model.mlp(beside))
+    assert not beside[1, 2:].any()
+    assert_every_parameter_learns(model, inputs)
+
+
+def test_tabular_without_categories_is_an_mlp():
+    model, inputs = TabularMLP(6, [], 4, hidden_sizes=[8]), torch.randn(5, 6)
+    mlp = MLP(6, 4, hidden_sizes=[8])
+    mlp.load_state_dict(model.mlp.state_dict())
+    assert torch.equal(model(inputs), mlp(inputs))
+
+
+def test_tabular_vectors_may_have_another_length():
+    assert [len(e.weight[0]) for e in TabularMLP(1, [3, 900], 2).embeddings] == [2, 50]
+    assert [len(e.weight[0]) for e in TabularMLP(1, [3, 900], 2, embedding_dim=7).embeddings] == [7, 7]
+    with pytest.raises(UserError, match=r"model\.embedding_dim=0: a whole number from 1"):
+        TabularMLP(1, [3], 2, embedding_dim=0)
+
+
 # --- cnn ----------------------------------------------------------------------------------------------------
 
 IMAGES = [
@@ -177,10 +207,18 @@ def test_cnn_keeps_four_by_four_pixels(shape, channels):
     model = CNN(shape[0], 5, shape[1:], channels=channels).eval()
     left = model.features(torch.randn(1, *shape)).shape[2:]
     assert min(left) >= min(4, *shape[1:])
-    pools = len(layers(model, nn.MaxPool2d))
+    pools = len(layers(model, nn.MaxPool2d)) + (min(shape[1:]) > 64)  # of large images the first convolution halves too
     assert list(left) == [side // 2**pools for side in shape[1:]]
     possible = max(0, min(shape[1:]) // 4).bit_length() - 1  # halvings of the shorter side that leave 4
     assert pools == max(0, min(possible, len(channels) + (min(shape[1:]) > 64)))
+
+
+@pytest.mark.parametrize(("shape", "widths"), [((1, 8, 8), [32, 64, 128]), ((3, 64, 300), [32, 64, 128]),
+                                               ((3, 65, 65), [32, 64, 128, 128])], ids=str)  # fmt: skip
+def test_large_images_get_one_block_more(shape, widths):
+    model = CNN(shape[0], 5, shape[1:]).eval()
+    assert [layer.out_channels for layer in layers(model, nn.Conv2d)] == widths
+    assert model(torch.randn(2, *shape)).shape == (2, 5)
 
 
 def test_cnn_size_does_not_depend_on_the_image():

@@ -33,6 +33,7 @@ from plainloop.data import InMemory, make_loader
 from plainloop.errors import MachineError, UserError
 from plainloop.trainer import Trainer
 from tests.conftest import ROOT, command
+from tests.resuming import Watched, curves, differences, newest, records, resumed, unequal, watched
 
 TWO = ["loader.num_workers=2", "loader.multiprocessing_context=fork"]  # quick to start
 NONE = ["loader.num_workers=0", "loader.multiprocessing_context=null"]
@@ -224,121 +225,10 @@ RUNS = {
 }
 
 
-# --- interrupting and comparing -----------------------------------------------------------------------------
-
-
-@dataclass
-class Watched:
-    """A run that was never interrupted, and copies of its directory from just before each save and before the end."""
-
-    path: Path
-    copies: list[Path]
-
-    def interrupted(self, step: int, folder: Path, ended: bool = False) -> Path:
-        """The directory as it was when step N was the last that had been saved; `ended`: and its epoch had ended."""
-        for found in self.copies:
-            position = newest(found)["position"]
-            if position["step"] == step and (position["batch"] == 0) == ended:
-                return Path(shutil.copytree(found, folder / f"interrupted-{step}"))
-        raise AssertionError(f"nothing was saved at step {step}")
-
-
-def watched(words: list[str], folder: Path) -> Watched:
-    """Train, saving at every step."""
-    copies: list[Path] = []
-    save = Checkpoints.save
-
-    def copied_before(self: Checkpoints, state: dict[str, Any], best: bool) -> None:
-        if self.all():
-            copies.append(Path(shutil.copytree(self.folder.parent, folder / str(len(copies)))))
-        save(self, state, best)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Checkpoints, "save", copied_before)
-        run = plainloop.train([*words, "checkpoint.every_steps=1", f"hydra.run.dir={folder}/whole"])
-    copies.append(Path(shutil.copytree(run.path, folder / str(len(copies)))))
-    (copies[-1] / "metrics.json").unlink()  # it is written last
-    return Watched(run.path, copies)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Watched]:
     """uninterrupted("smooth"): each of RUNS, trained once."""
     return functools.cache(lambda name: watched(RUNS[name], tmp_path_factory.mktemp(name)))
-
-
-def resumed(path: Path, *words: str) -> Path:
-    return plainloop.train([f"resume={path}", *words]).path
-
-
-def newest(path: Path) -> dict[str, Any]:
-    """The state in the last checkpoint of a run."""
-    return Checkpoints(path / "checkpoints").last()[1]
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    """The history without what a clock measured."""
-    lines = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "samples_per_second"} for line in lines]
-
-
-def unequal(one: Any, other: Any, place: str = "") -> list[str]:
-    """Where two nested values differ, in a key, a type or a single bit."""
-    if type(one) is not type(other):
-        return [f"{place}: {one!r:.40} and {other!r:.40}"]
-    if isinstance(one, dict):
-        if set(one) != set(other):
-            return [f"{place}: keys {sorted(set(one) ^ set(other), key=str)}"]
-        return [found for name in one for found in unequal(one[name], other[name], f"{place}.{name}")]
-    if isinstance(one, list | tuple):
-        if len(one) != len(other):
-            return [f"{place}: {len(one)} and {len(other)}"]
-        pairs = enumerate(zip(one, other, strict=True))
-        return [found for number, pair in pairs for found in unequal(*pair, f"{place}[{number}]")]
-    if isinstance(one, Tensor):
-        same = one.dtype == other.dtype and one.shape == other.shape and raw(one) == raw(other)
-    elif isinstance(one, float):
-        same = one.hex() == other.hex()
-    else:
-        same = one == other
-    return [] if same else [f"{place}: {one!r:.40} and {other!r:.40}"]
-
-
-def raw(tensor: Tensor) -> bytes:
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-CLOCKS = ("seconds", "loggers", "fingerprint")  # the loggers remember a file's length, which has rates in it
-
-
-def curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of all curves, as TensorBoard reads them; nothing where there is none."""
-    found = {}
-    for folder in (path / "tensorboard").glob("*/"):
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        events = EventAccumulator(str(folder))
-        events.Reload()
-        for tag in set(events.Tags()["scalars"]) - {"samples_per_second"}:
-            found[f"{folder.name}/{tag}"] = [(event.step, event.value) for event in events.Scalars(tag)]
-    return found
-
-
-def differences(one: Path, other: Path) -> list[str]:
-    """What two finished runs don't have in common: in their last and best state, their numbers, their history."""
-    found = []
-    for name, path in (("last", newest), ("best", lambda run: checkpoint.load(run / "checkpoints/best.pt"))):
-        states = [{key: part for key, part in path(run).items() if key not in CLOCKS} for run in (one, other)]
-        found += unequal(*states, name)
-    metrics = [json.loads((run / "metrics.json").read_text()) | {"seconds": 0} for run in (one, other)]
-    files = [sorted(file.name for file in (run / "checkpoints").iterdir()) for run in (one, other)]
-    return [
-        *found,
-        *unequal(*metrics, "metrics"),
-        *unequal(records(one), records(other), "history"),
-        *unequal(curves(one), curves(other), "curves"),
-        *unequal(*files, "files"),
-    ]
 
 
 # --- interrupted everywhere ---------------------------------------------------------------------------------

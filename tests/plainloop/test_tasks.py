@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 import plainloop
 from plainloop.data import Data, InMemory
 from plainloop.errors import UserError
 from plainloop.metrics import AUROC, F1, MAE, R2, RMSE, Accuracy
-from plainloop.tasks import Binary, Multiclass, Regression, Task, forward
+from plainloop.tasks import Binary, Multiclass, Multilabel, Reconstruction, Regression, Task, forward
 
 
 class Says(nn.Module):
@@ -313,3 +314,69 @@ def test_an_own_task_overrides_two_methods():
     metric = MAE()
     task.update({"mae": metric}, outputs, batch)
     assert metric.compute().item() == 10
+
+
+# --- what more the tasks find out of the data ----------------------------------------------------------------
+
+
+class Read(Dataset):
+    """Samples that are known only when they are fetched; the first can't be read."""
+
+    def __init__(self, targets: Any, alone: bool = False):
+        self.held, self.alone = targets, alone
+        self.classes = ["a", "b"]
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 0:
+            raise OSError("gone")
+        image = torch.full((3, 4, 5), float(index))
+        return image if self.alone else (image, self.held[index])
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "outputs"),
+    [(Multilabel, torch.ones(4, 7), 7), (Reconstruction, torch.ones(4, 7), 60), (Regression, torch.ones(4, 2), 2)],
+)
+def test_a_first_sample_that_cannot_be_read_may_be_left_out(task, targets, outputs):
+    assert task.describe(Data(Read(targets), skip=1))["num_outputs"] == outputs
+    with pytest.raises(UserError, match="sample 0 can't be read"):
+        task.describe(Data(Read(targets)))
+
+
+def test_inputs_alone_are_reconstructed_whole():
+    """Of an image without a target every channel, not the first alone."""
+    assert Reconstruction.describe(Data(Read(torch.ones(4, 1), alone=True), skip=1))["num_outputs"] == 3 * 4 * 5
+
+
+def test_inputs_by_name_are_no_target():
+    class Named(Dataset):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> Any:
+            if index:
+                raise IndexError
+            return {"x": torch.zeros(2)}, 0
+
+    with pytest.raises(UserError, match="the input is the target, and must be one tensor"):
+        Reconstruction.describe(Data(Named()))
+
+
+def test_labels_that_are_neither_0_nor_1_are_named():
+    """In every split, with the sample; those that are known only when they are fetched, in their batch."""
+    good, bad = torch.zeros(5, 3), torch.zeros(5, 3)
+    bad[2, 1] = 2
+    sets = {split: InMemory(torch.zeros(5, 1), good) for split in ("train", "val", "test")}
+    Multilabel.describe(Data(**sets))
+    with pytest.raises(UserError, match="sample 2 of val has 2"):
+        Multilabel.describe(Data(**{**sets, "val": InMemory(torch.zeros(5, 1), bad)}))
+    task = Multilabel(nn.BCEWithLogitsLoss())
+    task.fit(Data(**sets))
+    assert task.size((good, bad)) == 5  # they were looked at
+    task.fit(Data(Read(good)))
+    assert task.size((good, good)) == 5
+    with pytest.raises(UserError, match="a sample has label 2, outside"):
+        task.size((good, bad))

@@ -4,10 +4,6 @@ Data that fits in memory is held as two tensors and fetched a batch at a time, w
 than a sample at a time; images stay uint8 until they are on the device.
 """
 
-import contextlib
-import io
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from plainloop.build import factory
-from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.data.named_arrays import NamedArrays
+from plainloop.errors import UserError, first_line, listed
 
 
 class InMemory(Dataset):
@@ -57,8 +54,12 @@ class InMemory(Dataset):
         return self.inputs[index], self.targets[index]
 
     def __getitems__(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
-        rows = torch.as_tensor(indices)
+        rows = torch.as_tensor(indices, device=self.inputs.device)
         return self.inputs.index_select(0, rows), self.targets.index_select(0, rows)  # twice as fast as [rows]
+
+    def to(self, device: torch.device) -> None:
+        """Hold the samples on this device: batches are made there, and needn't be copied to it."""
+        self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
 
     def select(self, indices: Sequence[int]) -> "InMemory":
         """The samples at these indices, as a data set of their own."""
@@ -66,19 +67,21 @@ class InMemory(Dataset):
         return InMemory(inputs, targets, self.classes, self.target_names, self.note)
 
 
-def checked(data: InMemory) -> InMemory:
+def checked(data: InMemory, where: str = "data") -> InMemory:
     """Data from a user's file, checked. Raises UserError with the first sample that is wrong."""
     shape = tuple(data.inputs.shape)
+    if shape[0] == 0:
+        raise UserError(f"{where}: there are no samples in it.")
     if len(shape) < 2:
-        raise UserError(f"data: the inputs are of shape {shape}; they must be (N, F) or (N, C, H, W).")
+        raise UserError(f"{where}: the inputs are of shape {shape}; they must be (N, F) or (N, C, H, W).")
     if len(shape) == 4 and shape[-1] in (1, 3, 4) and shape[1] > 4:
-        raise UserError(f"data: images must be (N, C, H, W), and these are {shape}: put the last axis second.")
+        raise UserError(f"{where}: images must be (N, C, H, W), and these are {shape}: put the last axis second.")
     for name, values in (("inputs", data.inputs), ("targets", data.targets)):
         wrong = ~(values.flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite())
         if wrong.any():
             raise UserError(
-                f"data: the {name} of sample {int(wrong.nonzero()[0])} hold NaN or infinity; {int(wrong.sum())} "
-                "samples in all do: leave those out, or fill them in."
+                f"{where}: the {name} of sample {int(wrong.nonzero()[0])} hold NaN or infinity (so in "
+                f"{int(wrong.sum())} of {len(data)}): leave those out, or fill them in."
             )
     return data
 
@@ -88,6 +91,13 @@ def find_path(path: str | Path) -> Path:
     given = Path(path).expanduser()
     inside = Path(__file__).resolve().parents[3] / given
     return inside if not given.is_absolute() and not given.exists() and inside.exists() else given
+
+
+def check_whole(key: str, value: Any, least: int = 1, null: bool = False) -> None:
+    """Raises UserError for what is no whole number of at least `least`."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not (whole or (null and value is None)):
+        raise UserError(f"data.{key}={value}: must be a whole number of at least {least}{' or null' if null else ''}.")
 
 
 def checked_labels(labels: Any, classes: Sequence[str] | None, where: str) -> tuple[Tensor, list[str]]:
@@ -126,105 +136,63 @@ def points(inputs: Sequence[Sequence[float]], targets: Sequence[Sequence[float]]
 
 
 @factory("data")
-def arrays(path: str, inputs: str = "inputs", targets: str = "targets", classes: str = "classes") -> InMemory:
-    """NumPy arrays in an .npz file: whole-number targets are classes, others are values.
+def arrays(path: str, inputs: str = "inputs", targets: str | None = "targets",
+           classes: str | Sequence[str] = "classes", task: str | None = None) -> InMemory:  # fmt: skip
+    """Arrays in an .npz or .safetensors file, or in a folder of .npy files: whole-number targets are classes, others
+    are values.
 
     Args:
-        path: the file; a relative one is looked for in the working directory, then in the checkout.
-        inputs, targets: names of the arrays, (N, ...) each.
-        classes: name of an array of class names, which may be absent.
+        path: a relative one is looked for in the working directory, then in the checkout.
+        inputs: name of the array of vectors (N, F) or images (N, C, H, W); uint8 (N, H, W) are grey images.
+        targets: name of the array of classes (N,), values (N,) or (N, T), or, for task=multilabel, 0 and 1 (N, T);
+            None for none.
+        classes: name of an array of class names, which may be absent; or the names themselves, in a list.
+        task: with regression, whole numbers are values too.
     """
-    file = find_path(path)
-    if not file.is_file():
-        raise UserError(f"data.path={path}: there is no such file.")
-    try:
-        with numpy.load(file, allow_pickle=False) as archive:
-            held = {name: archive[name] for name in archive.files if name in (inputs, targets, classes)}
-            names = archive.files
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        why = "" if "pickle" in str(error) else f": {first_line(error)}"  # NumPy advises to load it unsafely
-        raise UserError(f"data.path={path}: not an .npz file of plain arrays{why}. (Tables: data=penguins.)") from error
-    for argument, name in (("inputs", inputs), ("targets", targets)):
-        if name not in held:
-            raise UserError(f"data.{argument}={name}: {path} has no such array. It has: {listed(names)}.")
-        if held[name].dtype.kind not in "buif":
-            raise UserError(f"data.{argument}={name}: numbers are needed; {path} has {held[name].dtype} there.")
-    tensor = torch.from_numpy(held[inputs])
+    held = NamedArrays(find_path(path), path)
+    tensor = _numbers(held, "inputs", inputs, path)
     if tensor.dtype != torch.uint8:
         tensor = tensor.float()
-    labels = torch.from_numpy(held[targets])
-    if labels.is_floating_point():
-        return checked(InMemory(tensor, labels.float()))
-    label_names = [str(name) for name in held[classes]] if classes in held else None
-    whole, label_names = checked_labels(labels, label_names, str(path))
-    return checked(InMemory(tensor, whole, classes=label_names))
+    elif tensor.ndim == 3:
+        tensor = tensor.unsqueeze(1)
+    if targets is None:
+        return checked(InMemory(tensor, torch.zeros(len(tensor))), str(path))
+    labels = _numbers(held, "targets", targets, path)
+    if len(labels) != len(tensor):
+        raise UserError(f"data.path={path}: {len(tensor)} {inputs} and {len(labels)} {targets}: their numbers must be "
+                        "equal.")  # fmt: skip
+    if labels.is_floating_point() or task in ("regression", "multilabel"):
+        return checked(InMemory(tensor, labels.float()), str(path))
+    names = [str(name) for name in held[classes]] if isinstance(classes, str) and classes in held else None
+    names = names if isinstance(classes, str) else [str(name) for name in classes]
+    whole, names = checked_labels(labels, names, str(path))
+    return checked(InMemory(tensor, whole, classes=names), str(path))
 
 
-# Where torchvision fetches each set from, for the error when it can't.
-URLS = {
-    "MNIST": "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "FashionMNIST": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-    "KMNIST": "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
-    "CIFAR10": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    "CIFAR100": "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-}
+def _numbers(held: NamedArrays, argument: str, name: str, path: str) -> Tensor:
+    if name not in held:
+        raise UserError(f"data.{argument}={name}: {path} has no such array. It has: {listed(held.names)}.")
+    array = held[name]
+    if isinstance(array, numpy.ndarray):
+        if array.dtype.kind not in "buif":
+            words = " A number for each word: numpy.unique(words, return_inverse=True)" * (array.dtype.kind in "US")
+            raise UserError(f"data.{argument}={name}: numbers are needed; {path} has {array.dtype} there.{words}")
+        array = torch.from_numpy(array if array.itemsize <= 8 else array.astype(numpy.float64))
+    if array.ndim == 0:
+        raise UserError(f"data.{argument}={name}: {path} has a single number there, not one for each sample.")
+    return array
 
 
-@factory("data")
-def torchvision_set(name: str, root: str, split: str, download: bool = True) -> InMemory | None:
-    """A classification set of torchvision's that fits in memory: read from `root` in torchvision's own layout,
-    downloaded when it isn't there.
-
-    Args:
-        name: MNIST, FashionMNIST, KMNIST, CIFAR10 or CIFAR100.
-        root: the folder that holds, or will hold, the files.
-        split: "train" or "test"; for "val" the answer is None: it is taken from the training images.
-
-    Returns:
-        inputs (N, C, H, W) uint8 and classes (N,) int64.
-    """
-    if name not in URLS:
-        raise UserError(f"data.name={name}: not known here.{did_you_mean(name, URLS)} There are: {listed(URLS)}.")
-    if split == "val":
-        return None
-    import torchvision
-
-    kind = getattr(torchvision.datasets, name)
-    folder = find_path(root)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            held = kind(str(folder), train=split == "train", download=False)
-    except Exception as error:  # torchvision's, struct's, pickle's: whatever it is, it is told
-        if isinstance(error, FileNotFoundError) or "not found" in str(error):  # torchvision's own words
-            return _as_tensors(_downloaded(kind, name, folder, split, download, error), name)
-        raise UserError(
-            f"{name} in {folder} can't be read: {first_line(error)}\n"
-            f"The file is damaged: delete it, and it will be downloaded again from {URLS[name]}"
-        ) from error
-    return _as_tensors(held, name)
+def _task_of_arrays(path: str, targets: str | None = "targets", **others: Any) -> tuple[str, str]:
+    if targets is None:
+        return "reconstruction", "there are no targets"
+    found = _numbers(NamedArrays(find_path(path), path), "targets", targets, path)
+    kind = _described(found)
+    if found.is_floating_point():
+        return "regression", f"{targets} is {kind}"
+    if found.ndim == 2 and bool(((found == 0) | (found == 1)).all()):
+        return "multilabel", f"{targets} is {kind}, all 0 and 1"
+    return "multiclass", f"{targets} is {kind}"
 
 
-def _as_tensors(held: Any, name: str) -> InMemory:
-    images = torch.as_tensor(held.data)
-    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    labels, names = checked_labels(held.targets, held.classes, name)
-    return InMemory(images, labels, classes=names)
-
-
-def _downloaded(kind: Any, name: str, folder: Path, split: str, download: bool, missing: Exception) -> Any:
-    reason: Exception = missing
-    if download:
-        try:
-            print(f"downloading {name} from {URLS[name]} to {folder}", flush=True)
-            with contextlib.redirect_stdout(io.StringIO()):
-                return kind(str(folder), train=split == "train", download=True)
-        except Exception as error:  # urllib, ssl, tarfile, torchvision's own: whatever it is, it is told
-            reason = error
-            for empty in (folder / name / "raw", folder / name, folder):
-                with contextlib.suppress(OSError):  # not there, or not empty
-                    empty.rmdir()
-    why = " ".join(str(reason).split())[:200]
-    raise UserError(
-        f"{name} is not in {folder} and could not be downloaded from {URLS[name]} ({why}).\n"
-        f"Check the network, or copy torchvision's folder for {name} into it (another place: paths.data=FOLDER)."
-    ) from reason
+arrays.task_of = _task_of_arrays  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from (seed, epoch, position in that order). So nothing depends on which process 
 import copy
 import itertools
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -41,27 +41,132 @@ class Fetched(NamedTuple):
 
 
 class BatchOrder(Sampler):
-    """Yields, for each batch of an epoch, (epoch, position of its first sample, indices (B,))."""
+    """Yields, for each batch of an epoch, (epoch, position of its first sample, indices (B,)).
 
-    def __init__(self, count: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int):
+    Args:
+        sampler: gives the indices of an epoch, in order; None for all of them, shuffled or not.
+        batch_sampler: gives the indices of each batch; then batch_size, shuffle and drop_last are its own affair.
+    """
+
+    def __init__(self, count: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int,
+                 sampler: Any = None, batch_sampler: Any = None):  # fmt: skip
+        self.size = count  # of the data set; `count` is what an epoch draws from it
         self.count, self.batch_size, self.shuffle, self.drop_last = count, batch_size, shuffle, drop_last
+        self.sampler, self.batch_sampler = sampler, batch_sampler
         self.seed, self.epoch, self.first_batch = seed, 0, 0
+        if sampler is not None:
+            self.count = len(sampler)
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
+        if self.batch_sampler is not None:
+            return len(self.batch_sampler)
         return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
-        """The indices of an epoch, (N,): a permutation that follows from (seed, epoch) alone."""
+        """The indices of an epoch, (N,), which follow from (seed, epoch) alone."""
+        if self.sampler is not None:
+            return self._checked(torch.as_tensor(self._drawn(self.sampler, epoch)), self.sampler)
         if not self.shuffle:
             return torch.arange(self.count)
         return torch.randperm(self.count, generator=seeding.generator(self.seed, seeding.ORDER, epoch))
 
+    def batches(self, epoch: int) -> Sequence[Tensor]:
+        """The indices of each batch of an epoch."""
+        if self.batch_sampler is not None:
+            sampler = self.batch_sampler
+            return [self._checked(torch.as_tensor(batch), sampler) for batch in self._drawn(sampler, epoch)]
+        return self.order(epoch).split(self.batch_size)[: len(self)]
+
+    def _drawn(self, sampler: Any, epoch: int) -> list[Any]:
+        """What a sampler gives in an epoch, whatever generator it draws from."""
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        with seeding.preserved():
+            seeding.seed_default(seeding.derive(self.seed, seeding.ORDER, epoch))
+            found = list(sampler)
+        if len(found) != len(sampler):
+            raise UserError(f"loader: {type(sampler).__name__} gives {len(found)} in epoch {epoch + 1}, and its "
+                            f"__len__ says {len(sampler)}: the run's length must be known.")  # fmt: skip
+        return found
+
+    def _checked(self, indices: Tensor, sampler: Any) -> Tensor:
+        """The indices of a sampler of the user's. Raises UserError where there are no such samples."""
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.size:
+            wrong = int(indices.min()) if int(indices.min()) < 0 else int(indices.max())
+            raise UserError(
+                f"loader: {type(sampler).__name__} gives the index {wrong}, and there are {self.size:,} samples."
+            )
+        return indices
+
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
         # Decided now, and not when it is read: another pass may begin before this one ends.
-        epoch, batches = self.epoch, self.order(self.epoch).split(self.batch_size)[: len(self)]
-        rest = enumerate(batches[self.first_batch :], self.first_batch)
-        return ((epoch, number * self.batch_size, indices) for number, indices in rest)
+        epoch, batches = self.epoch, self.batches(self.epoch)
+        starts = itertools.accumulate((len(batch) for batch in batches), initial=0)
+        rest = itertools.islice(zip(starts, batches, strict=False), self.first_batch, None)
+        return ((epoch, start, indices) for start, indices in rest)
+
+
+class Balanced(Sampler):
+    """As many draws as there are samples, with replacement: every class as often as any other, and within a class every
+    sample.
+
+    Args:
+        targets: the class of every sample, (N,).
+        ignored: the label of samples that have none, which aren't drawn.
+    """
+
+    def __init__(self, targets: Tensor, ignored: int):
+        self.count = len(targets)
+        labelled = (targets != ignored).nonzero().flatten()
+        self.by_class = labelled[targets[labelled].argsort(stable=True)]
+        self.counts = targets[labelled].unique(return_counts=True)[1]
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        # Not torch.multinomial, which takes at most 2^24 weights.
+        chosen = torch.randint(len(self.counts), (self.count,))
+        places = (torch.rand(self.count, dtype=torch.float64) * self.counts[chosen]).long()
+        return iter(self.by_class[self.starts[chosen] + places].tolist())
+
+
+class ByLength(Sampler):
+    """Batches of samples of similar length, for less padding: samples are shuffled, sorted by length within pools of
+    a hundred batches, and the batches are shuffled again.
+
+    Args:
+        lengths: of every sample, (N,).
+    """
+
+    def __init__(self, lengths: Sequence[int] | Tensor, batch_size: int, shuffle: bool, drop_last: bool):
+        self.lengths, self.batch_size = torch.as_tensor(lengths), batch_size
+        self.shuffle, self.drop_last = shuffle, drop_last
+
+    def __len__(self) -> int:
+        count = len(self.lengths)
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        count = len(self.lengths)
+        order = torch.randperm(count) if self.shuffle else torch.arange(count)
+        if self.drop_last:  # before they are sorted: else the longest would be left out, the same in every epoch
+            order = order[: len(self) * self.batch_size]
+        batches: list[Tensor] = []
+        for pool in order.split(100 * self.batch_size):
+            batches += pool[self.lengths[pool].argsort(stable=True)].split(self.batch_size)
+        places = torch.randperm(len(batches)) if self.shuffle else torch.arange(len(batches))
+        return iter([batches[place] for place in places])
+
+    def padding(self) -> tuple[int, int]:
+        """Padded places in an epoch: with these batches, and with batches in the order of the samples."""
+
+        def padded(batches: Iterable[Tensor]) -> int:
+            return sum(int(len(b) * self.lengths[b].max() - self.lengths[b].sum()) for b in batches)
+
+        return padded(self), padded(torch.randperm(len(self.lengths)).split(self.batch_size))
 
 
 class Requests(Sampler):
@@ -117,11 +222,12 @@ def decoded(items: Sequence[Any], decode: Callable[[Any], Any], seed: int, epoch
         first: position of the first item in the epoch's order.
         describe: an item's index and what to call it, should it fail.
     """
-    samples, failed = [], []
+    samples, kept, failed = [], [], []
     for position, item in enumerate(items, first):
         seeding.seed_sample(seed, epoch, position)
         try:
             samples.append(decode(item))
+            kept.append(item)
         except Exception as error:  # whatever a user's data set may raise: it is told, with its sample
             if out_of_memory(error):
                 raise
@@ -135,8 +241,19 @@ def decoded(items: Sequence[Any], decode: Callable[[Any], Any], seed: int, epoch
     except Exception as error:
         if out_of_memory(error):
             raise
-        what = f"data: the batch that begins with {describe(items[0])[1]} can't be put together"
-        return Fetched(None, [Unreadable(-1, f"{what}: {first_line(error)}", traceback.format_exc())])
+        begins, odd = describe(kept[0])[1], _first_of_another_shape(samples)
+        what = f"data: the batch that begins with {begins} can't be put together"
+        if odd:
+            what = f"data: {describe(kept[odd])[1]} can't be put into a batch with {begins}"
+        hint = "Give samples of equal shape, or put them together yourself: loader.collate_fn=my_module.my_function"
+        return Fetched(None, [Unreadable(-1, f"{what}: {first_line(error)}\n{hint}", traceback.format_exc())])
+
+
+def _first_of_another_shape(samples: Sequence[Any]) -> int:
+    """The place of the first sample whose input isn't of the first one's shape; 0 where there is none."""
+    inputs = [sample[0] if isinstance(sample, tuple | list) and sample else sample for sample in samples]
+    shapes = [getattr(each, "shape", None) for each in inputs]
+    return next((place for place, shape in enumerate(shapes) if shape != shapes[0]), 0)
 
 
 def hint_to_skip(most: int) -> str:
@@ -154,8 +271,8 @@ def _told(error: Exception, index: int, name: str) -> tuple[int, str, str]:
 def described(dataset: Any, index: int) -> tuple[int, str]:
     """A sample's index in the user's own data set, and what to call it: with its file, where the data set lists
     its files (as torchvision's folders do, in `samples`)."""
-    while isinstance(dataset, Subset):
-        dataset, index = dataset.dataset, dataset.indices[index]
+    while hasattr(dataset, "dataset"):  # a Subset, or transforms
+        dataset, index = dataset.dataset, dataset.indices[index] if isinstance(dataset, Subset) else index
     for name in ("samples", "paths", "files"):
         listed = getattr(dataset, name, None)
         if isinstance(listed, Sequence) and len(listed) > index:

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from plainloop.data.fetching import BatchOrder, Fetch, Fetched, Requests, Stream, hint_to_skip
-from plainloop.data.splits import size
-from plainloop.data.workers import default_start_method, default_workers, end, outlive_signals, signals_held, watch
+from plainloop.data.splits import own, size
+from plainloop.data.workers import Prepared, default_start_method, default_workers, end, signals_held, watch
 from plainloop.errors import MachineError, UserError
 
 
@@ -34,7 +34,7 @@ class Skipped:
             return
         hint = f". {hint_to_skip(self.most)}" if index >= 0 else "."
         many = f"more than loader.skip_unreadable={self.most} samples can't be read; " if self.most else ""
-        failure = MachineError(f"{many}{message}{hint}")
+        failure = MachineError(f"{many}{message.removesuffix('.')}{hint}")
         failure.add_note(trace)
         raise failure
 
@@ -56,7 +56,8 @@ class Loader:
         self.state: Any = None  # of a stream that has a state_dict
         self.running: Any = None  # the DataLoader's newest iterator, where it has loading processes
         # Whole batches from memory need nothing of what the DataLoader does around them (10 µs a batch).
-        in_memory = getattr(self.dataset, "gives_batches", False) and not getattr(loader.dataset, "may_draw", True)
+        fetch = loader.dataset
+        in_memory = getattr(fetch, "gives_batches", False) and not getattr(fetch, "may_draw", True)
         self.direct = in_memory and loader.num_workers == 0 and not loader.pin_memory
 
     @property
@@ -66,16 +67,23 @@ class Loader:
     @property
     def num_samples(self) -> int | None:
         """Samples in an epoch; None where nobody knows."""
+        if isinstance(self.source, BatchOrder):
+            counts = [len(batch) for batch in self.source.batches(0)] if self.source.batch_sampler else None
+            most = sum(counts[: self.batches]) if counts else len(self) * self.batch_size
+            return min(self.source.count, most)
         count = size(self.dataset)
         return None if count is None or self.batches is None else min(count, self.batches * self.batch_size)
 
     @property
     def batches(self) -> int | None:
         """Batches in an epoch; None where nobody knows: a stream without a length."""
-        count = size(self.dataset)
-        if count is None:
-            return None
-        whole = count // self.batch_size if self.source.drop_last else -(-count // self.batch_size)
+        if isinstance(self.source, Stream):
+            count = size(self.dataset)
+            if count is None:
+                return None
+            whole = count // self.batch_size if self.source.drop_last else -(-count // self.batch_size)
+        else:
+            whole = len(self.source)
         return whole if self.limit is None else min(whole, self.limit)
 
     def __len__(self) -> int:
@@ -150,6 +158,10 @@ def make_loader(
     persistent_workers: bool | None = None,
     timeout: float | None = None,
     multiprocessing_context: str | None = None,
+    sampler: Any = None,
+    batch_sampler: Any = None,
+    collate_fn: Any = None,
+    worker_init_fn: Any = None,
     skip_unreadable: int = 0,
     limit: int | None = None,
     split: str = "",
@@ -158,9 +170,13 @@ def make_loader(
     """A `Loader` for a split, with torch's DataLoader inside. Arguments are torch's own; None means as section
     `loader` says."""
     count = size(dataset)
-    if drop_last and count is not None and count < batch_size:
+    if isinstance(dataset, IterableDataset) and (sampler is not None or batch_sampler is not None):
+        raise UserError(f"loader.{'batch_' if sampler is None else ''}sampler: {type(dataset).__name__} is a stream, "
+                        "which gives its samples in an order of its own.")  # fmt: skip
+    drawn = count if sampler is None else len(sampler)
+    if drop_last and batch_sampler is None and drawn is not None and drawn < batch_size:
         raise UserError(
-            f"loader.drop_last=true drops every batch: {count} samples are fewer than loader.batch_size={batch_size}. "
+            f"loader.drop_last=true drops every batch: {drawn} samples are fewer than loader.batch_size={batch_size}. "
             "Lower the batch size, or leave drop_last out."
         )
     workers = default_workers(dataset) if num_workers is None else num_workers
@@ -174,18 +190,20 @@ def make_loader(
             "prefetch_factor": prefetch_factor,
             "persistent_workers": True if persistent_workers is None else persistent_workers,
             "timeout": 300 if timeout is None else timeout,
-            "worker_init_fn": outlive_signals,
+            "worker_init_fn": Prepared(worker_init_fn),
             "multiprocessing_context": multiprocessing_context or default_start_method(),
         }
+    collate = collate_fn or own(dataset, "collate_fn") or default_collate
     source: BatchOrder | Stream
     if isinstance(dataset, IterableDataset):
-        source = Stream(dataset, seed, batch_size, drop_last, default_collate, skip_unreadable > 0)
+        source = Stream(dataset, seed, batch_size, drop_last, collate, skip_unreadable > 0)
         fetched: Dataset = source
         options["batch_size"] = None
     else:
         assert count is not None
-        source = BatchOrder(count, batch_size, shuffle, drop_last, seed)
-        fetched = Fetch(dataset, seed, default_collate, skip_unreadable > 0)
+        source = BatchOrder(count, batch_size, shuffle, drop_last, seed, sampler, batch_sampler)
+        fetched = Fetch(dataset, seed, collate, skip_unreadable > 0)
+        fetched.gives_batches = fetched.gives_batches and collate_fn is None  # which is given samples, and no batches
         options["batch_sampler"] = Requests(source)
     loader = DataLoader(
         fetched,

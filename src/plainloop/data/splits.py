@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 
 from plainloop import seeding
 from plainloop.data.fetching import each_sample, first_sample
-from plainloop.errors import UserError, listed
+from plainloop.errors import UserError, first_line, listed
 
 SPLITS = ("train", "val", "test")
 IGNORED = -100  # the label that torch's losses pass over, unless their ignore_index names another
@@ -44,24 +46,46 @@ def size(dataset: Dataset | None) -> int | None:
     return None if unknown else len(dataset)  # type: ignore[arg-type]
 
 
+def own(dataset: Any, name: str) -> Any:
+    """An attribute of the user's data set, whatever it has been wrapped in (a Subset, transforms); None for none."""
+    while not hasattr(dataset, name) and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return getattr(dataset, name, None)
+
+
 def length(dataset: Dataset) -> int:
     """Samples in a split that can be looked up by index."""
     return len(dataset)  # type: ignore[arg-type]
 
 
-def build_data(make: Callable[..., Dataset | None], target: Any, fractions: Sequence[float], stratify: bool,
-               seed: int) -> Data:  # fmt: skip
+@dataclass
+class Division:
+    """How a data set is divided: section `split`."""
+
+    fractions: Sequence[float] = (0.8, 0.1, 0.1)
+    group: str | None = None
+    time: str | None = None
+    folds: int | None = None
+    fold: int = 0
+    stratify: bool = True
+
+
+def build_data(make: Callable[..., Dataset | None], target: Any, division: Division, seed: int) -> Data:
     """Build a data set and divide it.
+
+    A data set with a method `fit(indices)` is told which of its samples are for training, once that is decided: a
+    vocabulary, say, is built from these alone.
 
     Args:
         make: builds the data set; takes `split="train"` and so on where the target's signature has `split`.
         target: the class or function itself, whose signature is looked at. A class may list the splits that it
             has as `splits = ("train", "test")`; a function may return None for one that it doesn't have.
-        fractions: shares of train, val and test among what has to be divided.
+        division: how to divide what isn't divided yet.
     """
     if "split" in inspect.signature(target).parameters:
         has = getattr(target, "splits", SPLITS)
-        parts = {name: make(split=name) if name in has else None for name in SPLITS}
+        unsaid = inspect.isclass(target) and not hasattr(target, "splits")
+        parts = {name: _made(make, name, unsaid) if name in has else None for name in SPLITS}
     else:
         parts = {"train": make(), "val": None, "test": None}
     for dataset in parts.values():
@@ -76,23 +100,33 @@ def build_data(make: Callable[..., Dataset | None], target: Any, fractions: Sequ
     if size(whole) == 0:
         raise UserError("data: the training split is empty.")
     if isinstance(whole, IterableDataset):  # as it is: a stream can't be divided
+        for key in ("group", "time", "folds"):
+            if getattr(division, key):
+                raise UserError(f"split.{key}={getattr(division, key)}: a stream can't be divided by it.")
         none_of: dict[str, dict[str, Any]] = {name: {"from": name, "indices": None} for name in SPLITS if parts[name]}
         return Data(whole, parts["val"], parts["test"], none_of)
-    missing = [name for name in SPLITS[1:] if parts[name] is None]
-    shares = {"train": fractions[0], **{name: fractions[SPLITS.index(name)] for name in missing}}
+    # What has divided itself, by time say, isn't divided once more: a split that it lacks there isn't.
+    divided_already = getattr(whole, "divided", False)
+    missing = [name for name in SPLITS[1:] if parts[name] is None and not divided_already]
+    if division.folds and "val" not in missing:
+        raise UserError(f"split.folds={division.folds}: the data brings its own validation split along.")
+    shares = {"train": division.fractions[0], **{name: division.fractions[SPLITS.index(name)] for name in missing}}
+    if division.folds:
+        shares["val"] = division.fractions[1] or shares["train"]
     count = length(whole)
-    divided = divide(count, list(shares.values()), targets_of(whole) if stratify else None, seed)
+    divided = _divided(whole, shares, division, seed)
     indices: dict[str, dict[str, Any]] = {}
     data: dict[str, Dataset | None] = {name: parts[name] for name in SPLITS}
-    for name, chosen in zip(shares, divided, strict=True):
-        if shares[name] == 0:
-            continue
+    for name, chosen in divided.items():
         if len(chosen) == 0:
             raise UserError(
-                f"split.fractions={list(fractions)} leaves no sample for {name} among {count}: raise its share, "
-                f"or set it to 0 to go without."
+                f"split.fractions={list(division.fractions)} leaves no sample for {name} among "
+                f"{_among(whole, division)}: {_advice(whole, division, shares)}"
             )
         indices[name] = {"from": "train", "indices": chosen.tolist()}
+    if hasattr(whole, "fit"):
+        whole.fit(divided["train"])
+    for name, chosen in divided.items():
         data[name] = take(whole, chosen) if len(chosen) < count else whole
     for name in SPLITS:
         if name not in indices and data[name] is not None:
@@ -103,12 +137,144 @@ def build_data(make: Callable[..., Dataset | None], target: Any, fractions: Sequ
     return Data(data["train"], data["val"], data["test"], indices)
 
 
+def _made(make: Callable[..., Dataset | None], split: str, unsaid: bool) -> Dataset | None:
+    """A split of a data set that is built for each; `unsaid`: it doesn't list those that it has."""
+    try:
+        return make(split=split)
+    except UserError as error:
+        if split == "train" or not unsaid:
+            raise
+        raise UserError(f"{error}\nIt was asked for split={split}. A class that lacks one of train, val and test lists "
+                        'those that it has: splits = ("train", "test")') from error  # fmt: skip
+
+
+def _divided(whole: Dataset, shares: Mapping[str, float], division: Division, seed: int) -> dict[str, Tensor]:
+    """The indices of each split that has a share, in rising order."""
+    count, wanted = length(whole), {name: share for name, share in shares.items() if share > 0}
+    if division.time:
+        times = _column(whole, division.time, "time")
+        try:
+            return dict(zip(wanted, by_time(times, list(wanted.values())), strict=True))
+        except TypeError as error:
+            kinds = listed(sorted({type(value).__name__ for value in times}))
+            raise UserError(f"split.time={division.time}: its values can't be put in order ({kinds}): "
+                            f"{first_line(error)}") from error  # fmt: skip
+    labels = targets_of(whole) if division.stratify else None
+    groups = _column(whole, division.group, "group") if division.group else None
+
+    def parts_of(chosen: Tensor, portions: Sequence[float], stream: int) -> list[Tensor]:
+        """These samples in parts of these shares."""
+        if groups is not None:
+            inner = by_group([groups[index] for index in chosen.tolist()], portions, seed, stream)
+        else:
+            some = labels[chosen] if labels is not None else None
+            inner = divide(len(chosen), portions, some, seed, stream)
+        return [chosen[part] for part in inner]
+
+    if not division.folds:
+        return dict(zip(wanted, parts_of(torch.arange(count), list(wanted.values()), 0), strict=True))
+    test_share = wanted.get("test", 0.0)
+    rest, found = torch.arange(count), {}
+    if test_share:
+        rest, found["test"] = parts_of(rest, [sum(wanted.values()) - test_share, test_share], 0)
+    folds = parts_of(rest, [1.0] * division.folds, 1)
+    if not all(len(fold) for fold in folds):
+        raise UserError(
+            f"split.folds={division.folds} leaves a fold empty among {_among(whole, division)}: take fewer."
+        )
+    found["val"] = folds.pop(division.fold)
+    return {"train": torch.cat(folds).sort().values, **found}
+
+
+def _among(whole: Dataset, division: Division) -> str:
+    """What is divided, in words: samples, or groups of them."""
+    if division.time:
+        return f"{len(set(_column(whole, division.time, 'time')))} different values of split.time={division.time}"
+    if not division.group:
+        return f"{length(whole):,} samples"
+    return f"{len(set(_column(whole, division.group, 'group')))} groups of split.group={division.group}"
+
+
+def _advice(whole: Dataset, division: Division, shares: Mapping[str, float]) -> str:
+    """How a split isn't left empty: by fewer splits than there are groups or times, or by such shares that each of the
+    latest times is a split."""
+    wanted, key = [name for name, share in shares.items() if share > 0], "time" if division.time else "group"
+    otherwise, by = "raise its share, or set it to 0 to go without.", division.time or division.group
+    if not by:
+        return otherwise
+    values = _column(whole, by, key)
+    different, count = len(set(values)), len(values)
+    if different < len(wanted):
+        fewer = "; split.fractions=[0.8,0.2,0] goes without test" if different == 2 else ""
+        return f"there must be as many as splits{fewer}."
+    if key == "group" or list(shares) != list(SPLITS):
+        return otherwise
+    # Until where the earlier times go, as shares of the samples, cut after two digits.
+    ends = [sum(value < time for value in values) for time in sorted(set(values))[1 - len(wanted) :]]
+    cuts = [0.0, *(math.floor(100 * end / count) / 100 for end in ends), 1.0]
+    portions = {name: round(to - start, 2) for name, (start, to) in zip(wanted, itertools.pairwise(cuts), strict=True)}
+    if not all(len(part) for part in by_time(values, list(portions.values()))):
+        return otherwise
+    return f"split.fractions=[{','.join(f'{portions.get(name, 0):g}' for name in SPLITS)}] would do."
+
+
+def _column(dataset: Any, name: str, key: str) -> list[Any]:
+    """A value for each sample: a column of a table, or an attribute of the data set. Raises UserError."""
+    values = dataset.column(name) if hasattr(dataset, "column") else getattr(dataset, name, None)
+    if values is None:
+        raise UserError(
+            f"split.{key}={name}: {type(dataset).__name__} has no attribute {name} with one value per sample."
+        )
+    listed_values = values.tolist() if isinstance(values, Tensor) else list(values)
+    if len(listed_values) != length(dataset):
+        raise UserError(f"split.{key}={name}: {len(listed_values)} values for {length(dataset)} samples.")
+    missing = next((index for index, value in enumerate(listed_values) if value is None or value != value), None)
+    if missing is not None:  # or NaN
+        raise UserError(f"split.{key}={name}: sample {missing} has none.")
+    return listed_values
+
+
+def by_time(times: Sequence[Any], shares: Sequence[float]) -> list[Tensor]:
+    """The earliest samples in the first part, the latest in the last; equal times stay together."""
+    order = sorted(range(len(times)), key=lambda index: times[index])
+    parts, start, cumulated = [], 0, 0.0
+    for share in shares:
+        cumulated += share / sum(shares)
+        end = max(start, round(cumulated * len(order)))
+        while 0 < end < len(order) and times[order[end]] == times[order[end - 1]]:
+            end += 1
+        parts.append(torch.tensor(sorted(order[start:end]), dtype=torch.int64))
+        start = end
+    return parts
+
+
+def by_group(groups: Sequence[Any], shares: Sequence[float], seed: int, stream: int = 0) -> list[Tensor]:
+    """Whole groups in parts of about these shares: in random order, each goes to the part that lacks most. Where there
+    are groups enough, no part is empty."""
+    members: dict[Any, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    names = list(members)
+    order = torch.randperm(len(names), generator=seeding.generator(seed, seeding.SPLIT, 2, stream)).tolist()
+    order.sort(key=lambda number: -len(members[names[number]]))  # large ones first: the small ones fill the gaps
+    lacking = [share / sum(shares) * len(groups) for share in shares]
+    parts: list[list[int]] = [[] for _ in shares]
+    for done, number in enumerate(order):
+        empty = [part for part in range(len(shares)) if not parts[part]]
+        open_ones = empty if len(empty) == len(order) - done else range(len(shares))
+        place = max(open_ones, key=lambda part: lacking[part])
+        parts[place] += members[names[number]]
+        lacking[place] -= len(members[names[number]])
+    return [torch.tensor(sorted(part), dtype=torch.int64) for part in parts]
+
+
 def digest(dataset: Dataset | None) -> str | None:
     """A SHA-256 of a split's content, so that changed data is noticed; None for streams, and for data that is another
     one whenever it is read.
 
-    Of tensors in memory every byte, or every n-th sample where they are over 100 MB; of other data sets up to 32
-    samples, evenly spread, as they are under a fixed seed.
+    Of tensors in memory every byte, or every n-th sample where they are over 100 MB. Of other data sets all targets,
+    what their `content_of(index)` says of each sample (its text, the size of its file), if they have such a method, and
+    up to 32 samples, evenly spread, as they are under a fixed seed.
     """
     if dataset is None or isinstance(dataset, IterableDataset):
         return None
@@ -122,6 +288,9 @@ def digest(dataset: Dataset | None) -> str | None:
             rows = torch.arange(start, min(start + 1024 * every, count), every)
             _add_content(dataset.__getitems__(rows), found)  # type: ignore[attr-defined]
         return found.hexdigest()
+    _add_content(targets_of(dataset), found)
+    for told in _contents(dataset):
+        _add_content(told, found)
 
     def add_sample(position: int, found: Any) -> None:
         seeding.seed_sample(0, 0, position)
@@ -139,6 +308,16 @@ def digest(dataset: Dataset | None) -> str | None:
         for position in range(min(32, count)):
             add_sample(position, found)
     return found.hexdigest()
+
+
+def _contents(dataset: Any) -> Iterator[Any]:
+    """What the user's data set says of each sample by `content_of`, whatever it has been wrapped in."""
+    chosen: Sequence[int] = range(length(dataset))
+    while not hasattr(dataset, "content_of") and hasattr(dataset, "dataset"):
+        if hasattr(dataset, "indices"):
+            chosen = [dataset.indices[index] for index in chosen]
+        dataset = dataset.dataset
+    return map(dataset.content_of, chosen) if hasattr(dataset, "content_of") else iter(())
 
 
 def _add_content(value: Any, found: Any) -> None:
@@ -176,13 +355,14 @@ def check_begins_anew(dataset: Dataset | None, skip: int = 0) -> None:
         )
 
 
-def divide(count: int, shares: Sequence[float], labels: Tensor | None, seed: int) -> list[Tensor]:
+def divide(count: int, shares: Sequence[float], labels: Tensor | None, seed: int, stream: int = 0) -> list[Tensor]:
     """Indices 0 .. count-1 in disjoint random parts of these relative shares, each in rising order.
 
     With labels (N,) of classes, every class is divided in these shares by itself, within one sample: at each cut
     a class gives its whole samples, and what is then missing comes from the classes that are furthest behind.
     """
-    order = torch.randperm(count, generator=seeding.generator(seed, seeding.SPLIT))
+    place = (seeding.SPLIT, 3, stream) if stream else (seeding.SPLIT,)
+    order = torch.randperm(count, generator=seeding.generator(seed, *place))
     if labels is None or labels.ndim != 1 or labels.is_floating_point():
         labels = torch.zeros(count, dtype=torch.int64)
     _, group, sizes = labels.unique(return_inverse=True, return_counts=True)
@@ -209,14 +389,20 @@ def take(dataset: Dataset, indices: Tensor) -> Dataset:
 
 def targets_of(dataset: Dataset | None) -> Tensor | None:
     """All targets of a data set that holds them as `targets` (as ours and torchvision's do), or None."""
-    if isinstance(dataset, Subset):
-        targets = targets_of(dataset.dataset)
-        return None if targets is None else targets[torch.as_tensor(dataset.indices)]
-    targets = getattr(dataset, "targets", None)
-    if targets is None:
+    return per_sample(dataset, "targets")
+
+
+def per_sample(dataset: Any, name: str) -> Tensor | None:
+    """A number for each sample, (N, ...), that a data set holds as an attribute: its targets, lengths; or None."""
+    if not hasattr(dataset, name) and hasattr(dataset, "dataset"):
+        inner = per_sample(dataset.dataset, name)
+        chosen = getattr(dataset, "indices", None)
+        return inner if inner is None or chosen is None else inner[torch.as_tensor(chosen)]
+    values = getattr(dataset, name, None)
+    if values is None:
         return None
     try:
-        return torch.as_tensor(targets)
+        return torch.as_tensor(values, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return None
 
@@ -227,10 +413,7 @@ def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED,
     A data set that has neither `classes` nor `targets` is read through, if it isn't longer than `most`.
     Raises UserError where there are no classes to be found.
     """
-    inner = dataset
-    while isinstance(inner, Subset):
-        inner = inner.dataset
-    names = getattr(inner, "classes", None)
+    names = own(dataset, "classes")
     if names is not None:
         return [str(name) for name in names]
     targets = targets_of(dataset)
@@ -258,8 +441,15 @@ def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED,
     return [str(number) for number in range(int(kept.max()) + 1 if len(kept) else 0)]
 
 
+def by_position(count: int, fractions: Iterable[float]) -> dict[str, tuple[int, int]]:
+    """Where each split begins and ends in a sequence of so many elements: one split behind the other."""
+    ends = [round(count * share) for share in itertools.accumulate(fractions)]
+    return dict(zip(SPLITS, itertools.pairwise([0, *ends]), strict=True))
+
+
 def check_classes(data: Data, names: Sequence[str]) -> None:
-    """Every known label of every split is one of the classes. Raises UserError with the split and the index."""
+    """Every known label of every split is one of the classes, and none of val and test is new to train. Raises
+    UserError with the split and the index, or with the place that the data set's `where(index)` tells."""
     for split in SPLITS:
         targets = targets_of(data[split])
         if targets is None or targets.is_floating_point() or targets.ndim != 1:
@@ -271,3 +461,26 @@ def check_classes(data: Data, names: Sequence[str]) -> None:
                 f"data: sample {index} of {split} has label {int(targets[index])}, outside the {len(names)} classes "
                 f"0 to {len(names) - 1} ({listed(names, 10)})."
             )
+    known = targets_of(data.train)
+    if known is None or known.is_floating_point() or known.ndim != 1 or bool((known == data.ignored).all()):
+        return
+    for split in SPLITS[1:]:
+        targets = targets_of(data[split])
+        if targets is None:
+            continue
+        strange = (~torch.isin(targets, known) & (targets != data.ignored)).nonzero()[:, 0]
+        if len(strange):
+            index = int(strange[0])
+            label, where = int(targets[index]), _place(data[split], split, index)
+            raise UserError(f"{where}: the class {names[label]} isn't in the training split "
+                            f"({int((targets == label).sum())} in {split}, the first here), and can't be learned. "
+                            "Leave it out, or change the split.")  # fmt: skip
+
+
+def _place(dataset: Any, split: str, index: int) -> str:
+    """Where a sample stands, as the user's data set tells it, whatever it has been wrapped in; else its index."""
+    own_index = index
+    while not hasattr(dataset, "where") and hasattr(dataset, "dataset"):
+        own_index = int(dataset.indices[own_index]) if hasattr(dataset, "indices") else own_index
+        dataset = dataset.dataset
+    return dataset.where(own_index) if hasattr(dataset, "where") else f"data: sample {index} of {split}"

@@ -1,78 +1,349 @@
-"""Tables of rows and columns: the one file that reads them, with polars."""
+"""Tables of rows and columns. `table` makes a data set of a file (`frames.py` reads it, `columns.py` looks at what its
+columns hold), and `TableEncoder` is what happens to its rows on the device: missing numbers are filled, numbers
+standardised, words become a column each, or stay codes to be embedded.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy
 import torch
+from torch import Tensor, nn
 
 from plainloop.build import factory
-from plainloop.data.datasets import InMemory, checked_labels, find_path
-from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.data.columns import (
+    NoFeature,
+    check_numbers,
+    codes_of,
+    counted,
+    in_order,
+    is_number,
+    read_targets,
+    remarks_on,
+    task_for,
+    words_of,
+)
+from plainloop.data.datasets import InMemory
+from plainloop.data.frames import check_columns, opened, place
+from plainloop.errors import UserError, did_you_mean, listed
+
+
+class Table(InMemory):
+    """Rows of a table. Inputs are (N, F + K) float32: F numbers, NaN where one is missing; then a code for each of K
+    categories: 0 where it is missing, else the number of its word in `columns`, from 1.
+
+    Args:
+        columns: {"numbers": [name, ...], "categories": {name: [word, ...], ...}}, in the order of the inputs.
+        embed: the model gets codes, and embeds them; else a column of 0 and 1 for every word.
+        frame: the rows as they are in the file, for `column`.
+        file, rows: the file, and the number of each row in it, from 0, for errors.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor, columns: Mapping[str, Any], embed: bool = False,
+                 frame: Any = None, classes: Sequence[str] | None = None, target_names: Sequence[str] | None = None,
+                 note: str = "", file: Path | None = None, rows: Tensor | None = None):  # fmt: skip
+        super().__init__(inputs, targets, classes, target_names, note)
+        self.columns, self.embed, self.frame, self.file, self.rows = columns, embed, frame, file, rows
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many words each category has."""
+        return [len(words) for words in self.columns["categories"].values()]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For section `spec`: what the model gets, and how to encode another file in the same way."""
+        numbers, coded = len(self.columns["numbers"]), self.embed and bool(self.sizes)
+        width = numbers + (len(self.sizes) if coded else sum(self.sizes))
+        return {
+            "input_shape": [width],  # encoded
+            # Codes are no numbers: a model that doesn't embed them must not take them for such.
+            "num_features": None if coded else width,
+            "num_numbers": numbers if coded else width,
+            "cardinalities": [size + 1 for size in self.sizes] if coded else [],
+            "columns": self.columns,
+        }
+
+    def column(self, name: str) -> list[Any]:
+        """A value for each row, of any of the file's columns. Raises UserError for one that it doesn't have."""
+        check_columns({"split": [name]}, self.frame, "the table")
+        return self.frame[name].to_list()
+
+    def where(self, index: int) -> str:
+        """The place of a sample in its file, for errors."""
+        return f"row {index}" if self.file is None or self.rows is None else place(self.file, int(self.rows[index]))
+
+    def select(self, indices: Sequence[int]) -> "Table":
+        """The rows at these indices, without the frame: it has told who is in which split, and workers needn't
+        have it."""
+        inputs, targets = self.__getitems__(indices)
+        rows = None if self.rows is None else self.rows[torch.as_tensor(indices, device=self.rows.device)]
+        names = self.classes, self.target_names, self.note
+        return Table(inputs, targets, self.columns, self.embed, None, *names, self.file, rows)
+
+    def make_preprocess(self, normalize: Any, batches: Iterable[Any]) -> "TableEncoder":
+        """The encoder, fitted on the training split.
+
+        Args:
+            normalize: "none", "train", or {"mean": ..., "std": ...} of the numbers.
+            batches: (inputs, targets) of the training split.
+        """
+        inputs, count = torch.cat([batch[0] for batch in batches]), len(self.columns["numbers"])
+        numbers, codes = inputs[:, :count].double(), inputs[:, count:].long()
+        mean = numbers.nanmean(0).nan_to_num(0.0)  # 0 where no training row has a value
+        deviation = (numbers - mean).square().nanmean(0).sqrt().nan_to_num(0.0)
+        known = [torch.bincount(codes[:, k], minlength=size + 1) > 0 for k, size in enumerate(self.sizes)]
+        if normalize == "train":
+            shift, scale = mean, torch.where(deviation > 0, deviation, 1.0)
+        elif normalize == "none":
+            shift, scale = torch.zeros_like(mean), torch.ones_like(mean)
+        else:
+            shift, scale = (_for_each(normalize[name], count, name) for name in ("mean", "std"))
+        return TableEncoder(mean, shift, scale, known, self.embed)
+
+
+def _for_each(value: Any, count: int, name: str) -> Tensor:
+    """A number, or one for each of `count` columns, as (count,)."""
+    numbers = torch.as_tensor(value, dtype=torch.float64)
+    if numbers.ndim > 1 or (numbers.ndim == 1 and len(numbers) != count):
+        raise UserError(f"transforms.normalize.{name} has {numbers.numel()} numbers; the table has {count} columns of "
+                        "numbers.")  # fmt: skip
+    if name == "std" and not bool((numbers > 0).all()):
+        raise UserError(f"transforms.normalize.std={value}: must be above 0.")
+    return numbers.expand(count)
+
+
+class TableEncoder(nn.Module):
+    """Rows as a `Table` holds them to what the model gets.
+
+    A missing number becomes the training split's mean; then each is (x - shift) / scale. Of a category every word
+    becomes a column of 0 and 1 ("one-hot"), all of them 0 where it is missing; or, to be embedded, its code stays. A
+    word that the training split doesn't have counts as missing: nothing has been learned about it.
+
+    Args:
+        fill: what takes the place of a missing number, (F,).
+        shift, scale: of the numbers, (F,).
+        known: for each category, which of its codes the training split has, (words + 1,).
+        embed: whether codes stay codes.
+    """
+
+    fill: Tensor
+    scale: Tensor
+    shift: Tensor
+    known: Tensor
+    first: Tensor
+    column: Tensor
+    word: Tensor
+
+    def __init__(self, fill: Tensor, shift: Tensor, scale: Tensor, known: Sequence[Tensor], embed: bool):
+        super().__init__()
+        self.numbers, self.categories, self.embed = len(fill), len(known), embed
+        self.register_buffer("fill", fill.float())
+        self.register_buffer("scale", (1.0 / scale).float())  # one multiplication and one addition are faster
+        self.register_buffer("shift", (-shift / scale).float())
+        if known and embed:
+            sizes = torch.tensor([len(flags) for flags in known])
+            self.register_buffer("known", torch.cat(list(known)).float())
+            self.register_buffer("first", sizes.cumsum(0) - sizes, persistent=False)  # of a category's flags in `known`
+        elif known:
+            # Of each one-hot column: the input that it looks at, and its word's code; one that no input has (-1) where
+            # the training split doesn't have the word.
+            words = [torch.arange(1, len(flags)).where(flags[1:].bool(), -1) for flags in known]
+            columns = [torch.full_like(codes, len(fill) + place) for place, codes in enumerate(words)]
+            self.register_buffer("word", torch.cat(words).float())
+            self.register_buffer("column", torch.cat(columns), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, F + K) to (N, F + all words), or to (N, F + K) where codes stay."""
+        numbers = inputs[:, : self.numbers]
+        numbers = torch.where(numbers.isnan(), self.fill, numbers) * self.scale + self.shift
+        if self.categories == 0:
+            return numbers
+        if self.embed:
+            codes = inputs[:, self.numbers :]
+            words = codes * self.known[codes.long() + self.first]
+        else:
+            words = (inputs.index_select(1, self.column) == self.word).to(inputs.dtype)
+        return torch.cat([numbers, words], 1)
+
+
+# --- a file becomes a data set -------------------------------------------------------------------------------------
 
 
 @factory("data")
-def table(path: str, target: str, features: Sequence[str] | None = None, classification: bool = False) -> InMemory:
-    """A CSV file as inputs (N, F) float32 and one target column.
-
-    Numbers are taken as they are; a column of words becomes one column of 0 and 1 for each of its words
-    ("one-hot"). Rows with a missing value are left out, and counted in the note.
+def table(path: str, target: str | Sequence[str] | None = None, features: Sequence[str] | None = None,
+          exclude: Sequence[str] | None = None, categorical: Sequence[str] | None = None, categories: str = "onehot",
+          missing_target: str = "error", task: str = "auto", group: str | None = None,
+          time: str | None = None) -> Table:  # fmt: skip
+    """A file of rows and columns: CSV, TSV, Parquet or JSON lines.
 
     Args:
         path: the file; a relative one is looked for in the working directory, then in the checkout.
-        target: the column to predict. With `classification` its values are classes, in sorted order (the second
-            of two is the positive one) and the targets (N,) int64; without, they are numbers and (N, 1) float32.
-        features: the columns to predict it from; all others when None.
+        target: the column to predict, or a list of columns.
+        features: the columns to predict it from; None for all others but those of dates and of free text (or names, or
+            ids), which are said.
+        exclude: columns that are no features.
+        categorical: columns of numbers that are names all the same: a postcode, a kind of 1, 2 or 3.
+        categories: onehot (a column of 0 and 1 for each word), or embed (codes, for model=tabular).
+        missing_target: error, or drop: leave out rows without a target.
+        task: regression: targets are (N, T) float32 in their own unit. binary, multiclass: classes (N,) int64, in
+            sorted order, so that the second of two is the positive one. multilabel: columns of 0 and 1, (N, T)
+            float32. Any other word: as `task_of` says.
+        group, time: columns that decide who is in which split: no features, unless `features` names them.
+    """
+    for argument, value, options in (
+        ("categories", categories, ("onehot", "embed")),
+        ("missing_target", missing_target, ("error", "drop")),
+    ):
+        if value not in options:
+            guess = did_you_mean(value, options)
+            raise UserError(f"data.{argument}={value}: must be {' or '.join(options)}.{guess}")
+    file, frame, targets = _opened(path, target, categorical)
+    chosen = _features(frame, path, targets, features, exclude, {"split.group": group, "split.time": time})
+    frame, rows, remarks = _with_targets(frame, file, targets, missing_target)
+
+    def where(row: int) -> str:
+        return place(file, int(rows[row]))
+
+    for key, name in (("group", group), ("time", time)):
+        if name is not None and frame[name].has_nulls():
+            row = frame[name].is_null().arg_true()[0]
+            raise UserError(f"{where(row)}: split.{key}={name} is missing: which split should the row be in?")
+    if time is not None:
+        frame = frame.with_columns(in_order(frame[time], where))
+    empty = [name for name in chosen if frame[name].null_count() == frame.height]
+    columns: dict[str, Any] = {"numbers": [], "categories": {}}
+    unfit: dict[str, NoFeature] = {}
+    for name in chosen:
+        if name in empty:
+            continue
+        if is_number(frame[name]):
+            remarks += check_numbers(frame[name], where)
+            columns["numbers"].append(name)
+            continue
+        declared = name in (categorical or ())
+        try:
+            known, said = words_of(frame[name], file, where, declared, categories == "embed")
+        except NoFeature as error:
+            if features is not None or declared:  # asked for by name
+                raise
+            unfit[name] = error
+            continue
+        columns["categories"][name] = known
+        remarks += said
+    used = [*columns["numbers"], *columns["categories"]]
+    if not used and unfit:
+        raise next(iter(unfit.values()))
+    if unfit:
+        remarks.append(f"left out: {listed((f'{name} ({error.why})' for name, error in unfit.items()), 6)}")
+    if not used:
+        raise UserError(f"{file}: no column with a value is left to predict {listed(targets)} from.")
+    if empty:
+        remarks.append(f"without any value, left out: {listed(empty)}")
+    remarks += remarks_on([frame[name] for name in used])
+    if columns["categories"]:
+        words = listed((f"{len(words)} in {name}" for name, words in columns["categories"].items()), 6)
+        remarks.insert(0, f"{counted(len(columns['numbers']), 'column')} of numbers, words: {words}")
+    values, classes = read_targets([frame[name] for name in targets], task, file, where)
+    names = None if classes else targets
+    inputs = encode(frame, columns, file)
+    told, numbers = "\n".join(remarks), torch.from_numpy(rows.to_numpy().astype(numpy.int64))
+    return Table(inputs, values, columns, categories == "embed", frame, classes, names, told, file, numbers)
+
+
+def task_of(path: str, target: str | Sequence[str] | None = None, categorical: Sequence[str] | None = None,
+            **_: Any) -> tuple[str, str]:  # fmt: skip
+    """The task that a table's target asks for, and why: ("multiclass", "species holds 3 words (...)").
+
+    Words are classes; so are up to 20 different whole numbers, where each comes up in 5 rows or more on average, and 0
+    and 1 anyhow. Several columns are several labels where they hold 0 and 1 alone, and else several numbers.
+    """
+    file, frame, targets = _opened(path, target, categorical)
+    return task_for([frame[name].drop_nulls() for name in targets], file)
+
+
+table.task_of = task_of  # type: ignore[attr-defined]
+
+
+def encode(frame: Any, columns: Mapping[str, Any], file: Path | str) -> Tensor:
+    """The inputs (N, F + K) of a `Table` from the rows of a frame. Raises UserError for a column that isn't there, or
+    holds words where numbers belong.
+
+    Args:
+        columns: as a `Table` has them, and a run keeps them in `spec.columns`.
+        file: where the frame is from, for the error.
     """
     import polars
 
-    file = find_path(path)
-    if not file.is_file():
-        raise UserError(f"data.path={path}: there is no such file.")
-    try:
-        frame = polars.read_csv(file, infer_schema_length=None, null_values=["NA", "NaN", "nan"])
-    except (polars.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise UserError(f"data.path={path}: not a CSV table: {first_line(error)}") from error
-    if isinstance(features, str):
-        raise UserError(f"data.features={features}: must be a list, as in data.features=[{features}]")
-    chosen = list(features) if features is not None else [name for name in frame.columns if name != target]
-    for argument, name in [("target", target), *(("features", name) for name in chosen)]:
-        if name not in frame.columns:
-            raise UserError(
-                f"data.{argument}={name}: {path} has no such column.{did_you_mean(name, frame.columns)} "
-                f"It has: {listed(frame.columns)}."
-            )
-    if target in chosen or not chosen:
-        fault = f"holds data.target={target}: it would be predicted from itself" if chosen else "names no column"
-        raise UserError(f"data.features={listed(chosen) or '[]'}: {fault}. {path} has: {listed(frame.columns)}.")
-    complete = frame.select([*chosen, target]).drop_nulls()
-    if complete.height == 0:
-        raise UserError(f"data.path={path}: no row is complete; choose columns with data.features=[a,b].")
-    columns = []
-    for name in chosen:
-        column = complete[name]
-        if column.dtype.is_numeric() or column.dtype == polars.Boolean:
-            columns.append(torch.tensor(column.cast(polars.Float64).to_list(), dtype=torch.float32))
-        else:
-            words = sorted(column.cast(polars.String).unique())
-            if len(words) > 20 and len(words) > complete.height / 2:
-                raise UserError(
-                    f"{path}, column {name}: {len(words)} words in {complete.height} rows, as {words[0]}: a name, or "
-                    "numbers with a mark for missing ones? Choose the others with data.features=[a,b]."
-                )
-            columns += [torch.tensor((column == word).to_list(), dtype=torch.float32) for word in words]
-    inputs = torch.stack(columns, dim=1)
-    dropped = frame.height - complete.height
-    note = f"{dropped} rows with missing values left out" if dropped else ""
-    if classification:
-        names = sorted(complete[target].unique().to_list())
-        if len(names) < 2:
-            raise UserError(f"data.target={target}: {path} has one class only ({listed(names)}).")
-        number_of = {name: number for number, name in enumerate(names)}
-        labels, words = checked_labels([number_of[v] for v in complete[target]], [str(n) for n in names], path)
-        return InMemory(inputs, labels, classes=words, note=note)
-    if not complete[target].dtype.is_numeric():
-        raise UserError(
-            f"data.target={target}: a column of words ({listed(complete[target].unique()[:4])}), where regression "
-            f"needs numbers. For classes: data.classification=true task=multiclass (task=binary for two)."
-        )
-    values = torch.tensor(complete[target].cast(polars.Float64).to_list(), dtype=torch.float32).unsqueeze(1)
-    return InMemory(inputs, values, target_names=[target], note=note)
+    parts = []
+    check_columns({"the model needs column": [*columns["numbers"], *columns["categories"]]}, frame, file)
+    for name in columns["numbers"]:
+        if not is_number(frame[name]) and frame[name].count():
+            raise UserError(f"{file}, column {name}: words (as {frame[name].drop_nulls()[0]}) where numbers belong.")
+        parts.append(frame[name].cast(polars.Float32).to_numpy())
+    for name, words in columns["categories"].items():
+        parts.append(codes_of(frame[name], words).astype(numpy.float32))
+    return torch.from_numpy(numpy.stack(parts, axis=1))
+
+
+def _opened(path: str, target: str | Sequence[str] | None,
+            categorical: Sequence[str] | None) -> tuple[Path, Any, list[str]]:  # fmt: skip
+    """The file, its rows, and the names of the targets. Raises UserError."""
+    import polars
+    import polars.selectors as cs
+
+    _check_list("categorical", categorical)
+    file, frame = opened(path, categorical or ())
+    if not target:
+        raise UserError(f"data.target: which column is to be predicted? Write data.target=COLUMN. "
+                        f"{path} has: {listed(frame.columns)}.")  # fmt: skip
+    targets = [target] if isinstance(target, str) else [str(name) for name in target]
+    check_columns({"data.target": targets, "data.categorical": categorical}, frame, path)
+    frame = frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
+    frame = frame.with_columns(polars.col(list(categorical or ())).cast(polars.String))
+    for name in targets:
+        if frame[name].null_count() == frame.height:
+            raise UserError(f"data.target={name}: this column of {path} has no values.")
+    return file, frame, targets
+
+
+def _check_list(argument: str, value: Any) -> None:
+    if isinstance(value, str):
+        raise UserError(f"data.{argument}={value}: must be a list, as in data.{argument}=[{value}]")
+
+
+def _features(frame: Any, path: str, targets: Sequence[str], features: Sequence[str] | None,
+              exclude: Sequence[str] | None, deciding: Mapping[str, str | None]) -> list[str]:  # fmt: skip
+    """The columns to predict from. Raises UserError."""
+    _check_list("features", features)
+    _check_list("exclude", exclude)
+    of_splits = {key: [name] for key, name in deciding.items() if name is not None}
+    check_columns({"data.features": features, "data.exclude": exclude, **of_splits}, frame, path)
+    for name in targets:
+        if name in (features or ()):
+            raise UserError(f"data.features={listed(features or ())}: it holds data.target={name}, which would be "
+                            "predicted from itself.")  # fmt: skip
+    out = {*targets, *(exclude or ()), *(() if features is not None else deciding.values())}
+    chosen = [name for name in (frame.columns if features is None else features) if name not in out]
+    if not chosen:
+        key = f"data.features={listed(features) or '[]'}" if features is not None else f"data.path={path}"
+        raise UserError(f"{key}: there is no column to predict {listed(targets)} from. {path} has: "
+                        f"{listed(frame.columns)}.")  # fmt: skip
+    return list(dict.fromkeys(chosen))
+
+
+def _with_targets(frame: Any, file: Path, targets: Sequence[str], missing: str) -> tuple[Any, Any, list[str]]:
+    """The rows that have a target, their numbers in the file from 0, and a remark on what was left out."""
+    import polars
+
+    lacks = frame.select(polars.any_horizontal(polars.col(targets).is_null())).to_series()
+    count = lacks.sum()
+    if count and missing == "error":
+        rows = lacks.arg_true()
+        name = next(name for name in targets if frame[name][rows[0]] is None)
+        others = f", and in {counted(count - 1, 'row')} after it" if count > 1 else ""
+        raise UserError(f"{place(file, rows[0])}: the target {name} is missing{others}. Fill it in, or leave such rows "
+                        "out: data.missing_target=drop")  # fmt: skip
+    remarks = [f"{counted(count, 'row')} without {' or '.join(targets)} left out"] if count else []
+    return frame.filter(~lacks), (~lacks).arg_true(), remarks

@@ -1,5 +1,6 @@
 """The processes that load: how many there are, how they start, and what signals do to them."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -7,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -69,6 +70,17 @@ def watch(iterator: Any) -> None:
                 return found, data
 
     iterator._try_get_data = get_or_notice
+    _watched.add(iterator)
+
+
+_watched: weakref.WeakSet = weakref.WeakSet()
+
+
+@atexit.register
+def _end_what_was_left() -> None:
+    """Loaders that nobody has closed: else multiprocessing terminates their processes, which wait 30 s then."""
+    for iterator in list(_watched):
+        end(iterator, at_once=True)
 
 
 def end(iterator: Any, at_once: bool) -> None:
@@ -105,6 +117,18 @@ def signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Prepared:
+    """What a worker does first: it outlives signals, then the user's own `loader.worker_init_fn`."""
+
+    def __init__(self, own: Callable[[int], object] | None = None):
+        self.own = own
+
+    def __call__(self, worker: int) -> None:
+        outlive_signals(worker)
+        if self.own is not None:
+            self.own(worker)
 
 
 def outlive_signals(worker: int) -> None:

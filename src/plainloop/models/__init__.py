@@ -4,9 +4,22 @@ A model is a `torch.nn.Module` that gets its sizes as arguments; the configs fil
 `in_features: ${spec.num_features}`. It knows nothing of data, losses or training.
 """
 
+from plainloop.models.autoencoder import Autoencoder
 from plainloop.models.cnn import CNN
 from plainloop.models.linear import Linear
 from plainloop.models.mlp import MLP
+from plainloop.models.recurrent import CharRNN, RNNClassifier, SeriesRNN
+from plainloop.models.tabular import TabularMLP
 from plainloop.models.torchvision_models import torchvision_model
 
-__all__ = ["CNN", "MLP", "Linear", "torchvision_model"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "Autoencoder",
+    "CharRNN",
+    "Linear",
+    "RNNClassifier",
+    "SeriesRNN",
+    "TabularMLP",
+    "torchvision_model",
+]

@@ -19,7 +19,8 @@ class CNN(nn.Module):
         in_channels: 1 for grey images, 3 for colour.
         num_classes: outputs per image (logits).
         image_size: height and width; decides how many blocks pool.
-        channels: the width of each block.
+        channels: the width of each block; None for 32, 64, 128, and once more 128 for images of over 64 pixels: three
+            blocks see too little of these at a time to tell shapes.
         activation: relu, leaky_relu, elu, gelu, silu, tanh, sigmoid or identity.
         dropout: share of the averaged features set to zero while training.
     """
@@ -29,30 +30,34 @@ class CNN(nn.Module):
         in_channels: int,
         num_classes: int,
         image_size: Sequence[int],
-        channels: Sequence[int] = (32, 64, 128),
+        channels: Sequence[int] | None = None,
         activation: str = "relu",
         dropout: float = 0.0,
     ):
         super().__init__()
+        smaller_side = min(image_size)
+        if channels is None:
+            channels = (32, 64, 128) if smaller_side <= 64 else (32, 64, 128, 128)
         if (
             not isinstance(channels, Sequence)
             or len(channels) == 0
             or any(not isinstance(c, int) or c < 1 for c in channels)
         ):
             raise UserError(f"model.channels={channels}: a list of whole numbers from 1, as in [32,64].")
-        smaller_side = min(image_size)
         blocks: list[nn.Module] = []
         for number, width in enumerate(channels):
+            # Large images are halved twice in the first block, first by its convolution, as the stem of a ResNet does:
+            # most of the time would go into the layers of full size.
+            stride = 2 if number == 0 and smaller_side > 64 else 1
+            smaller_side = -(-smaller_side // stride)
             blocks += [
-                nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False),  # the norm brings a bias
+                nn.Conv2d(in_channels, width, kernel_size=3, stride=stride, padding=1, bias=False),  # the norm has one
                 nn.BatchNorm2d(width),
                 activation_named(activation),
             ]
-            # Large images are halved twice in the first block, as the stem of a ResNet does.
-            for _ in range(2 if number == 0 and smaller_side > 64 else 1):
-                if smaller_side >= 8:
-                    blocks.append(nn.MaxPool2d(2))
-                    smaller_side //= 2
+            if smaller_side >= 8:
+                blocks.append(nn.MaxPool2d(2))
+                smaller_side //= 2
             in_channels = width
         self.features = nn.Sequential(*blocks)
         self.head = nn.Sequential(

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from plainloop.data import InMemory, Loader, make_loader
 from plainloop.data.loading import Fetch, default_start_method, default_workers
-from plainloop.data.workers import watch
+from plainloop.data.workers import _end_what_was_left, watch
 from plainloop.errors import MachineError, UserError
 
 CPU = torch.device("cpu")
@@ -284,6 +284,27 @@ def test_samples_are_collated_as_torch_does():
     assert inputs["length"].tolist() == targets.tolist() == [0, 1, 2, 3, 4]
 
 
+class Growing(Dataset):
+    """From sample 13 on, samples are longer; sample 3 can't be read."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int):
+        if index == 3:
+            raise OSError("gone")
+        return torch.zeros(2 + (index >= 13)), index
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_the_sample_of_another_shape_is_named(skip):
+    """Not the first of the batch, and whatever was left out before."""
+    batches = iter(loader(Growing(), batch_size=20, shuffle=False, skip_unreadable=skip))
+    wanted = "sample 13 can't be put into a batch with sample 0: .*" if skip else "sample 3 can't be read"
+    with pytest.raises(MachineError, match=wanted):
+        next(batches)
+
+
 class Counting(InMemory):
     """In memory, and counts how often a batch is asked for."""
 
@@ -338,6 +359,16 @@ def test_what_is_asked_for_is_copied_to_the_workers(dataset, monkeypatch):
     with loader(dataset, num_workers=2, multiprocessing_context="fork") as batches:
         assert sorted(int(target) for _, targets in batches.epoch(0) for target in targets) == list(range(20))
     assert main not in shared
+
+
+def test_loaders_that_nobody_closed_are_ended_at_exit():
+    """By what is registered for it; multiprocessing would terminate them, which they obey 30 s later."""
+    left = loader(Augmented(20), num_workers=2, multiprocessing_context="fork")
+    next(left.epoch(0))
+    processes = left.running._workers
+    assert all(process.is_alive() for process in processes)
+    _end_what_was_left()
+    assert not any(process.is_alive() for process in processes)
 
 
 class LostIterator:

@@ -1,0 +1,266 @@
+"""Sounds in files: each a waveform of one length, from which the device makes a log-mel spectrogram.
+
+`files.py` finds the files; soundfile (an extra) reads them. To the model a spectrogram is a grey picture, of
+mel bands by frames.
+"""
+
+import collections
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainloop.build import factory
+from plainloop.data.files import Files, find
+from plainloop.errors import UserError
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au")
+LONGEST = 10.0  # seconds, where nobody has said it
+FLOOR = 1e-10  # energy under which everything is silence: a logarithm of 0 would be infinite
+
+
+class Sounds(Files):
+    """Waveforms (samples,) float32 from -1 to 1, and a class each.
+
+    A file's channels are averaged, another rate is resampled, what is longer is cut to its middle and what is
+    shorter gets silence on both sides.
+
+    Args:
+        rate: samples per second.
+        count: samples in each.
+        mels, window, hop: as in `LogMel`.
+        others: as in `Files`.
+    """
+
+    def __init__(self, rate: int, count: int, mels: int, window: float, hop: float, **others: Any):
+        super().__init__(**others)
+        self.rate, self.count = rate, count
+        self.features = (rate, mels, window, hop)
+        frames = LogMel(*self.features).frames(count)
+        self.facts = {"sample_rate": rate, "in_channels": 1, "image_size": [mels, frames],
+                      "num_features": mels * frames}  # fmt: skip
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        file, label = self.samples[index]
+        return waveform(file, self.rate, self.count), label
+
+    def make_preprocess(self, normalize: Any, batches: Iterable[Any]) -> "LogMel":
+        """The spectrogram, normalised as `transforms.normalize` says: each band by its mean and deviation over the
+        training split, or by given numbers."""
+        features = LogMel(*self.features)
+        if normalize == "train":
+            features.fit(batches)
+        elif normalize != "none":
+            features.scale_by(normalize["mean"], normalize["std"])
+        return features
+
+
+@factory("data")
+def audio(path: str, split: str, seconds: float | None = None, sample_rate: int | None = None, mels: int = 64,
+          window: float = 0.025, hop: float = 0.01, audio: str | None = None, target: str | None = None
+          ) -> Sounds | None:  # fmt: skip
+    """Sounds of your own, and a class for each.
+
+    Args:
+        path: a folder with a folder for each class in it (or with train/, val/ and test/, and in these a folder for
+            each class), or a table with a column of paths, relative to it, one of labels and, if it likes, one that
+            is called `split`.
+        split: "train", "val" or "test"; the answer is None for one that the data doesn't have.
+        seconds: length of what the model gets; None for one that 9 in 10 files don't exceed, and 10 at most.
+        sample_rate: in Hz; None for the rate that most files have.
+        mels, window, hop: bands of a spectrogram; seconds in one of its frames, and from one to the next.
+        audio, target: the table's columns of paths and of labels; None for the usual names.
+    """
+    numbers = {"seconds": seconds, "sample_rate": sample_rate, "mels": mels, "window": window, "hop": hop}
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            raise UserError(f"data.{name}={value}: must be a number above 0.")
+    _soundfile()
+    found = find(path, SUFFIXES, "sound files", {"audio": audio, "target": target})
+    headers = found.look(header)
+    if split not in found.files:
+        return None
+    rates = collections.Counter(rate for _, rate, _ in headers)
+    rate = int(sample_rate or rates.most_common(1)[0][0])
+    lengths = sorted(count / own_rate for count, own_rate, _ in headers)
+    seconds = seconds or suitable_seconds(lengths)
+    count = max(1, round(seconds * rate))
+    frames = LogMel(rate, int(mels), window, hop).frames(count)
+    spectrograms = f"spectrograms of {mels} bands x {frames} frames"
+    note = found.note(_lengths(lengths, seconds), f"{_rates(headers, rate)}; {spectrograms}")
+    return Sounds(rate, count, int(mels), window, hop, note=note, **found.samples(split))
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the C library isn't there
+        raise UserError("data=audio reads files with soundfile, which isn't installed: pip install soundfile "
+                        "(or pip install -e '.[audio]' in this folder).") from error  # fmt: skip
+    return soundfile
+
+
+def header(file: str) -> tuple[int, int, int]:
+    """Samples, samples per second and channels of a sound file, without reading it."""
+    info = _soundfile().info(file)
+    if info.frames == 0:
+        raise ValueError("no sound in it")
+    return info.frames, info.samplerate, info.channels
+
+
+def suitable_seconds(lengths: Sequence[float]) -> float:
+    """A length for the model's sounds, from the files' in rising order: a tenth of a second or a few, that 9 in 10 of
+    them don't exceed, and 10 s at most."""
+    usual = lengths[math.ceil(0.9 * len(lengths)) - 1]
+    return min(LONGEST, math.ceil(10 * usual - 1e-6) / 10)
+
+
+def _lengths(lengths: Sequence[float], seconds: float) -> str:
+    low, high = (f"{length:.3g}" for length in (lengths[0], lengths[-1]))
+    files = f"files of {low} s" if low == high else f"files from {low} to {high} s"
+    return files if lengths[0] == lengths[-1] == seconds else f"{files}, as {seconds:.3g} s (data.seconds=...)"
+
+
+def _rates(headers: Sequence[tuple[int, int, int]], rate: int) -> str:
+    others = sorted({own for _, own, _ in headers} - {rate})
+    said = f"at {rate} Hz (data.sample_rate=...)"
+    if others:
+        count = sum(own != rate for _, own, _ in headers)
+        said += f", to which {count} of {', '.join(map(str, others))} Hz are brought"
+    several = sum(channels > 1 for *_, channels in headers)
+    return said + (f"; {several} of several channels, averaged" if several else "")
+
+
+def waveform(file: Any, rate: int, count: int) -> Tensor:
+    """The middle of a sound file as (count,) float32 at this rate, its channels averaged."""
+    with _soundfile().SoundFile(file) as opened:
+        own = opened.samplerate
+        wanted = math.ceil(count * own / rate) + 2 * (own != rate)
+        opened.seek(max(0, (opened.frames - wanted) // 2))
+        signal = torch.from_numpy(opened.read(wanted, dtype="float32", always_2d=True)).mean(1)
+    if len(signal) == 0:
+        raise ValueError("no sound in it")
+    if not bool(signal.isfinite().all()):
+        raise ValueError("it holds NaN or infinity")
+    signal = resampled(signal, own, rate)
+    before = (count - len(signal)) // 2  # negative where it is longer: padding by it cuts
+    return nn.functional.pad(signal, (before, count - len(signal) - before))
+
+
+def resampled(signal: Tensor, old: int, new: int) -> Tensor:
+    """A signal (samples,) at another rate, (ceil(samples x new / old),): band-limited interpolation.
+
+    Every new sample is a sum over the old ones around it, weighted by a sinc that lets pass what is below half the
+    lower rate, under a Hann window of 16 zero crossings on each side (Smith 1984, "A flexible sampling-rate
+    conversion method"). Raises ValueError for rates that have no common divisor to speak of.
+    """
+    if old == new:
+        return signal
+    weights, reach, step = _interpolation(old, new)
+    padded = nn.functional.pad(signal, (reach, reach + step))
+    phases = nn.functional.conv1d(padded[None, None], weights, stride=step)  # (1, up, about samples / step)
+    return phases[0].T.flatten()[: -(-len(signal) * len(weights) // step)]
+
+
+@functools.lru_cache(maxsize=16)
+def _interpolation(old: int, new: int) -> tuple[Tensor, int, int]:
+    """The weights (up, 1, taps) of `resampled`, how far they reach, and `step`: on so many old samples fall `up` new
+    ones."""
+    up, step = new // math.gcd(old, new), old // math.gcd(old, new)
+    if up * step > 5_000_000:
+        raise ValueError(f"{old} Hz can't be brought to {new} Hz: convert the file, or choose data.sample_rate={old}")
+    zeros, pass_band = 16, 0.98 * min(1.0, new / old)
+    reach = math.ceil(zeros / pass_band)
+    time = torch.arange(up, dtype=torch.float64)[:, None] * step / up - torch.arange(-reach, reach + step)
+    scaled = (time * pass_band).clamp(-zeros, zeros)
+    weights = pass_band * torch.sinc(scaled) * torch.cos(math.pi * scaled / (2 * zeros)).square()
+    return weights[:, None].float(), reach, step
+
+
+class LogMel(nn.Module):
+    """Waveforms (N, samples) to (N, 1, mels, frames): the logarithm of the energy in each mel band over time.
+
+    A frame is the power spectrum under a Hann window; the first is centred on the first sample.
+
+    Args:
+        rate: samples per second.
+        mels: bands, from 0 Hz to half the rate.
+        window, hop: seconds in a frame, and from one to the next.
+    """
+
+    window: Tensor
+    filters: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, rate: int, mels: int, window: float, hop: float):
+        super().__init__()
+        self.hop = max(1, round(hop * rate))
+        window_length = max(2, round(window * rate))
+        self.n_fft = 2 ** math.ceil(math.log2(window_length))
+        while rate / self.n_fft >= mel_edges(rate, mels)[2]:  # the lowest band is the narrowest, and needs a bin too
+            self.n_fft *= 2
+        self.register_buffer("window", torch.hann_window(window_length), persistent=False)
+        self.register_buffer("filters", mel_filters(rate, self.n_fft, mels), persistent=False)
+        self.register_buffer("mean", torch.zeros(mels, 1))
+        self.register_buffer("std", torch.ones(mels, 1))
+
+    def frames(self, samples: int) -> int:
+        """Frames of a waveform of so many samples."""
+        return 1 + samples // self.hop
+
+    def logarithms(self, waves: Tensor) -> Tensor:
+        """(N, samples) to (N, mels, frames), not normalised."""
+        spectrum = torch.stft(
+            waves.float(), self.n_fft, self.hop, len(self.window), self.window, pad_mode="constant", return_complex=True
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (self.filters @ power).clamp(min=FLOOR).log()
+
+    def forward(self, waves: Tensor) -> Tensor:
+        return ((self.logarithms(waves) - self.mean) / self.std).unsqueeze(1)
+
+    def fit(self, batches: Iterable[Any]) -> None:
+        """Normalise by the mean and deviation of each band over batches (waveforms, ...); a band that never changes
+        is centred only."""
+        count, total, squares = 0, torch.zeros(1), torch.zeros(1)
+        for waves, *_ in batches:
+            values = self.logarithms(waves).double()
+            count += len(values) * values.shape[2]
+            total, squares = total + values.sum((0, 2)), squares + values.square().sum((0, 2))
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+        self.scale_by(mean.tolist(), torch.where(deviation > 1e-6, deviation, torch.ones(())).tolist())
+
+    def scale_by(self, mean: Any, std: Any) -> None:
+        """Normalise by these: a number for all bands, or one for each. Raises UserError."""
+        for name, value in (("mean", mean), ("std", std)):
+            numbers = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1)
+            if len(numbers) not in (1, len(self.mean)):
+                raise UserError(f"transforms.normalize.{name} has {len(numbers)} numbers; there are {len(self.mean)} "
+                                "bands (data.mels).")  # fmt: skip
+            if name == "std" and not bool((numbers > 0).all()):
+                raise UserError(f"transforms.normalize.std={value}: must be above 0.")
+            getattr(self, name).copy_(numbers.expand(len(self.mean), 1))
+
+
+def mel_edges(rate: int, mels: int) -> Tensor:
+    """The frequencies (mels + 2,) in Hz at which the bands begin, peak and end: equal steps on the mel scale
+    m = 2595 log10(1 + f / 700) (O'Shaughnessy 1987, "Speech communication: human and machine"), from 0 to rate / 2."""
+    highest = 2595 * math.log10(1 + rate / 2 / 700)
+    steps = torch.linspace(0, highest, mels + 2, dtype=torch.float64)
+    return 700 * (10 ** (steps / 2595) - 1)
+
+
+def mel_filters(rate: int, n_fft: int, mels: int) -> Tensor:
+    """(mels, n_fft / 2 + 1): the weight of every bin of a spectrum in every band: a triangle that rises from the peak
+    of the band below to 1 and falls to the peak of the band above (Davis and Mermelstein 1980, "Comparison of
+    parametric representations for monosyllabic word recognition")."""
+    bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    edges = mel_edges(rate, mels)[:, None]
+    low, peak, high = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (bins - low) / (peak - low), (high - bins) / (high - peak)
+    return torch.minimum(rising, falling).clamp(min=0).float()

@@ -1,0 +1,264 @@
+"""What a column of a table holds: numbers, words, times, classes. What can't be used is told with its place."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy
+import torch
+from torch import Tensor
+
+from plainloop.errors import UserError, listed
+
+FEW = 20  # so many different values can be classes, or a category, in a table of any length
+MANY = 1000  # so many words become no columns of 0 and 1 any more
+# A date (2024-05-31, 31.5.2024, 5/31/24), with or without a time behind it, or a time alone.
+DATE = r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4}))([T ].*)?$|^\d{1,2}:\d{2}(:\d{2}.*)?$"
+YEAR_FIRST = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}"
+
+Where = Callable[[int], str]  # 'FILE, line 7' for the number of a row
+
+
+class NoFeature(UserError):
+    """A column that a model can't learn from as it is.
+
+    Args:
+        why: in a few words.
+    """
+
+    def __init__(self, message: str, why: str):
+        super().__init__(message)
+        self.why = why
+
+
+def is_number(column: Any) -> bool:
+    """Whether a column holds numbers, or true and false."""
+    import polars
+
+    return column.dtype.is_numeric() or column.dtype == polars.Boolean
+
+
+def check_numbers(column: Any, where: Where) -> list[str]:
+    """Raises UserError for infinite values; a remark where float32 is too coarse."""
+    import polars
+
+    wide, narrow = column.cast(polars.Float64), column.cast(polars.Float32)
+    infinite = narrow.is_infinite().fill_null(False)
+    if infinite.any():
+        row = infinite.arg_true()[0]
+        what = "infinite" if wide.is_infinite()[row] else "too large for float32"
+        raise UserError(f"{where(row)}, column {column.name}: {column[row]} is {what} (so in "
+                        f"{counted(infinite.sum(), 'row')}). Leave the field empty, or the row out.")  # fmt: skip
+    error, deviation = (wide - narrow.cast(polars.Float64)).abs().max() or 0.0, wide.std() or 0.0
+    if error > 1e-3 * deviation > 0:
+        return [f"{column.name} is rounded to the 7 digits of float32: subtract a constant from it"]
+    return []
+
+
+def numbers_of(column: Any, file: Path, where: Where) -> Tensor:
+    """A column of numbers without holes (N,) as float32. Raises UserError for another one, with the first line that is
+    no number."""
+    import polars
+
+    if not is_number(column):
+        wrong = column.cast(polars.String).cast(polars.Float64, strict=False).is_null().arg_true()
+        words = f" (so in {counted(len(wrong), 'row')} of {len(column)})"
+        raise UserError(f"{where(wrong[0])}: {column.name} is {column[wrong[0]]!r}, where a number is needed{words}."
+                        if len(wrong) else f"{file}, column {column.name}: of type {column.dtype}, where numbers are "
+                        "needed.")  # fmt: skip
+    check_numbers(column, where)
+    return torch.from_numpy(column.cast(polars.Float64).to_numpy().astype(numpy.float32))
+
+
+def words_of(column: Any, file: Path, where: Where, declared: bool, embed: bool) -> tuple[list[str], list[str]]:
+    """The words of a category in sorted order, and remarks. Raises UserError where it is none.
+
+    Args:
+        declared: the user says that it is a category.
+        embed: its words won't become columns.
+    """
+    import polars
+
+    refuse_dates(column, file)
+    texts, which = column.cast(polars.String), f"{file}, column {column.name}"
+    words = texts.drop_nulls().unique().sort().to_list()
+    leave_out = f"data.exclude=[{column.name}] leaves the column out."
+    # Numbers with a few words among them are a mistake more often than not.
+    wrong = (texts.cast(polars.Float64, strict=False).is_null() & texts.is_not_null()).arg_true()
+    stray = ""
+    if 0 < len(wrong) < texts.count() / 2 and not declared:
+        stray = f"{texts[wrong[0]]!r} in {where(wrong[0]).removeprefix(f'{file}, ')}"
+    if len(words) > FEW and len(words) > texts.count() / 2:
+        if stray:
+            raise UserError(f"{which}: numbers, but for {counted(len(wrong), 'word')} (the first is {stray}).\n"
+                            f"Leave a field empty where the number is missing; {leave_out}")  # fmt: skip
+        raise NoFeature(f"{which}: {len(words)} different words in {texts.count()} rows, as {words[0]!r}: is it free "
+                        f"text, a name or an id? Then {leave_out}",
+                        f"{len(words)} different words in {texts.count()} rows")  # fmt: skip
+    if len(words) > MANY and not embed:
+        raise UserError(f"{which}: {len(words)} different words would become as many columns.\n"
+                        f"data.categories=embed model=tabular learns a vector for each; {leave_out}")  # fmt: skip
+    return words, [f"{column.name} is taken as words because of {stray}"] if stray else []
+
+
+def refuse_dates(column: Any, file: Path, is_target: bool = False) -> None:
+    """Raises NoFeature for a column of dates, times, lists, bytes: what is neither number nor word."""
+    import polars
+
+    held, where = column.drop_nulls(), f"{file}, column {column.name}"
+    without = "" if is_target else f" data.exclude=[{column.name}] leaves it out."
+    if column.dtype.is_temporal() or (column.dtype == polars.String and bool(held.str.contains(DATE).all())):
+        divide = "" if is_target else f" split.time={column.name} divides by it;"
+        raise NoFeature(f"{where}: dates or times (as {held[0]}), where numbers or words are needed.\nWhat matters of "
+                        f"it can be written as a number, of a month or of days.{divide}{without}",
+                        "dates or times")  # fmt: skip
+    if column.dtype.is_nested() or column.dtype in (polars.Binary, polars.Object):
+        kind = f"of type {column.dtype}"
+        raise NoFeature(f"{where}: {kind}, where numbers or words are needed.{without}", kind)
+
+
+def codes_of(column: Any, words: Sequence[str]) -> numpy.ndarray:
+    """The number of each value among the words, from 1, as (N,) int64; 0 for a missing or unknown one."""
+    import polars
+
+    known = column.cast(polars.String).cast(polars.Enum(words), strict=False)
+    return known.to_physical().cast(polars.Int64).fill_null(-1).to_numpy() + 1
+
+
+def in_order(column: Any, where: Where) -> Any:
+    """A column of times, which can be put in order; dates that are words are read. Raises UserError."""
+    import polars
+
+    if column.dtype.is_numeric() or column.dtype.is_temporal():
+        return column
+    words = column.cast(polars.String)
+    wrong = (~words.str.contains(YEAR_FIRST)).arg_true()
+    if len(wrong):
+        raise UserError(f"{where(wrong[0])}: split.time={column.name} is {words[wrong[0]]}, from which before and "
+                        "after can't be told. Write 2024-05-31, 2024-05-31T23:59:00 or a number.")  # fmt: skip
+    try:
+        return words.str.to_datetime(strict=True).alias(column.name)
+    except polars.exceptions.PolarsError as error:
+        raise UserError(f"split.time={column.name}: all times must be of one form, as 2024-05-31 or "
+                        "2024-05-31T23:59:00.") from error  # fmt: skip
+
+
+def remarks_on(columns: Sequence[Any]) -> list[str]:
+    """What is worth knowing about columns that are features."""
+    remarks = []
+    missing = {column.name: column.null_count() for column in columns if column.has_nulls()}
+    if missing:
+        places = listed((f"{count} in {name}" for name, count in missing.items()), 6)
+        remarks.append(f"{counted(sum(missing.values()), 'missing value')} filled ({places})")
+    constant = [column.name for column in columns if column.drop_nulls().n_unique() == 1]
+    if constant:
+        remarks.append(f"constant: {listed(constant)}")
+    rows = [column.name for column in columns if column.dtype.is_integer() and _counts_up(column)]
+    if rows:
+        remarks.append(f"counts the rows, as it seems: {listed(rows)} (data.exclude=[{rows[0]}] leaves it out)")
+    return remarks
+
+
+def _counts_up(column: Any) -> bool:
+    """Whether a column is 0, 1, 2, ... or the like, as a row's number is."""
+    steps = column.diff().drop_nulls()
+    return len(column) >= 10 and len(steps) == len(column) - 1 and bool((steps == 1).all())
+
+
+# --- targets -------------------------------------------------------------------------------------------------------
+
+
+def task_for(columns: Sequence[Any], file: Path) -> tuple[str, str]:
+    """The task for target columns without holes, and why. Raises UserError."""
+    import polars
+
+    for column in columns:
+        refuse_dates(column, file, is_target=True)
+    names = listed(column.name for column in columns)
+    if len(columns) > 1:
+        words = [column.name for column in columns if not is_number(column)]
+        if words:
+            raise UserError(f"data.target=[{names}]: several targets must be numbers, or 0 and 1; {words[0]} holds "
+                            "words.")  # fmt: skip
+        if all(bool(column.cast(polars.Float64).is_in([0.0, 1.0]).all()) for column in columns):
+            return "multilabel", f"{names} hold 0 and 1"
+        return "regression", f"{names} hold numbers"
+    (column,) = columns
+    different = column.n_unique()
+    if different == 1:
+        _refuse_one(column, "value" if column.dtype.is_numeric() else "class", file)
+    if column.dtype.is_numeric():
+        few = different <= min(FEW, len(column) / 5) or set(column) == {0, 1}
+        if not (few and is_whole(column)):
+            return "regression", f"{names} holds numbers from {column.min():g} to {column.max():g}"
+    kind = "whole number" if column.dtype.is_numeric() else "word"
+    shown = listed(column.unique().sort(), 5)
+    return "binary" if different == 2 else "multiclass", f"{names} holds {counted(different, kind)} ({shown})"
+
+
+def read_targets(columns: Sequence[Any], task: str, file: Path, where: Where) -> tuple[Tensor, list[str] | None]:
+    """Targets from columns without holes, and the names of the classes where they are classes. Raises UserError."""
+    if task not in ("regression", "binary", "multiclass", "multilabel"):
+        task, _ = task_for(columns, file)
+    if task in ("regression", "multilabel"):
+        values = [_values(column, task, file, where) for column in columns]
+        return torch.from_numpy(numpy.stack(values, axis=1)), None
+    if len(columns) > 1:
+        raise UserError(f"task={task} takes one target, and data.target names {len(columns)}. For several columns "
+                        "there are task=regression (numbers) and task=multilabel (0 and 1).")  # fmt: skip
+    return _classes(columns[0], task, file)
+
+
+def _values(column: Any, task: str, file: Path, where: Where) -> numpy.ndarray:
+    """Numbers (N,) float32; of task=multilabel 0 and 1."""
+    import polars
+
+    name = column.name
+    if not is_number(column):
+        raise UserError(f"data.target={name}: a column of words ({listed(column.unique().sort(), 4)}), where "
+                        f"task={task} needs numbers. For classes: task=multiclass (task=binary for two).")  # fmt: skip
+    check_numbers(column, where)
+    if task == "multilabel":
+        wrong = (~column.cast(polars.Float64).is_in([0.0, 1.0])).arg_true()
+        if len(wrong):
+            raise UserError(f"{where(wrong[0])}: {name} is {column[wrong[0]]}, and task=multilabel needs columns of 0 "
+                            "and 1. For numbers: task=regression")  # fmt: skip
+    elif column.n_unique() == 1:
+        _refuse_one(column, "value", file)
+    return column.cast(polars.Float32).to_numpy()
+
+
+def _classes(column: Any, task: str, file: Path) -> tuple[Tensor, list[str]]:
+    """Classes (N,) int64 in sorted order (9 before 10, false before true), and their names."""
+    import polars
+
+    name = column.name
+    refuse_dates(column, file, is_target=True)
+    if column.dtype.is_numeric() and is_whole(column):
+        column = column.cast(polars.Int64)
+    values = column.unique().sort()
+    if column.dtype.is_float() or (column.dtype.is_integer() and len(values) > max(FEW, len(column) / 5)):
+        raise UserError(f"data.target={name}: {len(values)} different numbers in {counted(len(column), 'row')}, where "
+                        f"task={task} needs classes. For numbers: task=regression")  # fmt: skip
+    words = [str(value) for value in (values if column.dtype.is_integer() else values.cast(polars.String).sort())]
+    if len(words) < 2:
+        _refuse_one(column, "class", file)
+    if len(words) > FEW and len(words) > len(column) / 2:
+        raise UserError(f"data.target={name}: {len(words)} different words in {counted(len(column), 'row')}, as "
+                        f"{words[0]!r}: free text, or numbers with a mark for missing ones?")  # fmt: skip
+    return torch.from_numpy(codes_of(column, words) - 1), words
+
+
+def _refuse_one(column: Any, what: str, file: Path) -> NoReturn:
+    raise UserError(f"data.target={column.name}: {file} has one {what} only ({column[0]}): there is nothing to learn.")
+
+
+def is_whole(column: Any) -> bool:
+    """Whether a column of numbers holds whole ones only."""
+    import polars
+
+    return column.dtype.is_integer() or bool((column.cast(polars.Float64).floor() == column).all())
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"

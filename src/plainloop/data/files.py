@@ -1,0 +1,315 @@
+"""Files as samples: a folder for each class, or a table of paths and labels. `images.py` and `audio.py` know what
+is in one file; here they are found, looked at and counted."""
+
+import collections
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from plainloop.data.datasets import find_path
+from plainloop.data.frames import place, read_frame
+from plainloop.errors import UserError, did_you_mean, first_line, listed
+
+# What people call the folders of a divided data set, and the values of a column that divides it.
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLIT_OF = {word: split for split, words in SPLIT_NAMES.items() for word in words}
+TABLES = (".csv", ".tsv", ".tab", ".parquet", ".json", ".jsonl", ".ndjson")
+MOST = 50_000  # files that are looked at before the training; of more, evenly spread ones
+
+
+class Files(Dataset):
+    """Samples that are read when they are asked for; `__getitem__` is the subclass's.
+
+    Args:
+        samples: (file, class) of each.
+        classes: the names of the classes.
+        note: what was found.
+        frame: the table, where they come from one, with a row for each sample.
+    """
+
+    def __init__(self, samples: Sequence[tuple[str, int]], classes: Sequence[str], note: str = "", frame: Any = None):
+        self.samples, self.classes, self.note, self.frame = list(samples), list(classes), note, frame
+        self.targets = torch.tensor([label for _, label in self.samples], dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def content_of(self, index: int) -> tuple[str, int] | None:
+        """A file's name and size, for the split's digest; of many files, of evenly spread ones."""
+        file = self.samples[index][0]
+        if index % -(-len(self) // MOST) or not os.path.isfile(file):
+            return None
+        return os.path.basename(file), os.path.getsize(file)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "frame": None}  # loading processes need no table
+
+    def where(self, index: int) -> str:
+        """The file of a sample, for errors."""
+        return self.samples[index][0]
+
+    def column(self, name: str) -> list[Any]:
+        """The table's column of this name, one value per sample (for split.group and split.time)."""
+        if self.frame is None:
+            raise UserError(f"split: a folder of files has no column {name}: write a table of paths and labels (CSV).")
+        if name not in self.frame.columns:
+            raise UserError(f"split: the table has no column {name}.{did_you_mean(name, self.frame.columns)} "
+                            f"It has: {listed(self.frame.columns)}.")  # fmt: skip
+        return self.frame[name].to_list()
+
+
+class Found:
+    """What lies in a folder, or stands in a table.
+
+    Args:
+        path: as the user has typed it.
+        what: "images", for errors.
+    """
+
+    def __init__(self, path: str, what: str):
+        self.path, self.what = path, what
+        self.files: dict[str, list[tuple[str, str]]] = {}  # (file, label) by split
+        self.rows: dict[str, list[int]] = {}  # where each stands in the table
+        self.frame: Any = None
+        self.classes: list[str] = []
+        self.passed_over: collections.Counter[str] = collections.Counter()
+        self.broken: list[str] = []
+        self.every = 1  # of so many files one was looked at
+
+    def look(self, read: Callable[[str], Any]) -> list[Any]:
+        """What `read` tells of each file, as far as its header; those that it can't read are left out and named."""
+        self.every = -(-sum(map(len, self.files.values())) // MOST)
+        told = []
+        for split, files in self.files.items():
+            kept = []
+            for number, (file, _) in enumerate(files):
+                if number % self.every == 0:
+                    header = _header(file, read)
+                    if isinstance(header, _Broken):
+                        self.broken.append(f"{file}: {header.why}")
+                        continue
+                    told.append(header)
+                kept.append(number)
+            if not kept:
+                raise UserError(f"data.path={self.path}: none of the {self.what} for {split} can be read, as "
+                                f"{self.broken[-1]}.")  # fmt: skip
+            self.files[split] = [files[number] for number in kept]
+            if self.rows:
+                self.rows[split] = [self.rows[split][number] for number in kept]
+        self._find_classes()
+        return told
+
+    def _find_classes(self) -> None:
+        known = {label for _, label in self.files["train"]}
+        self.classes = sorted(known, key=_natural)
+        for split, files in self.files.items():
+            unknown = next(((file, label) for file, label in files if label not in known), None)
+            if unknown:
+                raise UserError(f"data.path={self.path}: {split} has the class {unknown[1]} (as {unknown[0]}), which "
+                                f"train doesn't have. Train has: {listed(self.classes)}.")  # fmt: skip
+        if len(self.classes) == 1:
+            raise UserError(f"data.path={self.path}: one class only ({self.classes[0]}): there is nothing to learn. "
+                            f"A folder for each class is needed, with its {self.what} in it.")  # fmt: skip
+
+    def samples(self, split: str) -> dict[str, Any]:
+        """The arguments `samples`, `classes` and `frame` of `Files`, for a split."""
+        number = {label: number for number, label in enumerate(self.classes)}
+        samples = [(file, number[label]) for file, label in self.files[split]]
+        frame = None if self.frame is None else self.frame[self.rows[split]]
+        return {"samples": samples, "classes": self.classes, "frame": frame}
+
+    def note(self, *remarks: str) -> str:
+        """Lines on what was found: the remarks, the classes' sizes, and what was passed over."""
+        lines = [remark for remark in remarks if remark]
+        counts = collections.Counter(label for _, label in self.files["train"])
+        (_, most), (rarest, least) = counts.most_common(1)[0], counts.most_common()[-1]
+        if most >= 3 * least:
+            lines.append(f"{least} to {most} {self.what} per class, fewest of {rarest}: "
+                         "loader.sampler=balanced draws all classes as often")  # fmt: skip
+        else:
+            lines.append(f"{f'{least} to ' * (most > least)}{most} {self.what} per class")
+        if self.passed_over:
+            lines.append("passed over: " + ", ".join(f"{count} {what}" for what, count in self.passed_over.items()))
+        if self.every > 1:
+            lines.append(f"one in {self.every} files was looked at")
+        if self.broken:
+            lines.append(f"{len(self.broken)} can't be read and {'is' if len(self.broken) == 1 else 'are'} left out: "
+                         + listed(self.broken, 3))  # fmt: skip
+        return "\n".join(lines)
+
+
+class _Broken:
+    def __init__(self, why: str):
+        self.why = why
+
+
+_headers: dict[tuple[Any, ...], Any] = {}  # a data set is built once per split, and its files are looked at once
+
+
+def _header(file: str, read: Callable[[str], Any]) -> Any:
+    """What `read` tells of a file that hasn't changed since it told it, or why it can't."""
+    key: tuple[Any, ...] = (read, file)
+    try:
+        status = os.stat(file)
+        key = (read, file, status.st_size, status.st_mtime_ns)
+        if key not in _headers:
+            _headers[key] = read(file) if status.st_size else _Broken("the file is empty")
+    except PermissionError as error:
+        raise UserError(f"{file}: it may not be read (permission denied).") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever a decoder makes of a broken file
+        _headers[key] = _Broken(first_line(error).partition(file)[0].rstrip(" '\""))
+    return _headers[key]
+
+
+def find(path: str, suffixes: Sequence[str], what: str, columns: Mapping[str, str | None]) -> Found:
+    """The files of a data set, by split. Raises UserError.
+
+    Args:
+        path: a folder with a folder for each class in it, or with train/, val/ and test/, and in these a folder for
+            each class; or a table with a column of paths, relative to it, one of labels and, if it likes, one that
+            is called `split`.
+        suffixes: of the files that are meant.
+        what: "images".
+        columns: {"image": name of the column of paths, "target": of the labels}; None for the usual names.
+    """
+    root, found = find_path(path), Found(path, what)
+    if not root.exists():
+        raise UserError(f"data.path={path}: there is no such file or folder.")
+    if root.is_dir():
+        _from_folders(root, found, suffixes)
+    elif root.suffix.lower() in TABLES:
+        _from_table(root, found, columns)
+    else:
+        archive = " Unpack it first." if root.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar") else ""
+        raise UserError(f"data.path={path}: a file, where a folder with a folder for each class is needed, or a table "
+                        f"of paths and labels ({listed(TABLES[:4])}).{archive}")  # fmt: skip
+    if not found.files.get("train"):
+        raise UserError(f"data.path={path}: there are no {what} for training in it.")
+    return found
+
+
+def _from_folders(root: Path, found: Found, suffixes: Sequence[str]) -> None:
+    folders, beside = _listed(root, found)
+    parts: dict[str, os.DirEntry] = {}
+    for folder in folders:
+        split = SPLIT_OF.get(folder.name.lower())
+        if split in parts:
+            raise UserError(f"{root}: two folders for {split}: {parts[split].name} and {folder.name}.")
+        if split:
+            parts[split] = folder
+    # Among the classes of vehicles there may be a train: images lie in it, and no folders.
+    if "train" in parts and (_listed(Path(parts["train"]), None)[0] or len(parts) == len(folders)):
+        if len(parts) < len(folders):
+            found.passed_over["folders beside train"] += len(folders) - len(parts)
+        for split in (name for name in SPLIT_NAMES if name in parts):
+            inside, loose = _listed(Path(parts[split]), found)
+            found.files[split] = _by_class(Path(parts[split]), inside, loose, found, suffixes)
+    elif set(parts) - {"train"}:
+        names = listed(folder.name for folder in parts.values())
+        raise UserError(f"data.path={found.path}: {root} has a folder {names}, and none for training: put the classes' "
+                        "folders into a folder train.")  # fmt: skip
+    else:
+        found.files["train"] = _by_class(root, folders, beside, found, suffixes)
+
+
+def _listed(folder: Path | str, found: Found | None) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
+    """The folders and the files in a folder, by name; hidden ones are counted only."""
+    try:
+        with os.scandir(folder) as entries:
+            everything = sorted(entries, key=lambda entry: entry.name)
+    except PermissionError as error:
+        raise UserError(f"{folder}: it may not be read (permission denied).") from error
+    shown = [entry for entry in everything if not entry.name.startswith((".", "__MACOSX"))]
+    if found is not None and len(everything) > len(shown):
+        found.passed_over["hidden"] += len(everything) - len(shown)
+    folders = [entry for entry in shown if entry.is_dir() and not _leads_back(entry)]
+    return folders, [entry for entry in shown if not entry.is_dir()]
+
+
+def _leads_back(entry: os.DirEntry) -> bool:
+    """Whether a link leads to a folder that it lies in: following it would have no end."""
+    return entry.is_symlink() and Path(entry.path).parent.resolve().is_relative_to(Path(entry.path).resolve())
+
+
+def _by_class(root: Path, folders: Sequence[os.DirEntry], beside: Sequence[os.DirEntry], found: Found,
+              suffixes: Sequence[str]) -> list[tuple[str, str]]:  # fmt: skip
+    if not folders:
+        has = f"{len(beside)} files and no folder" if beside else "nothing"
+        raise UserError(f"data.path={found.path}: {root} has {has} in it. A folder for each class is needed, as "
+                        f"{root.name}/cat and {root.name}/dog, or a table of paths and labels (CSV).")  # fmt: skip
+    if beside:
+        found.passed_over["beside the classes' folders"] += len(beside)
+    files = []
+    for folder in folders:
+        inside = list(_files_in(folder.path, found, suffixes))
+        if not inside:
+            raise UserError(f"data.path={found.path}: the folder {folder.path} has no {found.what} in it "
+                            f"({listed(suffixes, 5)}). Put some there, or remove it.")  # fmt: skip
+        files += [(file, folder.name) for file in inside]
+    return files
+
+
+def _files_in(folder: str, found: Found, suffixes: Sequence[str]) -> Iterator[str]:
+    """The files that are meant, in a folder and the folders in it, in the order of their names."""
+    folders, files = _listed(folder, found)
+    for entry in files:
+        suffix = os.path.splitext(entry.name)[1]
+        if suffix.lower() in suffixes:
+            yield entry.path
+        else:
+            found.passed_over[suffix or "without a suffix"] += 1
+    for entry in folders:
+        yield from _files_in(entry.path, found, suffixes)
+
+
+USUAL = {
+    "target": ("label", "class", "target", "category", "labels"),
+    "": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "audio"),
+}
+
+
+def _from_table(file: Path, found: Found, columns: Mapping[str, str | None]) -> None:
+    usual = [name for names in USUAL.values() for name in names]
+    words = [*filter(None, columns.values()), *usual, *map(str.capitalize, usual), *map(str.upper, usual)]
+    frame = found.frame = read_frame(file, words)
+    image, target = (_column(frame.columns, argument, name, file) for argument, name in columns.items())
+    divided = next((name for name in frame.columns if name.lower() == "split"), None)
+    parts = frame[divided].to_list() if divided else ["train"] * frame.height
+    rows = zip(frame[image].to_list(), frame[target].to_list(), parts, strict=True)
+    for row, (name, label, part) in enumerate(rows):
+        for column, value in ((image, name), (target, label), (divided, part)):
+            if value is None:
+                raise UserError(f"{place(file, row)}: {column} is missing.")
+        split = SPLIT_OF.get(str(part).strip().lower())
+        if split is None:
+            raise UserError(f"{place(file, row)}: split is {part}; it must be train, val or test.")
+        path = file.parent / str(name)
+        if not path.is_file():
+            raise UserError(f"{place(file, row)}: there is no file {path} (paths start from the table's folder).")
+        found.files.setdefault(split, []).append((str(path), str(label)))
+        found.rows.setdefault(split, []).append(row)
+
+
+def _column(columns: Sequence[str], argument: str, name: str | None, file: Path) -> str:
+    """The column that an argument names, or that has a usual name."""
+    if name is not None:
+        if name not in columns:
+            raise UserError(f"data.{argument}={name}: {file} has no such column.{did_you_mean(name, columns)} "
+                            f"It has: {listed(columns)}.")  # fmt: skip
+        return name
+    usual = next((c for word in USUAL.get(argument, USUAL[""]) for c in columns if c.lower() == word), None)
+    if usual is None:
+        raise UserError(f"{file}: which column is the {argument}? Write data.{argument}=COLUMN. "
+                        f"It has: {listed(columns)}.")  # fmt: skip
+    return usual
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Class names that are numbers, in the order of the numbers."""
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)

@@ -1,0 +1,461 @@
+"""Data that is larger than memory: files of JSON lines, read from the front to the back, a buffer at a time.
+
+A record is an object on a line of its own, as {"inputs": [0.5, 1.5], "target": "cat"}. Walking along the lines is cheap
+and is done by every process; a line is parsed only by the one that needs it (`fetching.Stream`).
+"""
+
+import dataclasses
+import glob
+import gzip
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from plainloop import seeding
+from plainloop.build import factory
+from plainloop.data.datasets import InMemory
+from plainloop.data.splits import SPLITS
+from plainloop.errors import UserError, did_you_mean, first_line, listed
+
+Line = tuple[int, int, bytes]  # number of its file, its place in it (from 1), what it says
+CHECKOUT = Path(__file__).resolve().parents[3]
+T = TypeVar("T")
+
+
+# --- a record -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Form:
+    """What a record looks like, and how it becomes a sample.
+
+    Args:
+        features: the fields that hold a number each; None for one field `inputs` that holds a list.
+        target: the field to predict; None for none, and targets 0.
+        classes: the names of the classes; None where the target is a number, or a list of numbers.
+        shapes: of what "inputs" and the target must be, once a record has told.
+    """
+
+    features: list[str] | None
+    target: str | None
+    classes: list[str] | None = None
+    shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.number_of = {name: number for number, name in enumerate(self.classes or [])}
+
+    def sample(self, record: Any) -> tuple[Tensor, Tensor | int]:
+        """Inputs float32, and a class or numbers float32. Raises UserError."""
+        if self.features is None:
+            inputs = self._numbers("inputs", self._field(record, "inputs"))
+        else:
+            inputs = self._numbers("inputs", [self._number(record, name) for name in self.features])
+        if self.target is None:
+            return inputs, 0
+        if self.classes is None:
+            return inputs, self._numbers(self.target, self._field(record, self.target))
+        name = self.class_of(record)
+        if name not in self.number_of:
+            raise UserError(f"{self.target} is {name}, which is none of the {len(self.classes)} classes "
+                            f"({listed(self.classes, 10)}): name all with data.classes=[a,b,...]")  # fmt: skip
+        return inputs, self.number_of[name]
+
+    def target_of(self, record: Any) -> Any:
+        """What the target's field holds; None where no target is wanted. Raises UserError."""
+        return None if self.target is None else self._field(record, self.target)
+
+    def class_of(self, record: Any) -> str:
+        """The name of the class. Raises UserError."""
+        name = class_name(self.target_of(record))
+        if name is None:
+            shown = _shown(record[self.target])
+            raise UserError(f"{self.target} is {shown}, where a class is needed: a word or a whole number.")
+        return name
+
+    def _field(self, record: Any, name: str) -> Any:
+        if not isinstance(record, dict):
+            kind = {list: "a list", str: "a word", type(None): "null"}.get(type(record), "a number")
+            raise UserError(f'it is {kind}, where an object is needed: {{"inputs": [0.5, 1.5], "target": "cat"}}')
+        if name not in record:
+            hint = did_you_mean(name, record)
+            numbers = [key for key, value in record.items() if isinstance(value, int | float) and key != self.target]
+            if name == "inputs" and self.features is None and numbers:
+                hint = f" Choose the fields with data.features=[{','.join(numbers[:10])}]"
+            raise UserError(f"there is no field {name}.{hint} It has: {listed(record, 10) or 'none'}.")
+        return record[name]
+
+    def _number(self, record: Mapping[str, Any], name: str) -> float:
+        value = self._field(record, name)
+        if not isinstance(value, int | float):
+            raise UserError(f"{name} is {_shown(value)}, where a number is needed.")
+        return value
+
+    def _numbers(self, name: str, value: Any) -> Tensor:
+        """Numbers as float32, of the shape that the first record has there."""
+        try:
+            numbers = torch.tensor(value, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise UserError(f"{name} is {_shown(value)}, where numbers are needed.") from error
+        if not numbers.isfinite().all():
+            raise UserError(f"{name} holds NaN or infinity.")
+        wanted = self.shapes.setdefault(name, tuple(numbers.shape))
+        if numbers.shape != wanted:
+            raise UserError(
+                f"{name} is {_form_of(tuple(numbers.shape))}, where the first record has {_form_of(wanted)}."
+            )
+        return numbers
+
+
+def class_name(value: Any) -> str | None:
+    """The name of a class: a word, a whole number (also as 1.0), true or false; None for what can't be one."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value
+    return str(int(value)) if isinstance(value, int | float) and math.isfinite(value) and value == int(value) else None
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
+def _form_of(shape: tuple[int, ...]) -> str:
+    return "one number" if shape == () else f"{' x '.join(map(str, shape))} numbers"
+
+
+def parsed(text: bytes) -> Any:
+    """What a line says. Raises UserError."""
+    try:
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        raise UserError("it is not text in UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        shown = text.decode(errors="replace").strip()
+        shown = shown if len(shown) <= 40 else shown[:40] + "..."
+        why = (
+            f"{error.msg} at character {error.pos + 1}"
+            if isinstance(error, json.JSONDecodeError)
+            else first_line(error)
+        )
+        raise UserError(f"it is not JSON: {why}, in {shown!r}") from error
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Shards:
+    """The files that a pattern finds, in the order of their names.
+
+    Args:
+        files: as they would be typed.
+        names: from the pattern's first folder that is fixed on, without .gz: what stays when the folder is moved.
+    """
+
+    files: list[str]
+    names: list[str]
+
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return sum(os.path.getsize(file) for file in self.files)
+
+    def digest(self) -> str:
+        """A SHA-256 of their names and sizes: nobody wants to read them all to see whether they have changed."""
+        content = [(name, os.path.getsize(file)) for name, file in zip(self.names, self.files, strict=True)]
+        return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def found_shards(pattern: str, argument: str) -> Shards:
+    """A relative pattern is looked for in the working directory, then in the checkout. Raises UserError."""
+    given = Path(pattern).expanduser()
+    for place in [given] if given.is_absolute() else [given, CHECKOUT / given]:
+        files = sorted(file for file in glob.glob(str(place), recursive=True) if os.path.isfile(file))
+        if place.is_file():  # whatever brackets its name may hold
+            return Shards([str(place)], [place.name.removesuffix(".gz")])
+        if files:
+            fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), place.parts[:-1]))
+            names = [Path(file).relative_to(fixed).as_posix().removesuffix(".gz") for file in files]
+            return Shards(files, names)
+    if given.is_dir():
+        raise UserError(
+            f"data.{argument}={pattern}: this is a folder; name its files: data.{argument}='{pattern}/*.jsonl'"
+        )
+    raise UserError(f"data.{argument}={pattern}: there is no such file. For many at once, in quotes: "
+                    f"data.{argument}='FOLDER/*.jsonl'")  # fmt: skip
+
+
+def opened(file: str) -> BinaryIO | gzip.GzipFile:
+    """A file to be read, decompressed where its name ends in .gz."""
+    return gzip.open(file) if file.endswith(".gz") else open(file, "rb", buffering=1 << 20)
+
+
+def draws(name: str, seed: int, first: int) -> Iterator[float]:
+    """A number in [0, 1) for each line of a file from `first` (counted from 0) on. It follows from (seed, name, line),
+    so that a line stays in its split whatever else there is, and wherever the reading begins."""
+    of_file = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    for block in itertools.count(first // 1024):
+        generator = seeding.generator(seed, seeding.SPLIT, of_file, block)
+        yield from torch.rand(1024, generator=generator, dtype=torch.float64).tolist()[first % 1024 :]
+        first = 0
+
+
+# --- the stream ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Place:
+    """Where a walk along the files stands: in which file of the epoch's order, at which byte, behind how many lines."""
+
+    shard: int = 0
+    offset: int = 0
+    line: int = 0
+
+
+BEGINNING = {"shard": 0, "offset": 0, "line": 0, "buffer": 0, "given": 0}
+
+
+class Records(IterableDataset):
+    """The records of a split, of files that are read through in every epoch.
+
+    The files come in an order that follows from (seed, epoch). So many lines as the buffer holds are read, given in
+    an order that follows from (seed, epoch, how many buffers were before), and then the next are read. Where the
+    reading stands is told by the place where the buffer begins and by how many of it have been given: to go there,
+    one buffer is read anew.
+
+    Args:
+        part: which lines are of this split: those whose number (`draws`) lies in [part[0], part[1]).
+        form: how a record becomes a sample.
+        buffer: lines that are held and shuffled at a time.
+        shuffle: whether they, and the files, are shuffled at all.
+        rank, world: of the shuffled lines, this process takes those whose position in the epoch is rank modulo world.
+    """
+
+    def __init__(self, shards: Shards, form: Form, part: tuple[float, float] = (0.0, 1.0), buffer: int = 10_000,
+                 shuffle: bool = True, seed: int = 0, rank: int = 0, world: int = 1):  # fmt: skip
+        self.shards, self.form, self.part = shards, form, part
+        self.buffer, self.shuffle, self.seed = buffer if shuffle else 100, shuffle, seed
+        self.rank, self.world = rank, world
+        self.epoch = 0
+        self.start: Mapping[str, int] = BEGINNING
+        self.begun, self.given = dict(BEGINNING), 0
+        self.classes = form.classes
+        self.target_names = [form.target] if form.target and not form.shapes.get(form.target) else None
+        self.looked_at: InMemory | None = None  # samples for statistics
+        self.note = ""
+        self.facts: dict[str, Any] = {}
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch, self.start = epoch, BEGINNING
+
+    def state_dict(self) -> dict[str, int]:
+        """Behind the line that was given last."""
+        return {**self.begun, "given": self.given}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """The next iteration goes on there."""
+        self.start = dict(state)
+
+    def __iter__(self) -> Iterator[Line]:
+        start, self.start = self.start, BEGINNING
+        return self._from(start, self.epoch)  # as they are now: another pass may begin before this one ends
+
+    def _from(self, start: Mapping[str, int], epoch: int) -> Iterator[Line]:
+        place = Place(start["shard"], start["offset"], start["line"])
+        lines, given = self.lines(self.order(epoch), place), start["given"]
+        for number in itertools.count(start["buffer"]):
+            begun = {**dataclasses.asdict(place), "buffer": number}
+            held = list(itertools.islice(lines, self.buffer))
+            if not held:
+                return
+            order = self._shuffled(len(held), epoch, number + 1) if self.shuffle else range(len(held))
+            for index in range(given, len(held)):
+                self.begun, self.given = begun, index + 1  # here, so that each of several iterations sets its own
+                if (number * self.buffer + index) % self.world == self.rank:
+                    yield held[order[index]]
+            held.clear()  # before the next are read
+            given = 0
+
+    def order(self, epoch: int) -> Sequence[int]:
+        """The numbers of the files, in an epoch's order."""
+        count = len(self.shards.files)
+        return self._shuffled(count, epoch, 0) if self.shuffle else range(count)
+
+    def _shuffled(self, count: int, epoch: int, what: int) -> list[int]:
+        generator = seeding.generator(self.seed, seeding.ORDER, epoch, what)
+        return torch.randperm(count, generator=generator).tolist()
+
+    def lines(self, order: Sequence[int], place: Place) -> Iterator[Line]:
+        """The lines of this split from a place on, which moves along. Raises UserError."""
+        (low, high), whole = self.part, self.part == (0.0, 1.0)
+        for number in order[place.shard :]:
+            try:
+                with opened(self.shards.files[number]) as file:
+                    file.seek(place.offset)
+                    drawn = itertools.repeat(0.0) if whole else draws(self.shards.names[number], self.seed, place.line)
+                    for text, draw in zip(file, drawn, strict=False):
+                        place.offset += len(text)
+                        place.line += 1
+                        if low <= draw < high and not text.isspace():
+                            yield number, place.line, text
+            except (OSError, EOFError, zlib.error) as error:
+                raise UserError(f"{self.shards.files[number]}, line {place.line + 1}: it can't be read: "
+                                f"{first_line(error)}") from error  # fmt: skip
+            place.shard, place.offset, place.line = place.shard + 1, 0, 0
+
+    def decode(self, raw: Line) -> tuple[Tensor, Tensor | int]:
+        """The sample that a line holds. Raises UserError with its file and line."""
+        return self.read(raw, self.form.sample)
+
+    def read(self, line: Line, what: Callable[[Any], T]) -> T:
+        """What a function makes of the record on a line. Raises UserError with its file and line."""
+        try:
+            return what(parsed(line[2]))
+        except UserError as error:
+            raise UserError(f"{self.shards.files[line[0]]}, line {line[1]}: {error}") from error
+
+    def heads(self, count: int) -> Iterator[Line]:
+        """The first lines of every file, about `count` in all; of so many files, evenly spread, where there are more
+        files than that. (A file may hold one class alone.)"""
+        files = len(self.shards.files)
+        for shard in range(min(files, count)):
+            number = shard * files // min(files, count)
+            yield from itertools.islice(self.lines([number], Place()), -(-count // files))
+
+
+# --- from a config ------------------------------------------------------------------------------------------
+
+
+@factory("data")
+def json_lines(path: str, split: str, val: str | None = None, test: str | None = None,
+               features: Sequence[str] | None = None, target: str | None = "target",
+               classes: Sequence[str] | None = None, task: str | None = None, peek: int = 1000, buffer: int = 10_000,
+               shuffle: bool = True, fractions: Sequence[float] = (1.0, 0.0, 0.0), seed: int = 0,
+               unreadable: int = 0) -> Records | None:  # fmt: skip
+    """A stream of records from files of JSON lines, compressed (.jsonl.gz) or not.
+
+    Args:
+        path: the files, as in 'shards/*.jsonl'.
+        val, test: the files of validation and test. Without them each line of `path` is drawn into one of the splits
+            by its file's name and its number, in these `fractions`.
+        features: fields that hold a number each; None for the field `inputs`, which holds a list of them.
+        target: the field to predict: a class, a number or a list of numbers; None for none.
+        classes: the names of the classes, in order; None for those among the records that are looked at.
+        task: whose targets are classes, or aren't; None for what the targets look like.
+        peek: how many training records are looked at beforehand, for what they hold, their classes, and statistics
+            for standardising; they come from the heads of all files.
+        buffer: records that are shuffled at a time; shuffle=False leaves all in their order.
+        unreadable: how many of those that are looked at may be unreadable.
+    """
+    if isinstance(features, str) or isinstance(classes, str):
+        name, value = ("features", features) if isinstance(features, str) else ("classes", classes)
+        raise UserError(f"data.{name}={value}: must be a list, as in data.{name}=[{value}]")
+    for name, number in (("peek", peek), ("buffer", buffer)):
+        if not isinstance(number, int) or number < 1:
+            raise UserError(f"data.{name}={number}: a whole number from 1.")
+    given = {name: found_shards(pattern, name) for name, pattern in (("val", val), ("test", test)) if pattern}
+    shards = {**given, "train": found_shards(path, "path")}
+    for one, other in itertools.combinations(shards, 2):
+        both = {os.path.realpath(file) for file in shards[one].files} & set(map(os.path.realpath, shards[other].files))
+        if both:
+            raise UserError(f"data: {min(both)} is among the files of {one} and of {other}.")
+    parts = _parts(fractions, list(given))
+    if parts[split] is None:
+        return None
+
+    form = Form(
+        list(features) if features else None,
+        target,
+        [class_name(name) or str(name) for name in classes] if classes else None,
+    )
+    train = Records(shards["train"], form, parts["train"] or (0.0, 1.0), seed=seed)
+    if form.classes is None and _are_classes(_looked_at(train, peek, unreadable, form.target_of), task):
+        names = set(_looked_at(train, peek, unreadable, form.class_of))
+        train.form = Form(form.features, target, _in_order(names, f"{target}: the records that were looked at"))
+    samples = _looked_at(train, peek, unreadable, train.form.sample)
+
+    own = shards.get(split, shards["train"])
+    records = Records(own, train.form, parts[split] or (0.0, 1.0), buffer, shuffle and split == "train", seed)
+    if next(records.lines(range(len(own.files)), Place()), None) is None:
+        hint = "" if split in given else f" Raise its share: split.fractions={list(fractions)}"
+        raise UserError(f"data: there is no record for {split} in {listed(own.files, 3)}.{hint}")
+    records.looked_at = InMemory(
+        torch.stack([inputs for inputs, _ in samples]), torch.stack([torch.as_tensor(value) for _, value in samples])
+    )
+    records.note = (
+        f"{len(own.files)} file{'s' * (len(own.files) != 1)}, {_size(own.size())}; "
+        f"{'classes and ' * (train.form.classes is not form.classes)}statistics from {len(samples):,} records"
+    )
+    records.facts = {"digests": {name: shards.get(name, shards["train"]).digest() for name in SPLITS if parts[name]}}
+    return records
+
+
+def _parts(fractions: Sequence[float], given: Sequence[str]) -> dict[str, tuple[float, float] | None]:
+    """Which numbers of `draws` belong to a split; None for a split that isn't wanted. A split of its own files
+    has them all."""
+    shares = {name: 0.0 if name in given else share for name, share in zip(SPLITS, fractions, strict=True)}
+    ends = [end / sum(shares.values()) for end in itertools.accumulate(shares.values())]
+    ends = [1.0 if end > 1 - 1e-9 else end for end in ends]
+    drawn = zip(SPLITS, [0.0, *ends], ends, strict=False)
+    return {name: (0.0, 1.0) if name in given else (low, high) if high > low else None for name, low, high in drawn}
+
+
+def _looked_at(train: Records, count: int, unreadable: int, what: Callable[[Any], T]) -> list[T]:
+    """What a function makes of the first records of the files; a few may be unreadable. Raises UserError."""
+    found, failed = [], 0
+    for line in train.heads(count):
+        try:
+            found.append(train.read(line, what))
+        except UserError:
+            failed += 1
+            if failed > unreadable:
+                raise
+    if not found:
+        raise UserError(f"data: there is no record to train on in {listed(train.shards.files, 3)}.")
+    return found
+
+
+def _are_classes(targets: Sequence[Any], task: str | None) -> bool:
+    """Whether targets are classes: because the task says so, or else they themselves."""
+    if task in ("multiclass", "binary", "regression", "multilabel"):
+        return task in ("multiclass", "binary")
+    return any(isinstance(target, str | bool) for target in targets)
+
+
+def _in_order(names: set[str], where: str) -> list[str]:
+    """Classes that are numbers in the order of the numbers. Raises UserError for a single one."""
+    if len(names) < 2:
+        raise UserError(f"data.target={where} have one class only ({listed(names)}). Name all with data.classes=[a,b], "
+                        "or raise data.peek")  # fmt: skip
+    return sorted(names, key=lambda name: (0, int(name), "") if re.fullmatch(r"-?\d+", name) else (1, 0, name))
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _task_of(path: str, **arguments: Any) -> tuple[str, str]:
+    records = json_lines(path, "train", **{**arguments, "task": None})
+    assert records is not None
+    target = arguments.get("target", "target")
+    if records.classes is not None:
+        return "multiclass", f"the field {target} holds classes ({listed(records.classes, 4)})"
+    return ("regression", f"the field {target} holds numbers") if target else ("reconstruction", "there is no target")
+
+
+json_lines.task_of = _task_of  # type: ignore[attr-defined]

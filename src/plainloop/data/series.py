@@ -1,0 +1,332 @@
+"""Series: rows of numbers in the order of time, cut into windows whose future, or whose kind, is to be predicted.
+
+They are divided by time and never at random: neighbouring windows overlap, and those that train would give away those
+that test.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from plainloop.build import factory
+from plainloop.data.columns import counted, is_number, numbers_of, read_targets, task_for
+from plainloop.data.datasets import check_whole
+from plainloop.data.frames import column_of, opened, place
+from plainloop.data.splits import SPLITS, by_position
+from plainloop.errors import UserError, listed
+
+Pieces = list[tuple[int, int]]  # where the rows of each series begin and end
+
+
+class Windows(Dataset):
+    """Windows of a series, taken out of it a batch at a time: inputs (B, T, F) float32, and targets.
+
+    Args:
+        values: the rows (R, F), each series behind the other.
+        starts: the first row of every window (N,).
+        window: T, its number of rows.
+        targets: classes (N,) int64, or values (N, K) float32.
+        rows: the rows of `values` that belong to this split (M,), for statistics.
+        classes, target_names: names of the classes, or of the values.
+    """
+
+    gives_batches = True
+    divided = True  # by time; its windows aren't divided once more
+
+    def __init__(self, values: Tensor, starts: Tensor, window: int, targets: Tensor, rows: Tensor,
+                 classes: Sequence[str] | None = None, target_names: Sequence[str] | None = None,
+                 note: str = ""):  # fmt: skip
+        self.values, self.starts, self.window, self.targets, self.rows = values, starts, window, targets, rows
+        self.classes, self.target_names, self.note = classes, target_names, note
+        self.facts = {"step_features": values.shape[1]}
+        self.target_columns: list[str] | None = None  # that are forecast, where there are several steps of each
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        start = int(self.starts[index])
+        return self.values[start : start + self.window], self.targets[index]
+
+    def __getitems__(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.as_tensor(indices, device=self.starts.device)
+        rows = self.starts[chosen].unsqueeze(1) + torch.arange(self.window, device=chosen.device)
+        return self.values[rows], self.targets[chosen]
+
+    def to(self, device: torch.device) -> None:
+        """Hold the series on this device: batches are made there, and needn't be copied to it."""
+        self.values, self.starts, self.targets = (each.to(device) for each in (self.values, self.starts, self.targets))
+
+    def column(self, name: str) -> list[Any]:
+        """For split.group and split.time: there is none, as windows overlap. Raises UserError."""
+        raise UserError(f"split.group or split.time={name}: a series is divided by its time alone, in the shares of "
+                        "split.fractions.")  # fmt: skip
+
+    def make_preprocess(self, normalize: Any, batches: Any) -> "Standardise":
+        """By the mean and deviation of each feature: over this split's rows, each counted once, or as given."""
+        count = self.values.shape[1]
+        if normalize == "none":
+            return Standardise(torch.zeros(count), torch.ones(count))
+        if normalize == "train":
+            values = self.values[self.rows].double()
+            deviation = values.std(0, unbiased=False)
+            return Standardise(values.mean(0), torch.where(deviation > 0, deviation, 1.0))
+        given = {name: torch.as_tensor(numbers, dtype=torch.float64) for name, numbers in normalize.items()}
+        for name, numbers in given.items():
+            if numbers.ndim > 1 or numbers.numel() not in (1, count):
+                raise UserError(f"transforms.normalize.{name} has {numbers.numel()} numbers; the series has {count} "
+                                "features.")  # fmt: skip
+        if not bool((given["std"] > 0).all()):
+            raise UserError(f"transforms.normalize.std={normalize['std']}: must be above 0.")
+        return Standardise(given["mean"].expand(count), given["std"].expand(count))
+
+
+class Standardise(nn.Module):
+    """(x - mean) / std of each feature: inputs (N, T, F)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean.float().clone())
+        self.register_buffer("std", std.float().clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.mean) / self.std
+
+
+@factory("data")
+def series(path: str, split: str, target: str | Sequence[str] | None = None, label: str | None = None,
+           features: Sequence[str] | None = None, window: int = 48, horizon: int = 1, stride: int = 1,
+           time: str | None = None, series: str | None = None,
+           fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Windows | None:  # fmt: skip
+    """Windows of a table whose rows follow each other in time.
+
+    With `target` the next values of these columns are predicted, (N, horizon x columns) in their own unit: all columns
+    of the first step, then of the second, and so on. With `label` it is a window's class, which stands in its last row.
+
+    Args:
+        path: a CSV, TSV, Parquet or JSON-lines file; a relative one is looked for in the working directory, then in
+            the checkout.
+        split: "train", "val" or "test": the earliest rows, those that follow, and the latest. No window, with what
+            is to be predicted from it, reaches from one into another.
+        target, label: the column (or list of columns) to forecast, or the column of classes: one of the two.
+        features: the columns that the model sees; None for all numbers but `label`, `time` and `series`.
+        window: rows in a window.
+        horizon: rows behind it to forecast.
+        stride: rows from the beginning of one window to that of the next.
+        time: a column of dates, times or numbers, by which the rows must be sorted; None where they are so anyhow.
+        series: a column that tells several series in the file apart; no window holds two of them. All are divided at
+            the same moments of `time`; without that, each at the same shares of its rows.
+        fractions: the splits' shares of the rows.
+    """
+    for key, number in (("window", window), ("horizon", horizon), ("stride", stride)):
+        check_whole(key, number)
+    _check_goal(target, label)
+    file, frame = opened(path)
+    moments = None if time is None else _moments(column_of(frame, "data.time", time, file), file)
+    order, sizes = _by_series(None if series is None else column_of(frame, "data.series", series, file), frame.height)
+    if moments is not None:
+        moments = moments[order]
+        _check_order(moments, sizes, order, frame[time], file, several=series is not None)
+        note = _gaps(moments, sizes, order, frame[time], file)
+    else:
+        note = ""
+    wanted = [target] if isinstance(target, str) else list(target or ())
+    goals = [_numbers(frame, "data.target", name, file) for name in wanted]  # first: a stray word there is told
+    values, said = _features(frame, features, (label, time, series), file)
+    values, note = values[order], "\n".join(filter(None, [said, note]))
+
+    pieces = _divided(sizes, moments, fractions)
+    ahead = horizon if target is not None else 0
+    starts = {name: _starts(pieces[name], window + ahead, stride) for name in SPLITS}
+    longest = {name: max(end - start for start, end in pieces[name]) for name in SPLITS}
+    for name, share in zip(SPLITS, fractions, strict=True):
+        if share > 0 and len(starts[name]) == 0:
+            takes = f"data.window={window}" + (f" and data.horizon={horizon} take" if ahead else " takes")
+            fits = min(rows for each, rows in longest.items() if fractions[SPLITS.index(each)] > 0) - ahead
+            shorter = f"data.window={fits} fits" if fits > 0 else "Shorten them"
+            raise UserError(f"{takes} {window + ahead} rows; {name} has {longest[name]}, of {frame.height} in {file}. "
+                            f"{shorter}; or change split.fractions.")  # fmt: skip
+    if fractions[SPLITS.index(split)] == 0:
+        return None
+    mine = torch.cat([torch.arange(start, end) for start, end in pieces[split]])
+    if target is not None:
+        following = starts[split].unsqueeze(1) + torch.arange(window, window + horizon)
+        targets = torch.stack(goals, dim=1)[order][following].flatten(1)
+        names = wanted if horizon == 1 else [f"{name}+{step + 1}" for step in range(horizon) for name in wanted]
+        windows = Windows(values, starts[split], window, targets, mine, None, names, note)
+        windows.target_columns = wanted
+        return windows
+    assert label is not None
+    last = {name: order[first + window - 1] for name, first in starts.items()}
+    labels, classes = _labels(column_of(frame, "data.label", label, file), last, file)
+    return Windows(values, starts[split], window, labels[split], mine, classes, None, note)
+
+
+def _task_of(path: str, target: Any = None, label: str | None = None, **others: Any) -> tuple[str, str]:
+    """For task=auto: forecasts are numbers, and a window's label is a class."""
+    _check_goal(target, label)
+    if label is None:
+        names = [target] if isinstance(target, str) else list(target)
+        return "regression", f"{listed(names)} {'is' if len(names) == 1 else 'are'} forecast"
+    file, frame = opened(path)
+    column = column_of(frame, "data.label", label, file)
+    task, why = task_for([column], file)
+    return ("multiclass", f"{label} is a label") if task == "regression" else (task, why)
+
+
+series.task_of = _task_of  # type: ignore[attr-defined]
+
+
+def _check_goal(target: Any, label: str | None) -> None:
+    if (not target) == (label is None):
+        raise UserError("data.target or data.label: name the column to forecast, or that of the windows' classes "
+                        "(one of the two).")  # fmt: skip
+
+
+def _moments(column: Any, file: Path) -> numpy.ndarray:
+    """A column of dates, times or numbers as numbers (R,). Raises UserError for others."""
+    times, row = column, -1 if column.dtype.is_numeric() or column.dtype.is_temporal() else 0
+    if str(column.dtype) == "String":
+        with contextlib.suppress(Exception):  # polars finds no form of time in it
+            times = column.str.to_datetime(strict=False)
+            row = times.is_null().arg_max() if times.has_nulls() else -1
+    if row >= 0:
+        raise UserError(f"{place(file, row)}: {column.name} is {column[row]!r}, and no time as the others. Write "
+                        "2024-05-31, 2024-05-31T23:59:00 or a number.")  # fmt: skip
+    return times.to_physical().to_numpy()
+
+
+def _by_series(names: Any, count: int) -> tuple[Tensor, list[int]]:
+    """The file's rows in such an order that each series lies behind the other, and how many rows each has."""
+    if names is None:
+        return torch.arange(count), [count]
+    number_of: dict[Any, int] = {}
+    numbers = torch.tensor([number_of.setdefault(name, len(number_of)) for name in names.to_list()])
+    return numbers.argsort(stable=True), numbers.bincount().tolist()
+
+
+def _each(sizes: Sequence[int]) -> Pieces:
+    return list(itertools.pairwise(itertools.accumulate(sizes, initial=0)))
+
+
+def _check_order(moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: Any, file: Path,
+                 several: bool) -> None:  # fmt: skip
+    """In each series every row is later than the one before. Raises UserError with the line."""
+    for start, end in _each(sizes):
+        back = numpy.flatnonzero(numpy.diff(moments[start:end]) <= 0)
+        if len(back):
+            first = start + int(back[0])
+            before, row = int(order[first]), int(order[first + 1])
+            how = "the same as" if moments[first] == moments[first + 1] else "earlier than"
+            hint = "" if several else " Several series in one file are told apart by data.series=COLUMN."
+            raise UserError(f"{place(file, row)}: {column.name} is {column[row]}, {how} in the row before it "
+                            f"({place(file, before)}): sort the rows by time, each with its own.{hint}")  # fmt: skip
+
+
+def _gaps(moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: Any, file: Path) -> str:
+    """A remark on rows that are missing, as it seems: from one to the next it takes longer than usually."""
+    found, longest, where = 0, 0.0, 0
+    for start, end in _each(sizes):
+        steps = numpy.diff(moments[start:end]).astype(float)
+        long = steps > 1.5 * numpy.median(steps) if len(steps) else steps > 0
+        found += int(long.sum())
+        if len(steps) and long.any() and steps.max() > longest:
+            longest, where = float(steps.max()), start + int(steps.argmax()) + 1
+    if not found or found > len(moments) / 10:
+        return f"{column.name} goes on in uneven steps" if found else ""
+    row = int(order[where])
+    return (f"{counted(found, 'gap')} in {column.name}, the longest before {place(file, row)} ({column[row]}): "
+            "windows take the rows around it as neighbours")  # fmt: skip
+
+
+def _numbers(frame: Any, key: str, name: str, file: Path) -> Tensor:
+    """A column of numbers without holes, as (R,) float32. Raises UserError."""
+    return numbers_of(column_of(frame, key, name, file), file, lambda row: place(file, row))
+
+
+def _features(frame: Any, names: Sequence[str] | None, others: Sequence[str | None], file: Path) -> tuple[Tensor, str]:
+    """The columns that the model sees, (R, F) float32, and a remark on those that are no numbers."""
+    if isinstance(names, str):
+        raise UserError(f"data.features={names}: must be a list, as in data.features=[{names}]")
+    rest = [name for name in frame.columns if name not in others]
+    numbers = [name for name in rest if is_number(frame[name])]
+    chosen = numbers if names is None else names
+    if not chosen:
+        raise UserError(f"data.features: no column of numbers to predict from. {file} has: {listed(frame.columns)}.")
+    left_out = [name for name in rest if name not in numbers] if names is None else []
+    note = f"{len(chosen)} features a row: {listed(chosen, 6)}" if len(chosen) > 1 else ""
+    if left_out:
+        note += f"{'; ' * bool(note)}left out, as they are no numbers: {listed(left_out)}"
+    guess = names is None and others[1] is None and frame.height > 2
+    rising = [
+        name for name in chosen if guess and frame[name].dtype.is_numeric() and (frame[name].diff()[1:] > 0).all()
+    ]
+    if rising:
+        note += f"{'; ' * bool(note)}{rising[0]} rises from row to row: is it the time? Then data.time={rising[0]}"
+    columns = [_numbers(frame, "data.features", name, file) for name in chosen]
+    return torch.stack(columns, dim=1), note
+
+
+def _divided(sizes: Sequence[int], moments: numpy.ndarray | None, fractions: Sequence[float]) -> dict[str, Pieces]:
+    """For each split, the piece of each series that belongs to it.
+
+    Args:
+        sizes: rows of each series.
+        moments: of each row (R,), rising within each series; None to divide each series by its rows.
+    """
+    found: dict[str, Pieces] = {name: [] for name in SPLITS}
+    cuts = None if moments is None else _cuts(moments, fractions)
+    for start, end in _each(sizes):
+        if moments is None or cuts is None:
+            ends = [stop for _, stop in by_position(end - start, fractions).values()]
+        else:
+            ends = [int((moments[start:end] < moment).sum()) for moment in cuts]
+        for name, (first, last) in zip(SPLITS, itertools.pairwise([0, *ends]), strict=True):
+            found[name].append((start + first, start + last))
+    return found
+
+
+def _cuts(moments: numpy.ndarray, fractions: Sequence[float]) -> list[float]:
+    """The moments before which each split's rows lie, when all rows are taken together."""
+    ordered = numpy.sort(moments)
+    ends = [end for _, end in by_position(len(ordered), fractions).values()]
+    return [ordered[end] if end < len(ordered) else numpy.inf for end in ends]
+
+
+def _starts(pieces: Pieces, rows: int, stride: int) -> Tensor:
+    """Where windows of so many rows begin that lie within one piece."""
+    return torch.cat([torch.arange(start, max(start, end - rows + 1), stride) for start, end in pieces])
+
+
+def _labels(column: Any, rows: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The classes of the windows of each split (N,), and their names. Raises UserError for one that no training
+    window has.
+
+    Args:
+        rows: by split, the row of the file in which each window's label stands.
+    """
+    numbers, names = read_targets([column], "multiclass", file, lambda row: place(file, row))
+    assert names is not None
+    known = numbers[rows["train"]].unique()
+    if len(known) == 1:
+        raise UserError(f"{file}: {column.name} is {names[int(known[0])]} in every training window, which are the "
+                        "earliest: one class only. Change split.fractions.")  # fmt: skip
+    for name in SPLITS[1:]:
+        strange = rows[name][~torch.isin(numbers[rows[name]], known)]
+        if len(strange):
+            row = int(strange[0])
+            raise UserError(f"{place(file, row)}: {column.name} is {column[row]}, in {name}, and in no training window "
+                            "(these are the earliest): it can't be learned. Change split.fractions.")  # fmt: skip
+    code = torch.zeros(len(names), dtype=torch.int64)
+    code[known] = torch.arange(len(known))
+    return {name: code[numbers[each]] for name, each in rows.items()}, [names[number] for number in known.tolist()]

@@ -1,0 +1,302 @@
+"""Text: rows of a table with a label or a number each, and running text whose next character is to be predicted.
+
+What a text is made of, words or characters, are its tokens; a vocabulary gives each known token a number.
+"""
+
+import array
+import collections
+import copy
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from plainloop.build import factory
+from plainloop.data.columns import DATE, counted, in_order, read_targets, task_for
+from plainloop.data.datasets import InMemory, check_whole, find_path
+from plainloop.data.frames import column_of, opened, place
+from plainloop.data.splits import IGNORED, SPLITS, by_position
+from plainloop.errors import UserError, did_you_mean, listed
+
+PADDING, UNKNOWN = 0, 1
+MARKS = ("<pad>", "<unk>")  # what stands for them in a vocabulary
+STRANGE = "\N{REPLACEMENT CHARACTER}"  # what stands for a character that a book's training part doesn't have
+WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}]\w+)*|[^\w\s]")
+
+
+# --- texts in the rows of a table ---------------------------------------------------------------------------
+
+
+def tokenise(text: str, tokens: str, lower: bool) -> list[str]:
+    """The tokens of a text: its words (with an apostrophe inside, if they have one) and signs, or its characters."""
+    text = text.lower() if lower else text
+    return WORD.findall(text) if tokens == "word" else list(text)
+
+
+def padded(samples: Sequence[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
+    """Samples of several lengths to a batch: {"tokens": (N, T), "lengths": (N,)}, where T is the longest, and
+    targets (N, ...)."""
+    inputs, targets = zip(*samples, strict=True)
+    tokens = [sample["tokens"] for sample in inputs]
+    lengths = torch.tensor([len(one) for one in tokens])
+    return {"tokens": pad_sequence(tokens, batch_first=True, padding_value=PADDING), "lengths": lengths}, torch.stack(
+        targets
+    )
+
+
+class Texts(Dataset):
+    """Texts with a target each. An index gives ({"tokens": (T,) int64}, target); `fit` must have been called before.
+
+    Args:
+        texts: what the rows hold.
+        targets: classes (N,) int64, or values (N, 1) float32.
+        tokens: "word" or "char".
+        lower: lower-case the texts.
+        min_count: how often a token must occur in the training split to be known.
+        max_words: the most frequent ones alone are known.
+        max_length: of a longer text, the first tokens.
+        classes, target_names: names of the classes, or of the value.
+        file, frame: where the texts are from, for errors and for `column`.
+    """
+
+    collate_fn = staticmethod(padded)
+
+    def __init__(self, texts: Sequence[str], targets: Tensor, tokens: str = "word", lower: bool = True,
+                 min_count: int = 2, max_words: int = 20_000, max_length: int | None = None,
+                 classes: Sequence[str] | None = None, target_names: Sequence[str] | None = None,
+                 file: Path | None = None, frame: Any = None):  # fmt: skip
+        self.texts, self.targets, self.classes, self.target_names = texts, targets, classes, target_names
+        self.min_count, self.max_words, self.kind = min_count, max_words, tokens
+        self.file, self.frame = file, frame
+        numbers: dict[str, int] = {}  # every token of the file, in the order in which they occur
+        flat, lengths = array.array("q"), []
+        for text in texts:
+            found = tokenise(text, tokens, lower)[:max_length]
+            flat.extend(numbers.setdefault(token, len(numbers)) for token in found)
+            lengths.append(len(found))
+        self.tokens, self.flat = list(numbers), torch.tensor(flat, dtype=torch.int64)
+        self.rows = torch.arange(len(texts))
+        self.lengths = torch.tensor(lengths, dtype=torch.int64)
+        self.starts = self.lengths.cumsum(0) - self.lengths
+        self.vocabulary: list[str] = []
+        self.code: Tensor | None = None  # of every token of the file, its number in the vocabulary
+
+    def column(self, name: str) -> list[Any]:
+        """A value for each text, of any of the file's columns, for split.group and split.time. Raises UserError."""
+        assert self.file is not None, "texts that come from no file have no columns"
+        file, column = self.file, column_of(self.frame, "split", name, self.file)
+        is_date = str(column.dtype) == "String" and column.str.contains(DATE).all()
+        return (in_order(column, lambda row: place(file, row)) if is_date else column).to_list()
+
+    def fit(self, indices: Tensor) -> None:
+        """Build the vocabulary from these texts alone. Raises UserError where it would be empty."""
+        chosen = torch.zeros(len(self), dtype=torch.bool)
+        chosen[indices] = True
+        counts = self.flat[chosen.repeat_interleave(self.lengths)].bincount(minlength=len(self.tokens)).tolist()
+        often = [number for number, count in enumerate(counts) if count >= self.min_count]
+        often.sort(key=lambda number: (-counts[number], self.tokens[number]))
+        known = often[: self.max_words]
+        if not known:
+            raise UserError(f"data.min_count={self.min_count}: no {self.kind} occurs so often in the training split.")
+        self.vocabulary = [*MARKS, *(self.tokens[number] for number in known)]
+        self.code = torch.full((len(self.tokens),), UNKNOWN)
+        self.code[known] = torch.arange(len(MARKS), len(self.vocabulary))
+
+    def where(self, index: int) -> str:
+        """The place of a sample in its file, for errors."""
+        return f"sample {index}" if self.file is None else place(self.file, int(self.rows[index]))
+
+    def identities(self) -> list[str]:
+        """What is equal for equal samples: the texts."""
+        return [self.texts[row] for row in self.rows.tolist()]
+
+    def select(self, indices: Tensor) -> "Texts":
+        """The texts at these indices, as a data set of their own with the same vocabulary."""
+        part = copy.copy(self)
+        part.frame = None  # it isn't needed any more, and would be sent to every worker
+        for name in ("rows", "lengths", "starts", "targets"):
+            setattr(part, name, getattr(self, name)[indices])
+        return part
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, index: int) -> dict[str, Any]:
+        """What stands in the row, before it is tokenised: {"text": ..., "label": ...}."""
+        target: Any = self.targets[index].tolist()
+        label = target if self.classes is None else self.classes[target]
+        return {"text": self.texts[int(self.rows[index])], "label": label}
+
+    def content_of(self, index: int) -> str:
+        """The text, for the split's digest."""
+        return self.texts[int(self.rows[index])]
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        assert self.code is not None, "fit(indices) builds the vocabulary"
+        start = int(self.starts[index])
+        return {"tokens": self.code[self.flat[start : start + int(self.lengths[index])]]}, self.targets[index]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return facts_of(self.vocabulary) | {"padding": PADDING}
+
+    @property
+    def note(self) -> str:
+        known, what = len(self.vocabulary) - len(MARKS), "words" if self.kind == "word" else "characters"
+        short, long = int(self.lengths.min()), int(self.lengths.max())
+        return f"texts of {short} to {long} {what}; {known:,} different ones known"
+
+
+def facts_of(vocabulary: Sequence[str]) -> dict[str, Any]:
+    """A vocabulary as it is kept with the run: as one string, because a config of 20,000 entries takes seconds."""
+    return {"vocab_size": len(vocabulary), "vocabulary": json.dumps(list(vocabulary), ensure_ascii=False)}
+
+
+@factory("data")
+def text(path: str, text: str, target: str | Sequence[str], task: str = "auto", tokens: str = "word",
+         lower: bool = True, min_count: int = 2, max_words: int = 20_000,
+         max_length: int | None = None) -> Texts:  # fmt: skip
+    """Texts in a column of a table.
+
+    Args:
+        path: a CSV, TSV, Parquet or JSON-lines file; a relative one is looked for in the working directory, then in
+            the checkout.
+        text: the column of texts.
+        target: the column to predict, or a list of columns.
+        task: regression: targets are (N, T) float32. binary, multiclass: classes (N,) int64, in sorted order, so that
+            the second of two is the positive one. multilabel: columns of 0 and 1, (N, T) float32. Any other word: as
+            the columns look.
+        tokens, lower, min_count, max_words, max_length: as for `Texts`.
+    """
+    if tokens not in ("word", "char"):
+        raise UserError(f"data.tokens={tokens}: must be word or char.{did_you_mean(tokens, ('word', 'char'))}")
+    for key, number in (("min_count", min_count), ("max_words", max_words), ("max_length", max_length)):
+        check_whole(key, number, null=key == "max_length")
+    file, frame = opened(path, [text])
+    column, names = column_of(frame, "data.text", text, file), [target] if isinstance(target, str) else list(target)
+    if text in names:
+        raise UserError(f"data.target={listed(names)}: the text itself would be predicted from itself.")
+    if str(column.dtype) not in ("String", "Categorical", "Enum"):
+        raise UserError(f"data.text={text}: {file} has {column.dtype} there, and no text. It has: "
+                        f"{listed(frame.columns)}.")  # fmt: skip
+    goals = [column_of(frame, "data.target", name, file) for name in names]
+    targets, classes = read_targets(goals, task, file, lambda row: place(file, row))
+    texts = column.cast(str).to_list()
+    data = Texts(texts, targets, tokens, lower, min_count, max_words, max_length, classes,
+                 None if classes else names, file, frame)  # fmt: skip
+    empty = (data.lengths == 0).nonzero()
+    if len(empty):
+        row = int(empty[0])
+        raise UserError(f"{place(file, row)}: no {tokens} is left of {text} = {texts[row]!r} (so in "
+                        f"{counted(len(empty), 'row')}): leave such rows out.")  # fmt: skip
+    return data
+
+
+def _task_of(path: str, target: str | Sequence[str], **others: Any) -> tuple[str, str]:
+    """For task=auto: what the target column says."""
+    file, frame = opened(path)
+    names = [target] if isinstance(target, str) else list(target)
+    return task_for([column_of(frame, "data.target", name, file) for name in names], file)
+
+
+text.task_of = _task_of  # type: ignore[attr-defined]
+
+
+# --- running text -------------------------------------------------------------------------------------------
+
+
+class Characters(InMemory):
+    """Windows of a text: inputs (N, T) and, one character further on, targets (N, T); behind the text's end the
+    targets are -100, which losses ignore.
+
+    Args:
+        numbers: the text's characters as numbers (L,); the last windows may be short of characters.
+        length: T, or less where the text is shorter than that.
+        vocabulary: the characters that there are.
+    """
+
+    divided = True  # by position; its windows aren't divided once more
+
+    def __init__(self, numbers: Tensor, length: int, vocabulary: Sequence[str], note: str = ""):
+        count = len(numbers) - 1  # characters that have a next one
+        length = min(length, count)
+        windows = -(-count // length)
+        inputs = torch.zeros(windows * length, dtype=torch.int64)
+        targets = torch.full((windows * length,), IGNORED)
+        inputs[:count], targets[:count] = numbers[:-1], numbers[1:]
+        names = [_shown(character) for character in vocabulary]
+        super().__init__(inputs.view(windows, length), targets.view(windows, length), classes=names, note=note)
+        self.facts = facts_of(vocabulary)
+
+
+def _shown(character: str) -> str:
+    """A character's name on the terminal and in pictures."""
+    if character in (" ", STRANGE):
+        return "space" if character == " " else "unknown"
+    return character if character.isprintable() else ascii(character)[1:-1]
+
+
+@factory("data")
+def charseq(split: str, text: str | None = None, path: str | None = None, length: int = 100,
+            fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Characters | None:  # fmt: skip
+    """The next character of a running text.
+
+    Args:
+        split: "train", "val" or "test": the text's beginning, middle and end.
+        text: the text itself, all of it to train on; its own characters are the vocabulary.
+        path: or a file of UTF-8. Its vocabulary are the characters of the training part, behind one that stands for
+            all others.
+        length: characters in a window; a shorter text is one window.
+        fractions: how a file is divided.
+    """
+    check_whole("length", length)
+    if (text is None) == (path is None):
+        raise UserError("data.text or data.path: give a text ('data.text=\" if you want you\"') or a file of text.")
+    if text is not None:
+        if not isinstance(text, str) or len(text) < 2:
+            raise UserError(f"data.text={text}: a text of at least two characters is needed (in quotes, where it looks "
+                            "like a number: 'data.text=\"123\"').")  # fmt: skip
+        vocabulary = sorted(set(text))
+        numbers = torch.tensor([vocabulary.index(character) for character in text])
+        note = f"one text of {len(text):,} characters, all of it to train on"
+        return Characters(numbers, length, vocabulary, note) if split == "train" else None
+    assert path is not None
+    book = _read(path)
+    start, end = by_position(len(book), fractions)[split]
+    if fractions[SPLITS.index(split)] == 0:
+        return None
+    if end - start < 2:
+        raise UserError(f"split.fractions={list(fractions)} leaves {end - start} of {len(book)} characters for "
+                        f"{split}, and to say the next one takes two: raise its share, or set it to 0.")  # fmt: skip
+    points = numpy.frombuffer(book.encode("utf-32-le"), dtype=numpy.uint32)
+    known = numpy.unique(points[: by_position(len(book), fractions)["train"][1]])
+    numbers = torch.from_numpy(numpy.where(numpy.isin(points, known), numpy.searchsorted(known, points) + 1, 0))
+    strange = collections.Counter(map(chr, points[numbers.numpy() == 0].tolist()))
+    note = f"{len(book):,} characters"
+    if strange:
+        note += f", {sum(strange.values())} of val and test not known from train ({listed(map(_shown, strange), 10)})"
+    return Characters(numbers[start:end], length, [STRANGE, *map(chr, known.tolist())], note)
+
+
+def _read(path: str) -> str:
+    """A file of UTF-8, its lines ended by "\\n". Raises UserError with the place of a byte that isn't."""
+    file = find_path(path)
+    if not file.is_file():
+        raise UserError(f"data.path={path}: {'a folder' if file.is_dir() else 'there is no such file'}.")
+    content = file.read_bytes()
+    try:
+        book = content.decode().removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}, line {line}: not text in UTF-8: byte {error.start} of the file is "
+                        f"0x{content[error.start]:02x}. Save the file as UTF-8.") from error  # fmt: skip
+    if len(book) < 2:
+        raise UserError(f"{file}: {'one character only' if book else 'the file is empty'}.")
+    return book

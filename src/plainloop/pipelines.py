@@ -1,0 +1,114 @@
+"""Section `transforms` becomes what happens to a sample where it is loaded, and to a batch on the device."""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+
+from plainloop.augment import Augment
+from plainloop.build import build
+from plainloop.config import plain
+from plainloop.data import Data
+from plainloop.data.fetching import first_sample
+from plainloop.data.loading import Skipped
+from plainloop.data.splits import own
+from plainloop.data.transforms import transformed
+from plainloop.errors import UserError, first_line, out_of_memory
+from plainloop.loaders import reading_loader
+from plainloop.preprocess import make_preprocess, statistics_of_weights
+from plainloop.tasks import Task
+
+
+def apply_transforms(cfg: DictConfig, data: Data) -> None:
+    """transforms.train and transforms.eval, around the splits."""
+    data.train = through(cfg, data.train, "train")
+    data.val = None if data.val is None else through(cfg, data.val, "eval")
+    data.test = None if data.test is None else through(cfg, data.test, "eval")
+
+
+def through(cfg: DictConfig, dataset: Dataset, which: str) -> Dataset:
+    """A split whose samples go through transforms.train or transforms.eval."""
+    nodes, trust = plain(cfg.transforms[which]), list(cfg.trust)
+    modules = [_transform(node, f"transforms.{which}[{number}]", trust) for number, node in enumerate(nodes)]
+    return transformed(dataset, nn.Sequential(*modules)) if modules else dataset
+
+
+def _transform(node: dict[str, Any], slot: str, trust: list[str]) -> nn.Module:
+    """A transform; those that it holds itself, as a RandomApply does, are built first."""
+    held = {
+        name: [_transform(each, f"{slot}.{name}[{number}]", trust) for number, each in enumerate(value)]
+        for name, value in node.items()
+        if isinstance(value, list) and value and all(isinstance(each, dict) and "_target_" in each for each in value)
+    }
+    types = {name: _type_named(value) for name, value in node.items() if _type_named(value) is not None}
+    return build({**node, **held, **types}, slot, trust)
+
+
+def _type_named(word: Any) -> torch.dtype | None:
+    """torch.float32 of the word, for which YAML has no other way."""
+    found = getattr(torch, word.removeprefix("torch."), None) if str(word).startswith("torch.") else None
+    return found if isinstance(found, torch.dtype) else None
+
+
+def check_alike(data: Data, sample: Any) -> None:
+    """Training and evaluation give inputs of the same type. Raises UserError."""
+    kinds = {"train": sample, "eval": sample}
+    if data.val is not None and not isinstance(data.val, IterableDataset):
+        kinds["eval"] = first_sample(data.val, data.skip)
+    types = {name: getattr(kind[0], "dtype", None) for name, kind in kinds.items() if isinstance(kind, tuple | list)}
+    if len(set(types.values())) > 1:
+        seen = {name: str(dtype).removeprefix("torch.") for name, dtype in types.items()}
+        raise UserError(f"transforms.train makes {seen['train']} of a sample, and transforms.eval {seen['eval']}: what "
+                        "changes the type belongs into both.")  # fmt: skip
+
+
+def preprocess_for(cfg: DictConfig, data: Data, few: Dataset, inputs: Any, skipped: Skipped, loaded: bool) -> nn.Module:
+    """What goes on between the loader and the model: the data set's own, or plain normalisation.
+
+    Args:
+        few: the training split without its transforms; of a stream, the samples that stand for all.
+        inputs: one sample's.
+        loaded: the statistics are those of a run, and are loaded afterwards: only their shapes are needed.
+    """
+    normalize = plain(cfg.transforms.normalize)
+    if isinstance(normalize, str) and normalize not in ("none", "train"):
+        normalize = statistics_of_weights(normalize, plain(cfg.model))
+    own_way = own(data.train, "make_preprocess")
+    once = through(cfg, few, "eval")  # the training samples as they are when nothing is random
+    with reading_loader(cfg, once, skipped, limit=1 if loaded and not own_way else None) as batches:
+        return own_way(normalize, batches) if own_way else make_preprocess(normalize, batches, inputs)
+
+
+def augment_for(cfg: DictConfig, task: Task) -> Augment | None:
+    """transforms.flip, crop, cutout, mixup and cutmix. Raises UserError where they don't fit the data or the task."""
+    chosen = {name: cfg.transforms[name] for name in ("flip", "crop", "cutout", "mixup", "cutmix")}
+    wanted = [name for name, value in chosen.items() if value]
+    if not wanted:
+        return None
+    moved = [name for name in wanted if name in ("flip", "crop")]  # before `preprocess`, which may make the image
+    if cfg.spec.image_size is None or (moved and len(cfg.spec.input_shape) != 3):
+        raise UserError(f"transforms.{(moved or wanted)[0]}: it is for images, and the inputs are of shape "
+                        f"{tuple(cfg.spec.input_shape or ())}.")  # fmt: skip
+    mixes = chosen["mixup"] or chosen["cutmix"]
+    if mixes and not task.takes_shares:
+        raise UserError(f"transforms.{wanted[-1]}: it mixes labels, and task={cfg.choices.get('task')} can't learn "
+                        "shares of classes: it is for task=multiclass.")  # fmt: skip
+    if mixes and getattr(task, "ignored", None) is not None:
+        raise UserError(f"transforms.{wanted[-1]}: it mixes labels, and some of the data's are {task.ignored}: "
+                        "they have none.")  # fmt: skip
+    return Augment(**chosen, num_classes=cfg.spec.num_classes)
+
+
+def check_shares(cfg: DictConfig, task: Task, outputs: torch.Tensor) -> None:
+    """Where labels are mixed, the loss takes shares of classes (N, C). Raises UserError."""
+    shares = torch.full_like(outputs, 1 / outputs.shape[1])
+    try:
+        task.loss(outputs, shares)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        name = "mixup" if cfg.transforms.mixup else "cutmix"
+        raise UserError(f"transforms.{name}: it makes labels shares of classes, as {tuple(shares.shape)}, and "
+                        f"loss={cfg.choices.get('loss')} can't take them: {first_line(error)}") from error  # fmt: skip
