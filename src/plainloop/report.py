@@ -55,7 +55,7 @@ def say_what_was_found(session: Session, console: Console) -> None:
     console.say(f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{frozen}")
     number = torch.get_num_threads()
     threads = f" ({number} thread{'s' * (number != 1)})" if session.device.type == "cpu" else ""
-    workers = f", {session.workers} loading processes" if session.workers else ""
+    workers = f", {session.workers or 'no'} loading process{'es' * (session.workers != 1)}"
     device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
     steps = f"{spec.total_steps:,} steps" if spec.total_steps else f"{cfg.trainer.max_epochs} epochs"
     steps += f" ({spec.steps_per_epoch:,} per epoch)" if spec.steps_per_epoch else ""

@@ -294,12 +294,3 @@ def test_the_kind_of_file_does_not_matter(tmp_path):
     for run in runs[1:]:
         torch.testing.assert_close(weights_of(run), weights_of(runs[0]), rtol=0, atol=0)
         assert run.metrics["test/loss"] == runs[0].metrics["test/loss"]
-
-
-@pytest.mark.slow
-def test_a_run_does_not_depend_on_its_workers(tmp_path):
-    path = write_safetensors(tmp_path / "a.safetensors", **vectors())
-    words = ["data.inputs=points", "data.targets=kinds", "trainer.max_epochs=2"]
-    alone, together = train(path, *words), train(path, *words, "loader.num_workers=2")
-    torch.testing.assert_close(weights_of(together), weights_of(alone), rtol=0, atol=0)
-    assert together.metrics["test/loss"] == alone.metrics["test/loss"]

@@ -328,15 +328,6 @@ def test_sounds_resume_bit_for_bit(tmp_path):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.slow
-def test_loading_processes_change_nothing(tmp_path):
-    formats.write_tones(tmp_path / "sounds", {"low": 16, "high": 16})
-    given = words(tmp_path / "sounds", "trainer.max_epochs=2")
-    alone = plainloop.train([*given, "loader.num_workers=0"])
-    helped = plainloop.train([*given, "loader.num_workers=2", "loader.eval.num_workers=0"])
-    assert numbers(helped) == numbers(alone)
-
-
 @pytest.mark.parametrize("key", ["flip=true", "crop=2"])
 def test_a_waveform_is_not_moved_like_an_image(tmp_path, key):
     formats.write_tones(tmp_path / "sounds", {"low": 16, "high": 16})

@@ -551,15 +551,6 @@ def test_files_that_have_changed_are_noticed(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_does_not_depend_on_its_workers(tmp_path):
-    path = write_clouds(tmp_path / "shards")
-    own = ["data.target=kind", "loader.batch_size=16", "trainer.max_epochs=2"]
-    alone, together = train(path, *own), train(path, *own, "loader.num_workers=2")
-    assert_same_weights(alone, together)
-    assert alone.metrics["test/loss"] == together.metrics["test/loss"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_does_not_grow_with_the_data(tmp_path, workers):
     """A stream of 200 MB needs no more than one of 20 MB, all processes together, but for a few MB that allocators

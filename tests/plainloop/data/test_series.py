@@ -366,14 +366,6 @@ def test_series_train_evaluate_and_resume(tmp_path, capsys):
     assert again.metrics["test/rmse"] == whole.metrics["test/rmse"]
 
 
-@pytest.mark.slow
-def test_processes_that_load_series_do_not_matter(tmp_path):
-    path = wave(tmp_path)
-    runs = [plainloop.train(words_for(path, "trainer.max_epochs=2", f"loader.num_workers={n}")) for n in (0, 2)]
-    assert torch.equal(*map(last_weights, runs))
-    assert runs[0].metrics["test/rmse"] == runs[1].metrics["test/rmse"]
-
-
 def test_a_wave_is_forecast_in_its_own_unit(tmp_path):
     """Three hours ahead: far better than to say the last value again, which is wrong by 50 on average."""
     run = plainloop.train(words_for(wave(tmp_path), "trainer.max_epochs=15", "data.horizon=3"))

@@ -301,13 +301,6 @@ def test_texts_train_evaluate_and_resume(file, capsys):
     assert again.metrics["test/loss"] == whole.metrics["test/loss"]
 
 
-@pytest.mark.slow
-def test_processes_that_load_texts_do_not_matter(file):
-    runs = [plainloop.train(words_for(file, "trainer.max_epochs=2", f"loader.num_workers={n}")) for n in (0, 2)]
-    assert torch.equal(*map(last_weights, runs))
-    assert runs[0].metrics["test/loss"] == runs[1].metrics["test/loss"]
-
-
 def test_texts_are_learned(file):
     """What tells the mood is in the words: nearly all of the test split is right."""
     run = plainloop.train(words_for(file, "trainer.max_epochs=12", "optimizer.lr=0.02"))
@@ -459,13 +452,6 @@ def test_a_book_trains_evaluates_resumes_and_writes(tmp_path):
     written_by_it = plainloop.load_run(whole.path).model.generate("It was", 30, 1.0, torch.Generator().manual_seed(0))
     assert len(written_by_it) == 30
     assert set(written_by_it) <= set(BOOK)
-
-
-@pytest.mark.slow
-def test_processes_that_load_a_book_do_not_matter(tmp_path):
-    path = written(tmp_path, BOOK, "book.txt")
-    runs = [plainloop.train(book_words(path, "trainer.max_epochs=2", f"loader.num_workers={n}")) for n in (0, 2)]
-    assert torch.equal(*map(last_weights, runs))
 
 
 def test_a_string_trains_without_validation(capsys):
