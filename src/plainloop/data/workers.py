@@ -1,6 +1,7 @@
 """The processes that load: how many there are, how they start, and what signals do to them."""
 
 import atexit
+import functools
 import multiprocessing
 import os
 import signal
@@ -108,15 +109,26 @@ def signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    from multiprocessing import resource_tracker
+    from multiprocessing import forkserver, resource_tracker
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before, others = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), forkserver.connect_to_new_process
     try:
         resource_tracker.ensure_running()  # on its way it lets SIGINT and SIGTERM through again
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        forkserver.connect_to_new_process = _our_forkserver().connect_to_new_process
         yield
     finally:
+        forkserver.connect_to_new_process = others
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@functools.cache
+def _our_forkserver() -> Any:
+    """What it starts has the signal mask that it was started with: in the process's usual one, the user's own
+    processes would wait for ever to be terminated."""
+    from multiprocessing.forkserver import ForkServer
+
+    return ForkServer()
 
 
 class Prepared:

@@ -1,8 +1,10 @@
 """The order of an epoch and the augmentation of a sample follow from the seed and the position, from nothing else."""
 
 import itertools
+import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Sequence
 from multiprocessing import resource_sharer
 from types import SimpleNamespace
@@ -369,6 +371,23 @@ def test_loaders_that_nobody_closed_are_ended_at_exit():
     assert all(process.is_alive() for process in processes)
     _end_what_was_left()
     assert not any(process.is_alive() for process in processes)
+
+
+def mask_of_this_process(answers: Any) -> None:
+    answers.put(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+
+@pytest.mark.slow
+def test_the_users_own_processes_obey_signals():
+    """Signals wait in the loading processes until these can deal with them; in others they don't."""
+    with loader(Augmented(20), num_workers=1) as batches:
+        list(batches.epoch(0))
+    context = multiprocessing.get_context("forkserver")
+    answers = context.Queue()
+    process = context.Process(target=mask_of_this_process, args=(answers,))
+    process.start()
+    assert answers.get(timeout=300) == []
+    process.join()
 
 
 class LostIterator:
