@@ -34,9 +34,10 @@ from plainloop.checkpoint import Checkpoints
 from plainloop.loggers import Console, History, TensorBoard
 from plainloop.metrics import F1, Accuracy
 from plainloop.models import MLP, Linear
-from plainloop.optim import Schedule, make_optimizer
+from plainloop.optim import make_optimizer
 from plainloop.preprocess import Preprocess
 from plainloop.rundir import RunDir
+from plainloop.schedule import Schedule
 from plainloop.tasks import Multiclass
 from plainloop.trainer import Trainer
 
@@ -113,7 +114,7 @@ def plainloop_trainer(model: nn.Module, batches: Any, epochs: int = 1,
         preprocess: None for inputs that need none.
     """
     task = Multiclass(nn.CrossEntropyLoss(), {"accuracy": Accuracy(), "macro_f1": F1(CLASSES)})
-    optimizer = make_optimizer({"_target_": "torch.optim.Adam", "lr": LR}, model.parameters(), torch.device("cpu"))
+    optimizer = make_optimizer({"_target_": "torch.optim.Adam", "lr": LR}, model, torch.device("cpu"))
     console = Console(progress=False)  # no bar: as on a pipe
     loggers = [History(), console, TensorBoard()]
 

@@ -7,9 +7,10 @@ comes after it refers to it (`in_features: ${spec.num_features}`).
 import copy
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from plainloop import compose, inference, seeding
 from plainloop.augment import Augment
 from plainloop.build import build, check_arguments, locate
+from plainloop.closures import ClosureTrainer, check_closure_settings
 from plainloop.config import plain
 from plainloop.data import Data, Division, Loader, build_data
 from plainloop.data.fetching import first_sample
@@ -36,9 +38,11 @@ from plainloop.errors import (
     origin,
     out_of_memory,
 )
+from plainloop.finetuning import finetune
 from plainloop.loaders import drawn, evaluation_loader, first_two, training_loader
-from plainloop.optim import make_optimizer, make_schedule
+from plainloop.optim import make_optimizer, needs_closure
 from plainloop.pipelines import apply_transforms, augment_for, check_alike, check_shares, preprocess_for
+from plainloop.schedule import make_schedule
 from plainloop.tasks import Task
 from plainloop.trainer import Trainer
 
@@ -60,7 +64,7 @@ class Session:
     autocast: AbstractContextManager
     skipped: Skipped  # samples that can't be read
     augment: Augment | None = None  # of training batches
-    note: str = ""  # what was decided for the user, and should be said
+    notes: list[str] = field(default_factory=list)  # what was decided for the user, and should be said
 
     @property
     def workers(self) -> int:
@@ -162,6 +166,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     preprocess = preprocess_for(cfg, data, few, sample[0], skipped, loaded)
     seeding.seed_everything(cfg.seed, seeding.INIT)
     model = build(_facts_filled(cfg, "model"), "model", trust)
+    notes = finetune(cfg, model, preprocess, loaded)
     loss = build(_facts_filled(cfg, "loss"), "loss", trust)
     if getattr(loss, "reduction", "mean") != "mean":
         raise UserError(f"loss.reduction={loss.reduction}: must be mean, the mean over a batch's samples.")
@@ -171,11 +176,11 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     task.fit(data)
 
     augment = augment_for(cfg, task)
-    note = _leave_out_a_single_sample(cfg, data, model, device)
+    notes += _leave_out_a_single_sample(cfg, data, model, device)
     session = Session(
         cfg, data, preprocess, model, task, device, sample,
         inference.preparation(preprocess, device, cfg.trainer.channels_last),
-        inference.autocast(device, cfg.trainer.precision), skipped, augment, note,
+        inference.autocast(device, cfg.trainer.precision), skipped, augment, notes,
     )  # fmt: skip
     session.to_device()
     if cfg.loader.on_device:
@@ -205,22 +210,22 @@ def hold_on_device(data: Data, device: torch.device) -> None:
             raise
 
 
-def _leave_out_a_single_sample(cfg: DictConfig, data: Data, model: nn.Module, device: torch.device) -> str:
+def _leave_out_a_single_sample(cfg: DictConfig, data: Data, model: nn.Module, device: torch.device) -> list[str]:
     """A last batch of one sample has no deviation for BatchNorm to divide by: it is dropped, and that is said."""
     count = drawn(training_loader(cfg, data.train, device))
     normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     single = count is not None and count % cfg.loader.batch_size == 1 and cfg.loader.batch_size > 1
     if not (normed and single) or cfg.loader.drop_last:
-        return ""
+        return []
     if count == 1:
         raise UserError("data: one training sample only, and BatchNorm needs two: choose a model without it.")
     cfg.loader.drop_last = True
     _fill_steps(cfg, data, device)
     other = " (another one each epoch)" if cfg.loader.shuffle else ""
-    return (
+    return [
         f"1 of {count:,} training samples is left over for an epoch's last batch, which BatchNorm can't take: it is "
         f"dropped{other}, as by loader.drop_last=true"
-    )
+    ]
 
 
 def _is_small(model: nn.Module, batch_size: int) -> bool:
@@ -312,6 +317,9 @@ def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
     try:
         return plain(cfg[group])
     except OmegaConfBaseException as error:
+        if match := re.search(r"Interpolation key '((\w+)\.[^']+)' not found", str(error)):
+            raise UserError(f"{error.full_key} refers to {match[1]}, which {match[2]}={cfg.choices.get(match[2])} "
+                            f"doesn't have. Write {error.full_key}=VALUE") from error  # fmt: skip
         raise UserError(f"{error.full_key}: {first_line(error)}.") from error
 
 
@@ -370,8 +378,10 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
     """The optimizer, the schedule and the trainer over a session; `hooks` are log, progress, save and due."""
     cfg, trust = session.config, list(session.config.trust)
     mode = cfg.monitor_mode = monitor_mode(session)
-    parameters = [*session.model.parameters(), *session.task.parameters()]  # a loss may learn something too
-    optimizer = make_optimizer(_facts_filled(cfg, "optimizer"), parameters, session.device, trust)
+    optimizer = make_optimizer(
+        _facts_filled(cfg, "optimizer"), session.model, session.device, plain(cfg.param_groups), trust, session.task
+    )
+    asks_for_loss = needs_closure(optimizer)  # before a scheduler wraps its step
     schedule = make_schedule(
         _facts_filled(cfg, "scheduler") if cfg.scheduler else None, optimizer, cfg.schedule.interval,
         cfg.schedule.warmup_steps, mode, trust, cfg.spec.schedule_length,
@@ -387,6 +397,10 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
         "profile",
     )
     trainer_class = locate(section["_target_"], "trainer", trust)
+    if asks_for_loss and trainer_class is Trainer:
+        trainer_class = ClosureTrainer
+        settings = ("precision", "accumulate_steps", "max_grad_norm", "nonfinite")
+        check_closure_settings(optimizer, **{name: section[name] for name in settings})
     nodes = plain(cfg.callbacks or {})
     callbacks = {name: build(node, f"callbacks.{name}", trust) for name, node in nodes.items()}
     return trainer_class(

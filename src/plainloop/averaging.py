@@ -1,40 +1,117 @@
 """Averages of the weights over a run, which often generalise better than the last ones."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
-class EMA:
-    """An exponential moving average: after each step, average = d * average + (1 - d) * weights.
+class Average:
+    """A second network that holds an average of the first one's weights, for validation and for what is kept as best.
 
-    After step i, d is min(decay, (1 + i) / (10 + i)), so that a short run isn't held at its random beginning
-    (as TensorFlow's `num_updates` does; averaging itself: Polyak and Juditsky 1992, "Acceleration of stochastic
-    approximation by averaging"). Buffers (BatchNorm's statistics) are averages already and are taken as they are.
-
-    `model` is a network of its own, for validation and for what is kept as best.
+    Until `count` is 1 there is nothing in it.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay, self.updates = decay, 0
+    def __init__(self, model: nn.Module):
+        self.count = 0  # of weights that have gone in
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.averages: list[Tensor] = list(self.model.parameters())
         self.weights = [weight.detach() for weight in model.parameters()]
         self.buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self) -> None:
-        """After every step."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.averages, self.weights, 1.0 - decay)
+    def add(self, share: float) -> None:
+        """average = (1 - share) * average + share * weights; buffers are taken as they are."""
+        self.count += 1
+        torch._foreach_lerp_(self.averages, self.weights, share)
         for copied, buffer in self.buffers:
             copied.copy_(buffer)
 
-    def start_from(self, weights: Mapping[str, Any], updates: int) -> None:
-        """Begin with an average of so many updates."""
-        self.model.load_state_dict(weights)
-        self.updates = updates
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.count = state["count"]
+
+
+def chosen_weights(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Of a checkpoint, the weights that predictions follow from: the averaged ones, where there are any."""
+    average = state["average"]
+    return average["model"] if average and average["count"] else state["model"]
+
+
+class EMA(Average):
+    """An exponential moving average: after each step, average = d * average + (1 - d) * weights.
+
+    After step i, d is min(decay, (1 + i) / (10 + i)), so that a short run isn't held at its random beginning
+    (as TensorFlow's `num_updates` does; averaging itself: Polyak and Juditsky 1992, "Acceleration of stochastic
+    approximation by averaging"). Buffers (BatchNorm's statistics) are averages already and are taken as they are.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__(model)
+        self.decay = decay
+
+    def update(self) -> None:
+        """After every step."""
+        step = self.count + 1
+        self.add(1.0 - min(self.decay, (1 + step) / (10 + step)))
+
+
+class SWA(Average):
+    """The mean of the weights at the ends of epochs (Izmailov et al. 2018, "Averaging weights leads to wider optima and
+    better generalization"). BatchNorm's statistics belong to none of these weights, and are measured anew.
+
+    Args:
+        start: the first epoch, from 1, whose end counts.
+    """
+
+    def __init__(self, model: nn.Module, start: int):
+        super().__init__(model)
+        self.start = start
+        self.added = self.renewed = -1  # the steps at which this was last done
+        # Frozen ones keep the statistics that they have.
+        self.norms = [
+            (of_average, norm)
+            for of_average, norm in zip(self.model.modules(), model.modules(), strict=True)
+            if isinstance(norm, _NormBase) and norm.track_running_stats
+        ]
+
+    def end_epoch(self, epoch: int, step: int, forward: Callable[[nn.Module], None]) -> None:
+        """After every epoch, numbered from 1. What is interrupted and repeated at the same step counts once.
+
+        Args:
+            forward: lets a network see the training split.
+        """
+        if epoch < self.start:
+            return
+        if self.added != step:
+            self.add(1.0 / (self.count + 1))
+            self.added = step
+        norms: list[Any] = [of_average for of_average, norm in self.norms if norm.training]
+        if norms and self.renewed != step:
+            momenta = [norm.momentum for norm in norms]
+            self.model.eval()  # but for these: dropout has no place in what evaluation will see
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the mean over all batches
+                norm.train()
+            try:
+                with torch.no_grad():
+                    forward(self.model)
+            finally:
+                for norm, momentum in zip(norms, momenta, strict=True):
+                    norm.momentum = momentum
+                    norm.eval()
+            self.renewed = step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "added": self.added, "renewed": self.renewed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.added, self.renewed = state.get("added", -1), state.get("renewed", -1)

@@ -52,6 +52,8 @@ def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
         "task": ((Task,), "a plainloop.tasks.Task"),
         "optimizer": ((torch.optim.Optimizer,), "a torch.optim.Optimizer"),
         "scheduler": ((torch.optim.lr_scheduler.LRScheduler,), "a torch.optim.lr_scheduler.LRScheduler"),
+        "scheduler.lr_lambda": ((), "a function of a number of ticks"),
+        "scheduler.scale_fn": ((), "a function of a share of a cycle"),
         "trainer": ((Trainer,), "a plainloop.trainer.Trainer"),
         "logger": ((Logger,), "a plainloop.loggers.Logger"),
         "callbacks": ((Callback,), "a plainloop.callbacks.Callback"),

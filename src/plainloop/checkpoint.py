@@ -108,6 +108,14 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file was written by `save`, and to its end."""
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - len(MAGIC)))
+        return file.read() == MAGIC
+
+
 def link(source: Path, target: Path) -> None:
     """Let `target` name the file `source` too (a copy where the file system has no hard links), atomically."""
     import shutil

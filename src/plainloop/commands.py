@@ -190,6 +190,9 @@ def _train(
             for logger in loggers.values():
                 logger.open(run, plain(cfg), trainer.step)
             console.say(f"run     {run}")
+            if cfg.schedule.draw:
+                report.draw_schedule(run, session, trainer.schedule, console)
+                return Run(run.path, session, {})
             if trainer.step == 0:
                 report.draw_inputs(run, session, loggers)
             anomaly = torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
@@ -259,8 +262,8 @@ def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, A
     averaged where the run averages."""
     best = run.checkpoints / "best.pt"
     if not best.exists():
-        if trainer.ema is not None:
-            session.model.load_state_dict(trainer.ema.model.state_dict())
+        if trainer.average is not None and trainer.average.count:
+            session.model.load_state_dict(trainer.average.model.state_dict())
         return None
     state = checkpoint_room.load(best)
     continuing.load_weights(session, state)

@@ -115,9 +115,31 @@ class Loader:
 
 
 @dataclass
+class Finetune:
+    weights: str | None = key(
+        None, "weights to start from: a run, latest, a folder of runs, or a file (.pt, .pth, .safetensors)"
+    )
+    partial: bool = key(False, "take what fits of them; the rest stays as it was initialised")
+    trainable: str = key(
+        "all", "what is trained: all, head, last:N (blocks), or a regular expression of parameters' names"
+    )
+
+
+@dataclass
+class ParamGroups:
+    no_decay_norm_bias: bool = key(False, "no weight decay on norms and biases")
+    layer_decay: float | None = key(
+        None, "each block's learning rate is this share of the next one's, towards the head", above=0
+    )
+    head_lr: float | None = key(None, "the learning rate of the head", min=0)
+    rules: list[Any] = key(list, "options by parameters' names: [{match: REGEX, lr: 1e-4, weight_decay: 0}]")
+
+
+@dataclass
 class Schedule:
     interval: str = key("step", "when the scheduler ticks", choices=("step", "epoch", "validation"))
     warmup_steps: int = key(0, "steps of linear warm-up in front of the scheduler", min=0)
+    draw: bool = key(False, "draw the learning rates over the run, and don't train: debug=schedule")
 
 
 @dataclass
@@ -143,6 +165,9 @@ class TrainerSection:
         None,
         "evaluate an average of the weights, w = decay x w + (1 - decay) x new, as with 0.999; null: off",
         above=0,
+    )
+    swa_start: int | None = key(
+        None, "evaluate the mean of the weights at every epoch's end, from this epoch on; null: off", min=1
     )
     nonfinite: str = key(
         "stop", "a loss or gradient that is NaN or infinite ends the run, or its step is skipped and counted",
@@ -225,6 +250,8 @@ class Config:
     transforms: Transforms = field(default_factory=Transforms)
     loader: Loader = field(default_factory=Loader)
     trainer: TrainerSection = field(default_factory=TrainerSection)
+    finetune: Finetune = field(default_factory=Finetune)
+    param_groups: ParamGroups = field(default_factory=ParamGroups)
     schedule: Schedule = field(default_factory=Schedule)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
@@ -347,6 +374,16 @@ def _validate_training(cfg: DictConfig) -> None:
         raise UserError(f"name={cfg.name}: a folder below paths.outputs={cfg.paths.outputs}; set that instead.")
     if (cfg.trainer.ema_decay or 0) >= 1:
         raise UserError(f"trainer.ema_decay={cfg.trainer.ema_decay}: must be below 1, as in 0.999.")
+    if cfg.trainer.swa_start and cfg.trainer.ema_decay:
+        raise UserError("trainer.ema_decay and trainer.swa_start both say which average of the weights is evaluated: "
+                        "give one of them.")  # fmt: skip
+    if (cfg.trainer.swa_start or 0) > cfg.trainer.max_epochs:
+        raise UserError(f"trainer.swa_start={cfg.trainer.swa_start}: the run ends before, with "
+                        f"trainer.max_epochs={cfg.trainer.max_epochs}.")  # fmt: skip
+    for number, rule in enumerate(cfg.param_groups.rules):
+        if not isinstance(rule, DictConfig) or not isinstance(rule.get("match"), str) or len(rule) < 2:
+            raise UserError(f"param_groups.rules[{number}]={as_typed(rule)}: a rule is written "
+                            "{match: REGEX, lr: 1e-4}.")  # fmt: skip
     if (cfg.trainer.num_threads or 1) > 1024:
         raise UserError(f"trainer.num_threads={cfg.trainer.num_threads}: at most 1024.")
     if every == "0" and not cfg.choices.get("debug"):

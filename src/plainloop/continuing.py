@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plainloop import compose
 from plainloop.assemble import Session
+from plainloop.averaging import chosen_weights
 from plainloop.checkpoint import Damaged, load
 from plainloop.config import MOVABLE, as_typed, plain, validate
 from plainloop.errors import MachineError, UserError, first_line
@@ -228,7 +229,7 @@ def load_all(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
 
 def load_weights(session: Session, state: dict[str, Any]) -> None:
     """Only what predictions follow from: the averaged weights, where the run has them."""
-    session.model.load_state_dict(state["ema"] or state["model"])
+    session.model.load_state_dict(chosen_weights(state))
     session.preprocess.load_state_dict(state["preprocess"])
     session.task.load_state_dict(state["task"])
 
@@ -237,8 +238,11 @@ def start_from(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
     """Weights and the optimizer's moments, with the new run's own hyper-parameters, position and schedule."""
     with _fitting(old):
         trainer.model.load_state_dict(state["model"])
-        if trainer.ema is not None:
-            trainer.ema.start_from(state["ema"] or state["model"], state["ema_updates"])
+        if trainer.average is not None:
+            # A moving average goes on; a mean of epochs' ends begins anew, with the new run's epochs.
+            goes_on = trainer.ema is not None and state["average"] and "added" not in state["average"]
+            begun = state["average"] if goes_on else {"model": state["model"], "count": 0}
+            trainer.average.load_state_dict(begun)
         trainer.preprocess.load_state_dict(state["preprocess"])
         trainer.task.load_state_dict(state["task"])
         saved, fresh = state["optimizer"], trainer.optimizer.state_dict()["param_groups"]

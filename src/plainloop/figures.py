@@ -1,10 +1,14 @@
 """Pictures of a run, as PNG files."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+# Told apart by those who don't see red and green, too (Okabe and Ito 2008, "Color universal design").
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 
 
 def image_grid(images: Tensor, path: Path, most: int = 64) -> None:
@@ -28,6 +32,48 @@ def image_grid(images: Tensor, path: Path, most: int = 64) -> None:
     scale = max(1, 512 // max(picture.size))
     path.parent.mkdir(exist_ok=True)
     picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)
+
+
+def line_plot(lines: Mapping[str, Sequence[tuple[float, float]]], path: Path, x_label: str, y_label: str,
+              size: tuple[int, int] = (720, 400)) -> None:  # fmt: skip
+    """Draw named lines through points (x, y), with axes from the lowest to the highest value."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    scale = 2  # drawn twice as large and made smaller, so that lines are smooth
+    width, height = size[0] * scale, size[1] * scale
+    left, right, top, bottom = 90 * scale, 24 * scale, 34 * scale, 56 * scale
+    points = [point for line in lines.values() for point in line if all(map(math.isfinite, point))]
+    ends = [(min(values), max(values)) for values in zip(*points, strict=True)] or [(0.0, 1.0), (0.0, 1.0)]
+    (x_low, x_high), (y_low, y_high) = [(low, high if high > low else low + (abs(low) or 1.0)) for low, high in ends]
+    picture = Image.new("RGB", (width, height), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=13 * scale)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (x - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low)
+        return left + across * (width - left - right), height - bottom - up * (height - top - bottom)
+
+    for y in _ticks(y_low, y_high):
+        pen.line((place(x_low, y), place(x_high, y)), fill=(225, 225, 225), width=scale)
+        pen.text((left - 8 * scale, place(x_low, y)[1]), f"{y:.6g}", "black", font, anchor="rm")
+    for x in _ticks(x_low, x_high):
+        pen.text((place(x, y_low)[0], height - bottom + 6 * scale), f"{x:,.6g}", "black", font, anchor="ma")
+    pen.text(((left + width - right) / 2, height - 6 * scale), x_label, "black", font, anchor="mb")
+    pen.text((8 * scale, 6 * scale), y_label, "black", font, anchor="la")
+    for number, (name, line) in enumerate(lines.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        pen.line([place(x, y) for x, y in line if math.isfinite(y)], fill=colour, width=2 * scale, joint="curve")
+        if len(lines) > 1:
+            pen.text((width - right - 8 * scale, top + (4 + 18 * number) * scale), name, colour, font, anchor="ra")
+    path.parent.mkdir(exist_ok=True)
+    picture.resize(size, Image.Resampling.LANCZOS).save(path)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to eight round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.75)
+    return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def confusion_matrix(counts: Tensor, names: Sequence[str], path: Path) -> None:

@@ -1,35 +1,173 @@
-"""Optimizers and the schedule of their learning rate."""
+"""Optimizers: which of a model's parameters they step, in which groups, and several of them at once."""
 
 import inspect
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plainloop.build import build, locate
-from plainloop.errors import UserError, first_line, listed
+from plainloop.build import build, check_arguments, locate
+from plainloop.errors import UserError, did_you_mean, first_line
+from plainloop.param_groups import Options, divided, group_options
 
 
-def make_optimizer(node: Mapping[str, Any], parameters: Iterable[nn.Parameter], device: torch.device,
-                   trust: Sequence[str] = ()) -> torch.optim.Optimizer:  # fmt: skip
-    """Build the optimizer over the parameters that require a gradient, fused where torch has a fused kernel."""
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+def make_optimizer(node: Mapping[str, Any], model: nn.Module, device: torch.device,
+                   groups: Mapping[str, Any] | None = None, trust: Sequence[str] = (),
+                   task: nn.Module | None = None) -> torch.optim.Optimizer:  # fmt: skip
+    """Build the optimizer over the parameters that require a gradient, fused where torch has a fused kernel.
+
+    Args:
+        node: `_target_` and its arguments; of `Several`, a node for each optimizer.
+        groups: section `param_groups`.
+        task: a loss may learn something too; its parameters are named `task.loss...`.
+    """
+    named = dict(model.named_parameters())
+    named |= {f"task.{name}": parameter for name, parameter in task.named_parameters()} if task is not None else {}
+    trainable = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
     if not trainable:
         raise UserError("model: it has no parameter that requires a gradient: there is nothing to train.")
+    options = group_options(model, trainable, **(groups or {}))
+    sparse = {f"{name}.weight" for name, module in model.named_modules() if getattr(module, "sparse", False)}
+    if locate(node["_target_"], "optimizer", trust) is not Several:
+        return _build(node, "optimizer", trainable, options, device, sparse, trust)
+    parts = {name: part for name, part in node.items() if name != "_target_"}
+    shares = divided(parts, model, trainable)
+    built = {}
+    for name, share in shares.items():
+        arguments = {key: value for key, value in parts[name].items() if key != "parameters"}
+        built[name] = _build(arguments, f"optimizer.{name}", share, options, device, sparse, trust, name)
+        if needs_closure(built[name]):
+            raise UserError(f"optimizer.{name}: {type(built[name]).__name__} evaluates the loss itself in its steps, "
+                            "and can't be one of several.")  # fmt: skip
+    return Several(built)
+
+
+def _build(node: Mapping[str, Any], slot: str, named: Mapping[str, nn.Parameter], options: Options,
+           device: torch.device, sparse: set[str], trust: Sequence[str],
+           part: str = "") -> torch.optim.Optimizer:  # fmt: skip
     arguments = dict(node)
-    target = locate(arguments["_target_"], "optimizer", trust)
-    fusable = device.type in ("cpu", "cuda") and all(parameter.is_floating_point() for parameter in trainable)
-    if "fused" in inspect.signature(target).parameters and fusable and not _chosen(arguments):
+    target = locate(arguments["_target_"], slot, trust)
+    accepted = inspect.signature(target).parameters
+    # No fused kernel takes complex numbers, nor the gradients of sparse embeddings.
+    fusable = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in named.values())
+    if "fused" in accepted and fusable and not sparse & named.keys() and not _chosen(arguments):
         arguments["fused"] = True
-    return build(arguments, "optimizer", trust, params=trainable)
+    check_arguments(
+        target, {name: value for name, value in arguments.items() if name != "_target_"}, slot, {"params": 0}
+    )
+    _check_fit(target, arguments, named, sparse, slot)
+    default = accepted["lr"].default if "lr" in accepted else None
+    params = _grouped(named, options, arguments.get("lr", default), list(accepted), target.__name__, part)
+    if len(params) > 1 and isinstance(params[0], dict) and issubclass(target, torch.optim.LBFGS):
+        raise UserError(f"{slot}: L-BFGS has one group of parameters: leave param_groups out.")
+    return build(arguments, slot, trust, params=params)
+
+
+def _check_fit(target: Any, arguments: Mapping[str, Any], named: Mapping[str, nn.Parameter], sparse: set[str],
+               slot: str) -> None:  # fmt: skip
+    """Optimizers that take only some parameters, or no sparse gradients. Raises UserError."""
+    if not (inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)):
+        return
+    if issubclass(target, torch.optim.Muon):
+        for name, parameter in named.items():
+            if parameter.ndim != 2:
+                raise UserError(
+                    f"{slot}: Muon takes weights of two dimensions alone, and {name} has {parameter.ndim}. "
+                    "optimizer=muon gives it those of the hidden layers, and the rest to AdamW."
+                )
+    dense = [name for name in named if name not in sparse]
+    if dense and issubclass(target, torch.optim.SparseAdam):
+        raise UserError(
+            f"{slot}: SparseAdam is for nn.Embedding(sparse=True) alone, and {dense[0]} isn't one's. Give it these, "
+            "and the rest to another, with optimizer=several"
+        )
+    if len(dense) < len(named):  # which take sparse gradients, and with which options, torch says at a step only
+        trial = nn.Parameter(torch.zeros(2, 1))
+        trial.grad = torch.eye(2, 1).to_sparse(1)
+        try:
+            make: Any = target
+            make([trial], **{name: value for name, value in arguments.items() if name != "_target_"}).step()
+        except RuntimeError as error:
+            raise UserError(f"{slot}: {next(name for name in named if name in sparse)} is a sparse embedding's: "
+                            f"{first_line(error)}. Build the model without sparse=True, or give it to SparseAdam, as "
+                            "optimizer=several can") from error  # fmt: skip
 
 
 def _chosen(arguments: Mapping[str, Any]) -> bool:
     """Whether the user has already said which implementation is wanted, or asks for what no fused kernel does."""
     said = "fused" in arguments or arguments.get("foreach") is not None
     return said or any(arguments.get(name) for name in ("differentiable", "capturable"))
+
+
+def _grouped(named: Mapping[str, nn.Parameter], options: Options, rate: Any, accepted: Sequence[str],
+             called: str, part: str) -> list[Any]:  # fmt: skip
+    """The parameters, in groups of equal options: what an optimizer takes as `params`."""
+    if not part and not any(options.get(name) for name in named):
+        return list(named.values())
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in named.items():
+        chosen = dict(options.get(name, {}))
+        share = chosen.pop("share", 1.0)
+        label = chosen.pop("name", "")
+        for option in chosen:
+            if option not in accepted:
+                raise UserError(f"param_groups: {called}, which trains {name}, has no option {option}."
+                                f"{did_you_mean(option, accepted)}")  # fmt: skip
+        if share != 1.0 and "lr" not in chosen:
+            chosen["lr"] = rate * share
+        label = "/".join(word for word in (part, label) if word)
+        group = groups.setdefault(repr((label, chosen)), {"params": [], **chosen, "name": label})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+class Several(torch.optim.Optimizer):
+    """Optimizers over disjoint parameters, that step one after another and look like one.
+
+    Args:
+        parts: name -> optimizer.
+    """
+
+    def __init__(self, parts: Mapping[str, torch.optim.Optimizer]):
+        self.parts = dict(parts)
+        groups = [group for part in self.parts.values() for group in part.param_groups]
+        shared = set.intersection(*(set(part.defaults) for part in self.parts.values()))
+        defaults = next(iter(self.parts.values())).defaults
+        super().__init__([{**group} for group in groups], {name: defaults[name] for name in sorted(shared)})
+        self._share()
+
+    def _share(self) -> None:
+        """One list of groups and one state, of which each part sees its own."""
+        begin = 0
+        for part in self.parts.values():
+            end = begin + len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[begin:end], self.state
+            begin = end
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        begin = 0
+        for part in self.parts.values():
+            end = begin + len(part.param_groups)
+            part.__setstate__({"state": self.state, "param_groups": self.param_groups[begin:end]})
+            begin = end
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts.values():
+            part.step()
+        return loss
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step evaluates the loss itself, perhaps many times, as that of L-BFGS does."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 class SkipNonfinite:
@@ -84,104 +222,3 @@ class SkipNonfinite:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.skipped.fill_(state["skipped"])
         self.in_a_row.fill_(state["in_a_row"])
-
-
-class Schedule:
-    """The learning rate over the run: linear warm-up over the first steps, then a scheduler of torch's.
-
-    At step i of w warm-up steps, every group's rate is (i + 1) / (w + 1) of what the scheduler starts with; step w
-    is the first at the full rate, and the scheduler's ticks are counted from there.
-
-    Args:
-        scheduler: built over the optimizer already, or None for a constant rate.
-        interval: when the scheduler ticks: "step", "epoch", or "validation" (ReduceLROnPlateau).
-        warmup_steps: optimizer steps of warm-up.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: Any = None, interval: str = "step",
-                 warmup_steps: int = 0):  # fmt: skip
-        self.optimizer, self.scheduler, self.interval = optimizer, scheduler, interval
-        self.warmup_steps, self.count = warmup_steps, 0
-        self.full_rates = [group["lr"] for group in optimizer.param_groups]
-        self.every_step = warmup_steps > 0 or (scheduler is not None and interval == "step")
-        if warmup_steps:
-            self._warm_up()
-
-    def _warm_up(self) -> None:
-        share = (self.count + 1) / (self.warmup_steps + 1)
-        for group, rate in zip(self.optimizer.param_groups, self.full_rates, strict=True):
-            group["lr"] = rate * share if self.count < self.warmup_steps else rate
-
-    def step(self) -> None:
-        """After every optimizer step."""
-        if not self.every_step:
-            return
-        self.count += 1
-        if self.count <= self.warmup_steps:
-            self._warm_up()
-        elif self.interval == "step" and self.scheduler is not None:
-            self.scheduler.step()
-
-    def end_epoch(self) -> None:
-        """After every epoch."""
-        if self.interval == "epoch" and self.scheduler is not None and self._warm():
-            self.scheduler.step()
-
-    def end_validation(self, value: float) -> None:
-        """After every validation, with the monitored quantity."""
-        if self.interval == "validation" and self.scheduler is not None and self._warm():
-            self.scheduler.step(value)
-
-    def _warm(self) -> bool:
-        """Whether a step has been made at the full rate: until then the scheduler doesn't tick."""
-        return self.warmup_steps == 0 or self.count > self.warmup_steps
-
-    def rate(self) -> float:
-        """The learning rate of the first group."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def state_dict(self) -> dict[str, Any]:
-        state = None if self.scheduler is None else self.scheduler.state_dict()
-        return {"count": self.count, "full_rates": self.full_rates, "scheduler": state}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.count, self.full_rates = state["count"], list(state["full_rates"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-
-
-def make_schedule(node: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer, interval: str, warmup_steps: int,
-                  monitor_mode: str, trust: Sequence[str] = (), length: int = 0) -> Schedule:  # fmt: skip
-    """Build the scheduler that a config node describes ({} or None: none) and put the warm-up in front of it."""
-    scheduler = None
-    if node:
-        target = locate(node["_target_"], "scheduler", trust)
-        plateau = issubclass(target, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        if plateau != (interval == "validation"):
-            what = "reacts to validations" if plateau else "doesn't react to validations"
-            right = "validation" if plateau else "step or epoch"
-            raise UserError(f"schedule.interval={interval}: {target.__name__} {what}. Write schedule.interval={right}")
-        mode = {"mode": monitor_mode} if plateau and "mode" not in node else {}
-        scheduler = build({**node, **mode}, "scheduler", trust, optimizer=optimizer)
-        _try(node, mode, target, optimizer, length)
-    return Schedule(optimizer, scheduler, interval, warmup_steps)
-
-
-def _try(node: Mapping[str, Any], mode: Mapping[str, Any], target: Any, optimizer: torch.optim.Optimizer,
-         length: int) -> None:  # fmt: skip
-    """Let a twin of the scheduler tick, so that what it refuses is known before the first step."""
-    arguments = {name: value for name, value in node.items() if name != "_target_"}
-    twin = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=optimizer.param_groups[0]["lr"])
-    for group in twin.param_groups:
-        group |= {name: value for name, value in optimizer.param_groups[0].items() if name != "params"}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            scheduler = target(twin, **arguments, **mode)
-            total = getattr(scheduler, "total_steps", None)  # OneCycleLR has an end
-            if isinstance(total, int) and total < length:
-                raise ValueError(f"it ends after {total} of {length} steps")
-            scheduler.step(*([0.0] if mode or "mode" in node else []))
-    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
-        typed = listed(f"{name}={value}" for name, value in arguments.items())
-        raise UserError(f"scheduler: {target.__name__} can't run with ({typed}): {first_line(error)}") from error

@@ -16,10 +16,12 @@ from plainloop.continuing import depends_on_length
 from plainloop.data.fetching import each_sample
 from plainloop.data.overlap import shared_samples
 from plainloop.data.splits import SPLITS, own
+from plainloop.errors import UserError
 from plainloop.loaders import training_loader
 from plainloop.loggers import Console, Logger
 from plainloop.metrics import ConfusionMatrix
 from plainloop.rundir import RunDir, typed
+from plainloop.schedule import Schedule, curve
 from plainloop.trainer import Trainer
 
 
@@ -35,15 +37,19 @@ def say_what_was_found(session: Session, console: Console) -> None:
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
     values = ", ".join(spec.target_names or [f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1)])
     target = f"{len(names)} classes ({shown})" if names else f"target: {values}"
-    note = own(session.data.train, "note") or ""
-    note = "\n".join(["", *note.splitlines()]).replace("\n", "\n        ") if "\n" in note else note and f"; {note}"
-    console.say(f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{note}")
+    remark = own(session.data.train, "note") or ""
+    remark = (
+        "\n".join(["", *remark.splitlines()]).replace("\n", "\n        ")
+        if "\n" in remark
+        else remark and f"; {remark}"
+    )
+    console.say(f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{remark}")
     for split, pairs in shared_samples(session.data).items():
         index, other = pairs[0]
         console.say(f"warning: {len(pairs):,} of {spec[f'num_{split}']:,} samples of {split} are also in train, and "
                     f"don't measure what is new (its sample {index} is sample {other} of train)")  # fmt: skip
-    if session.note:
-        console.say(f"note    {session.note}")
+    for note in session.notes:
+        console.say(f"note    {note}")
     if cfg.loader.batch_sampler == "length":
         sampler = training_loader(cfg, session.data.train, session.device).source.batch_sampler  # type: ignore[union-attr]
         with seeding.preserved():
@@ -108,6 +114,28 @@ def draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) ->
     image_grid(torch.stack(images).cpu(), run.figures / "inputs.png")
     for logger in loggers.values():
         logger.figure("inputs", run.figures / "inputs.png", 0)
+
+
+def draw_schedule(run: RunDir, session: Session, schedule: Schedule, console: Console) -> None:
+    """The learning rates over the run, as a picture and in a few lines."""
+    from plainloop.figures import line_plot
+
+    spec = session.config.spec
+    if not spec.total_steps:
+        raise UserError("debug=schedule: the data is a stream, of which nobody knows how many steps come: set "
+                        "trainer.max_steps")  # fmt: skip
+    rates = curve(schedule, spec.total_steps, spec.steps_per_epoch)
+    names = list(rates[0])
+    line_plot({name: [(step, rate[name]) for step, rate in enumerate(rates)] for name in names},
+              run.figures / "schedule.png", "step", "learning rate")  # fmt: skip
+    for share in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1):
+        step = round(share * (len(rates) - 1))
+        console.say(f"step {step:>8,}  " + "  ".join(f"{name} {rates[step][name]:.4g}" for name in names))
+    if session.config.schedule.interval == "validation":
+        console.say(
+            "note    this scheduler reacts to validations, and there were none: the rate will fall when they stall"
+        )
+    console.say(f"drawn   {run.figures / 'schedule.png'}")
 
 
 def draw_confusion(run: RunDir, session: Session, split: str, confusion: ConfusionMatrix, step: int,

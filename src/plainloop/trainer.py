@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from plainloop import inference
 from plainloop.augment import Augment
-from plainloop.averaging import EMA
+from plainloop.averaging import EMA, SWA, Average
 from plainloop.bookkeeping import Rate, Selection
 from plainloop.callbacks import Callback
 from plainloop.data import Loader
 from plainloop.errors import Interrupted, MachineError
 from plainloop.metrics import MeanLoss, compute_all, reset_all
-from plainloop.optim import Schedule, SkipNonfinite
+from plainloop.models.freezing import train_mode
+from plainloop.optim import SkipNonfinite
+from plainloop.schedule import Schedule
 from plainloop.seeding import StepSeed
 from plainloop.tasks import Task
 
@@ -48,7 +50,8 @@ class Trainer:
         validate_every: epochs between validations, or steps as in "500s"; 0 for never.
         monitor, mode: the validation quantity that selects, as "val/accuracy", and "max" or "min".
         patience, min_delta: early stopping after so many validations without a better value.
-        ema_decay: keep an average of the weights, and validate with it.
+        ema_decay: keep a moving average of the weights, and validate with it.
+        swa_start: keep the mean of the weights at epochs' ends from this one on, and validate with it.
         nonfinite: "stop" the run at a loss or gradient that is NaN or infinite, or "skip" such steps.
         callbacks: name -> callback.
         log: called with every record: at log points and after epochs.
@@ -80,6 +83,7 @@ class Trainer:
         validate_every: int | str = 1,
         stop_below: float | None = None,
         ema_decay: float | None = None,
+        swa_start: int | None = None,
         nonfinite: str = "stop",
         monitor: str = "val/loss",
         mode: str = "min",
@@ -116,7 +120,8 @@ class Trainer:
             self.scaler = SkipNonfinite(device, [*model.buffers(), *preprocess.buffers(), *task.buffers()])
         self.keep: Callable[[], None] = getattr(self.scaler, "keep", lambda: None)
         self.ema = EMA(model, ema_decay) if ema_decay is not None else None
-        self.evaluated: Any = self.network if self.ema is None else self.ema.model
+        self.swa = SWA(model, swa_start) if swa_start is not None else None
+        self.average: Average | None = self.ema or self.swa
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # A step of the user's own may well draw with NumPy: mixup, say.
         self.seed_step = StepSeed(seed, device, everything=type(self).train_step is not Trainer.train_step)
@@ -137,7 +142,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train until the length is reached or something stops the run; `reason` says what."""
-        self.model.train()
+        train_mode(self.model)
         for callback in self.callbacks.values():
             callback.on_start(self)
         self._clock(True)
@@ -245,7 +250,7 @@ class Trainer:
             "epoch": self.epoch + 1,
             "train/loss": loss,
             **{f"train/{name}": value for name, value in values.items()},
-            "lr": self.schedule.rate(),
+            **self.schedule.rates(),
             "grad_norm": norm,
             "samples_per_second": self.rates["log"].read(self.samples),
         }
@@ -287,7 +292,7 @@ class Trainer:
         repeated when the run is resumed.
         """
         self._clock(False)
-        record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1, "lr": self.schedule.rate()}
+        record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1, **self.schedule.rates()}
         if whole:
             if self.losses.count or self.losses.waiting or self.epoch_samples == 0:
                 self._read_losses(f"epoch {self.epoch + 1}")
@@ -298,6 +303,8 @@ class Trainer:
             record["samples_per_second"] = self.rates["epoch"].read(self.samples)
             if self.stop_below is not None and self.last_train_loss < self.stop_below:
                 self.stop(f"the training loss {self.last_train_loss:.4g} is below trainer.stop_below={self.stop_below}")
+            if self.swa is not None:
+                self.swa.end_epoch(self.epoch + 1, self.step, self._see_training_split)
         last = bool(self.stopped) or self.step == self.max_steps or (whole and self.epoch + 1 == self.max_epochs)
         if isinstance(self.scaler, SkipNonfinite):
             self._check_skips(last)
@@ -310,7 +317,7 @@ class Trainer:
             self.schedule.end_epoch()
             self.epoch, self.batch = self.epoch + 1, 0
             self.epoch_loss, self.epoch_samples = 0.0, 0
-        if whole or len(record) > 3:  # else nothing is in it that isn't known
+        if whole or any(name.startswith("val/") for name in record):  # else there is nothing new in it
             self._record(record, epoch_ended=True)
         if better or self.finished() or self.due(self, True):
             self._save(better)
@@ -343,6 +350,14 @@ class Trainer:
         self.schedule.end_validation(record[self.monitor])
         return better
 
+    def _see_training_split(self, model: nn.Module) -> None:
+        """Let a network see the epoch's batches once more."""
+        self.seed_step(self.step)
+        for batch in self.train_batches.epoch(self.epoch):
+            self.obey_signal(save=True)
+            with self.autocast:
+                self.task.loss_of(model, self.prepare_training(batch))
+
     def _clock(self, running: bool) -> None:
         for rate in self.rates.values():
             (rate.start if running else rate.pause)(self.samples)
@@ -350,9 +365,10 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Loss and metrics over the validation split, without the prefix "val/"."""
         assert self.val_batches is not None
+        averaged = None if self.average is None or not self.average.count else self.average.model
         return inference.measure(
-            self.evaluated, self.task, self.val_batches.epoch(), self.prepare, self.autocast, self.task.metrics,
-            stopped=lambda: self.obey_signal(save=True),
+            averaged or self.network, self.task, self.val_batches.epoch(), self.prepare, self.autocast,
+            self.task.metrics, stopped=lambda: self.obey_signal(save=True),
         )  # fmt: skip
 
     def _record(self, record: dict[str, Any], epoch_ended: bool = False) -> None:
@@ -403,8 +419,7 @@ class Trainer:
         """Everything that the rest of the run depends on: tensors and plain containers."""
         return {
             **{name: getattr(self, name).state_dict() for name in PARTS},
-            "ema": None if self.ema is None else self.ema.model.state_dict(),
-            "ema_updates": 0 if self.ema is None else self.ema.updates,
+            "average": None if self.average is None else self.average.state_dict(),
             "callbacks": {name: callback.state_dict() for name, callback in self.callbacks.items()},
             "position": {name: getattr(self, name) for name in POSITION},
             "carried": {name: getattr(self, name) for name in CARRIED},
@@ -414,8 +429,8 @@ class Trainer:
         """Continue where `state` was taken."""
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
-        if self.ema is not None:
-            self.ema.start_from(state["ema"], state["ema_updates"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         for name, callback in self.callbacks.items():
             callback.load_state_dict(state["callbacks"][name])
         for name, value in (state["position"] | state["carried"]).items():

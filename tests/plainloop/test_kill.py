@@ -202,7 +202,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
                      "history[0].train/loss"),
     "a weight": (flip("step-30.pt", "model", "head.3.weight"), "last checkpoint.model.head.3.weight"),
     "a moment": (flip("step-30.pt", "optimizer", "state", 0, "exp_avg"), "last checkpoint.optimizer.state.0.exp_avg"),
-    "an average": (flip("best.pt", "ema", "head.3.bias"), "best checkpoint.ema.head.3.bias"),
+    "an average": (flip("best.pt", "average", "model", "head.3.bias"), "best checkpoint.average.model.head.3.bias"),
     "a checkpoint that can't be read": (lambda run: (run / "checkpoints/step-27.pt").write_bytes(b"no"), "step-27.pt"),
     "a result": (rewrite("metrics.json", lambda text: [line.replace('"epochs": 2', '"epochs": 3') for line in text]),
                  "metrics.json.epochs"),

@@ -209,6 +209,15 @@ ROUGH = [  # its first validation stays the "best", as what is looked for is the
     "trainer.validate_every=2s", "monitor=val/loss", "monitor_mode=max", "early_stopping.patience=10",
     f"callbacks.tally._target_={__name__}.Tally", "logger=none",
 ]  # fmt: skip
+MEANS = [  # two optimizers, and the mean of the weights at the ends of epochs 2 and 3
+    *own(data="Images", model="Net"), "optimizer=several", "optimizer.rest.lr=0.01", "scheduler=sequential",
+    "scheduler.milestones=[1]", "param_groups.no_decay_norm_bias=true", "param_groups.head_lr=0.02",
+    "trainer.swa_start=2", "loader.batch_size=16", "trainer.max_epochs=3", "trainer.log_every=3", "logger=none",
+]  # fmt: skip
+CLOSURES = [
+    *own(data="Images", model="Net"), "optimizer=lbfgs", "optimizer.max_iter=3", "optimizer.lr=0.5",
+    "loader.batch_size=32", "trainer.max_epochs=2", "trainer.log_every=2", "logger=none",
+]  # fmt: skip
 STREAM = [
     "model=mlp", "model.hidden_sizes=[8]", "model.dropout=0.2", "loader.batch_size=4", "trainer.accumulate_steps=2",
     "trainer.log_every=5", "optimizer.lr=0.01", "logger=none",
@@ -216,6 +225,8 @@ STREAM = [
 RUNS = {
     "smooth": SMOOTH,  # 68 samples are 9 batches, the last of 4, and 5 steps, the last of one batch
     "rough": ROUGH,
+    "means": MEANS,
+    "closures": CLOSURES,
     "short": [*SMOOTH, "trainer.max_steps=8"],  # ends within an epoch, and validates then
     "logged": [*SMOOTH, "trainer.max_steps=8", "logger=tensorboard"],
     "shuffling": [*own(data="Shuffling"), *STREAM, "trainer.max_epochs=2"],
@@ -243,6 +254,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], W
         ("smooth", 15, True),  # finished, but for the last measurement
         ("rough", 4, False),  # in the warm-up, validated
         ("rough", 18, False),
+        ("means", 5, True),  # before the first average
+        ("means", 12, False),  # within the third epoch, two means
+        ("means", 15, False),
+        ("closures", 3, False),
         ("short", 8, False),  # its last step is done, the validation isn't
         ("shuffling", 3, False),
         ("remembering", 9, False),
@@ -346,8 +361,8 @@ def test_after_five_kills_everything_is_there_once(uninterrupted, tmp_path):
 # last measurement.
 CONTROLS = {
     "model": ("smooth", 7),
-    "ema": ("smooth", 7),
-    "ema_updates": ("smooth", 7),
+    "average.model": ("smooth", 7),
+    "average.count": ("smooth", 7),
     "task": ("smooth", 7),
     "optimizer.state": ("smooth", 7),
     "optimizer.param_groups": ("smooth", 7),
@@ -384,13 +399,15 @@ NOT_NEEDED = {
     "preprocess.shift": "likewise",
     "train_batches.stream": "saves walking over what was read before: see below",
     "scaler.in_a_row": "when a run is given up: see below",
+    "average.added": "when what belongs to an epoch's end is interrupted: see below",
+    "average.renewed": "likewise",
     "carried.ended": "an end that is repeated adds nothing",
     "loggers.console": "has none",
     "seconds": "a clock's: see below",
     "fingerprint": "says whose checkpoint it is: see below",
 }
 OPENED = ("schedule", "scaler", "losses", "best", "train_batches", "loggers", "position", "carried", "callbacks",
-          "preprocess", "optimizer")  # fmt: skip
+          "preprocess", "optimizer", "average")  # fmt: skip
 
 
 def fresh_state(name: str) -> dict[str, Any]:
@@ -401,13 +418,13 @@ def fresh_state(name: str) -> dict[str, Any]:
 
 def items(state: dict[str, Any]) -> set[str]:
     """The state's keys, with those within the parts that are ours."""
-    inner = {f"{part}.{name}" for part in OPENED for name in state[part]}
+    inner = {f"{part}.{name}" for part in OPENED for name in state[part] or ()}
     return inner | (set(state) - set(OPENED))
 
 
 def test_every_item_of_the_state_has_its_control(uninterrupted):
     """A new one can't be forgotten: either its loss is shown to matter, or a reason is given here."""
-    names = ("smooth", "rough", "logged", "remembering")
+    names = ("smooth", "rough", "logged", "remembering", "means")
     found = set().union(*(items(newest(uninterrupted(name).path)) for name in names))
     assert found - set(NOT_NEEDED) == set(CONTROLS)
 
@@ -793,7 +810,7 @@ def test_validation_and_logging_leave_the_training_alone(uninterrupted, tmp_path
         patience = ["early_stopping.patience=null"] if word.endswith("=0") else ["early_stopping.patience=99"]
         run = plainloop.train([*SMOOTH, word, *patience, f"hydra.run.dir={tmp_path}/{number}"])
         state = newest(run.path)
-        for part in ("model", "ema", "task", "optimizer", "schedule"):
+        for part in ("model", "average", "task", "optimizer", "schedule"):
             assert unequal(whole[part], state[part], part) == []
 
 
@@ -1322,13 +1339,13 @@ def test_the_average_is_the_recursion_by_hand():
 
     def by_hand() -> None:
         update()
-        decay = min(0.4, (1 + trainer.ema.updates) / (10 + trainer.ema.updates))
+        decay = min(0.4, (1 + trainer.ema.count) / (10 + trainer.ema.count))
         for name, weight in trainer.model.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * weight.detach().double()
 
     trainer.ema.update = by_hand
     trainer.fit()
-    assert trainer.step == trainer.ema.updates == 10
+    assert trainer.step == trainer.ema.count == 10
     for name, weight in trainer.ema.model.named_parameters():
         torch.testing.assert_close(weight.double(), average[name], rtol=1e-5, atol=1e-6)
         assert not torch.equal(weight, trainer.model.get_parameter(name))
@@ -1341,11 +1358,11 @@ def test_an_extended_run_goes_on_averaging(uninterrupted, tmp_path):
     before = newest(uninterrupted("smooth").path)
     words = [f"extend={uninterrupted('smooth').path}", "trainer.max_steps=1", f"hydra.run.dir={tmp_path}/longer"]
     after = newest(plainloop.train(words).path)
-    assert (before["ema_updates"], after["ema_updates"]) == (15, 16)
+    assert (before["average"]["count"], after["average"]["count"]) == (15, 16)
     decay = min(0.9, 17 / 26)
     for name in ("convolution.weight", "head.3.bias"):
-        expected = decay * before["ema"][name].double() + (1 - decay) * after["model"][name].double()
-        torch.testing.assert_close(after["ema"][name].double(), expected, rtol=1e-5, atol=1e-6)
+        expected = decay * before["average"]["model"][name].double() + (1 - decay) * after["model"][name].double()
+        torch.testing.assert_close(after["average"]["model"][name].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_average_leaves_the_training_alone():
@@ -1358,8 +1375,8 @@ def test_validation_best_and_evaluate_use_the_average(uninterrupted):
     run = uninterrupted("smooth").path
     best = checkpoint.load(run / "checkpoints/best.pt")
     loaded = plainloop.load_run(run)
-    assert unequal(dict(loaded.model.state_dict()), dict(best["ema"])) == []
-    assert unequal(dict(best["model"]), dict(best["ema"])) != []
+    assert unequal(dict(loaded.model.state_dict()), dict(best["average"]["model"])) == []
+    assert unequal(dict(best["model"]), dict(best["average"]["model"])) != []
 
     batches = list(loaded.session.loader("val"))
     preprocess, scale = loaded.preprocess, best["task"]["loss.scale"]
@@ -1374,7 +1391,7 @@ def test_validation_best_and_evaluate_use_the_average(uninterrupted):
         return float(sum(losses)) / 20
 
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["val/loss"] == pytest.approx(by_hand(best["ema"]), rel=1e-5)
+    assert metrics["val/loss"] == pytest.approx(by_hand(best["average"]["model"]), rel=1e-5)
     assert metrics["val/loss"] != pytest.approx(by_hand(best["model"]), rel=1e-3)
     for split in ("val", "test"):
         assert plainloop.evaluate(run, split=split)[f"{split}/loss"] == metrics[f"{split}/loss"]
@@ -1481,8 +1498,8 @@ def test_batch_norms_statistics_survive_a_skipped_step():
     assert trainer.step == 10
     assert len(saved) >= 10
     for state in saved:
-        for name in ("model", "ema"):
-            assert all(tensor.isfinite().all() for tensor in state[name].values())
+        for weights in (state["model"], state["average"]["model"]):
+            assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
 @pytest.mark.parametrize(
@@ -1518,7 +1535,7 @@ def test_a_run_that_stops_saves_nothing_poisoned(what, optimizer):
             trainer.fit()
         assert len(saved) == (step - 1 if saves else 0)
         for state in saved:
-            parts = [state["model"], state["ema"], *state["optimizer"]["state"].values()]
+            parts = [state["model"], state["average"]["model"], *state["optimizer"]["state"].values()]
             assert all(tensor.isfinite().all() for part in parts for tensor in part.values()
                        if isinstance(tensor, Tensor))  # fmt: skip
 

@@ -137,7 +137,8 @@ def points(inputs: Sequence[Sequence[float]], targets: Sequence[Sequence[float]]
 
 @factory("data")
 def arrays(path: str, inputs: str = "inputs", targets: str | None = "targets",
-           classes: str | Sequence[str] = "classes", task: str | None = None) -> InMemory:  # fmt: skip
+           classes: str | Sequence[str] = "classes", only: Sequence[str] | None = None,
+           task: str | None = None) -> InMemory:  # fmt: skip
     """Arrays in an .npz or .safetensors file, or in a folder of .npy files: whole-number targets are classes, others
     are values.
 
@@ -147,6 +148,7 @@ def arrays(path: str, inputs: str = "inputs", targets: str | None = "targets",
         targets: name of the array of classes (N,), values (N,) or (N, T), or, for task=multilabel, 0 and 1 (N, T);
             None for none.
         classes: name of an array of class names, which may be absent; or the names themselves, in a list.
+        only: names of the classes whose samples are taken, as [0, 1]; None for all.
         task: with regression, whole numbers are values too.
     """
     held = NamedArrays(find_path(path), path)
@@ -166,7 +168,21 @@ def arrays(path: str, inputs: str = "inputs", targets: str | None = "targets",
     names = [str(name) for name in held[classes]] if isinstance(classes, str) and classes in held else None
     names = names if isinstance(classes, str) else [str(name) for name in classes]
     whole, names = checked_labels(labels, names, str(path))
+    if only is not None:
+        kept = _numbers_of(only, names)
+        mine = torch.isin(whole, torch.tensor(kept))
+        tensor, whole = tensor[mine], torch.searchsorted(torch.tensor(kept), whole[mine])
+        names = [names[number] for number in kept]
     return checked(InMemory(tensor, whole, classes=names), str(path))
+
+
+def _numbers_of(only: Any, names: Sequence[str]) -> list[int]:
+    """The numbers of some classes, in order. Raises UserError for what is none."""
+    wanted = [str(name) for name in only] if isinstance(only, list | tuple) else []
+    for name in wanted or [str(only)]:
+        if not wanted or name not in names:
+            raise UserError(f"data.only={name}: must be a list of classes; there are {listed(names)}.")
+    return sorted({names.index(name) for name in wanted})
 
 
 def _numbers(held: NamedArrays, argument: str, name: str, path: str) -> Tensor:

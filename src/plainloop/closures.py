@@ -1,0 +1,58 @@
+"""Training with an optimizer that evaluates the loss itself, perhaps many times in a step: L-BFGS."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainloop.errors import UserError
+from plainloop.trainer import Trainer
+
+
+class ClosureTrainer(Trainer):
+    """The trainer whose optimizer is given a closure: zero_grad, forward, loss, backward, as often as it likes
+    (Liu and Nocedal 1989, "On the limited memory BFGS method for large scale optimization").
+
+    All evaluations within a step see the same batch, augmented once, and the same dropout masks. The loss that is
+    recorded is the first one: that of the weights which the step begins with.
+    """
+
+    def train_step(self, window: Sequence[Any], logging: bool) -> tuple[Any, Tensor | None]:
+        size = self.task.size(window[0])
+        batch = self.prepare_training(window[0])
+        first: list[Any] = []
+
+        def closure() -> Tensor:
+            self.seed_step(self.step)
+            for parameter in self.parameters:
+                parameter.grad = None
+            with self.autocast:
+                loss, outputs = self.task.loss_of(self.network, batch)
+            if not first:
+                first.extend((loss.detach(), outputs))
+            loss.backward()
+            return loss
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]  # it gives back a tensor, not a number
+        self.losses.add(first[0], size)
+        self.trained_on = batch if logging else None
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        return first[1], nn.utils.get_total_norm(gradients) if logging else None
+
+
+def check_closure_settings(optimizer: torch.optim.Optimizer, precision: str, accumulate_steps: int,
+                           max_grad_norm: float | None, nonfinite: str) -> None:  # fmt: skip
+    """What can't be done with an optimizer that evaluates the loss itself. Raises UserError."""
+    typed = {
+        "precision=fp16": precision == "fp16",
+        f"accumulate_steps={accumulate_steps}": accumulate_steps > 1,
+        f"max_grad_norm={max_grad_norm}": max_grad_norm is not None,
+        "nonfinite=skip": nonfinite == "skip",
+    }
+    for setting, chosen in typed.items():
+        if chosen:
+            raise UserError(
+                f"trainer.{setting}: {type(optimizer).__name__} evaluates the loss several times in a step, and can't "
+                "do that. Leave it out, or choose another optimizer."
+            )

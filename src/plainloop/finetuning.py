@@ -1,0 +1,74 @@
+"""Section `finetune`: the weights that a model starts from, and which of its parts are trained."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from plainloop import checkpoint as checkpoint_room
+from plainloop import rundir
+from plainloop.averaging import chosen_weights
+from plainloop.checkpoint import Checkpoints
+from plainloop.errors import MachineError, UserError
+from plainloop.models.freezing import freeze
+from plainloop.models.weights import load_weights, read_weights
+
+
+def finetune(cfg: DictConfig, model: nn.Module, preprocess: nn.Module, loaded: bool) -> list[str]:
+    """Load the initial weights, and freeze what isn't trained.
+
+    What a run does to its inputs before the model belongs to its weights, and is taken over where it fits.
+
+    Args:
+        loaded: the weights of a run are loaded afterwards: there is no need for the initial ones.
+
+    Returns:
+        lines that say what was loaded.
+    """
+    lines: list[str] = []
+    section = cfg.finetune
+    if section.partial and not section.weights:
+        raise UserError("finetune.partial=true says how finetune.weights are loaded, and there are none.")
+    if section.weights and not loaded:
+        weights, inputs, source = initial_weights(section.weights, cfg.paths.outputs)
+        section.weights = source  # `latest` would be another one tomorrow
+        lines = load_weights(model, weights, source, section.partial)
+        own = preprocess.state_dict()
+        if inputs is not None and own.keys() == inputs.keys() and all(own[k].shape == inputs[k].shape for k in own):
+            preprocess.load_state_dict(inputs)
+        elif inputs is not None:
+            lines.append(f"warning: inputs are normalised in another way than in {source}, which these weights know "
+                         "(transforms.normalize)")  # fmt: skip
+    freeze(model, section.trainable)
+    return lines
+
+
+def initial_weights(text: str, outputs: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any] | None, str]:
+    """The weights that `finetune.weights` names: a run's best ones, a checkpoint's, or a file's.
+
+    Returns:
+        the weights by name; the state of a run's `preprocess`, or None; and what was taken.
+    """
+    key, path = "finetune.weights", Path(text).expanduser()
+    if path.is_file():
+        try:
+            state = checkpoint_room.load(path)
+        except checkpoint_room.Damaged as error:
+            if checkpoint_room.is_ours(path):
+                raise UserError(f"{key}={text}: {error}") from error
+            return read_weights(path), None, str(path)
+        return chosen_weights(state), state["preprocess"], str(path)
+    if text != "latest" and path.is_dir() and not (path / "config.yaml").is_file():
+        run = rundir.latest(str(path), key)
+    elif text != "latest" and not path.exists():
+        raise UserError(f"{key}={text}: there is no such run or file. {key}=latest takes the newest run in {outputs}/.")
+    else:
+        run = rundir.find(text, outputs, key)
+    best = run.checkpoints / "best.pt"
+    try:
+        state = checkpoint_room.load(best) if best.exists() else Checkpoints(run.checkpoints).last()[1]
+    except (checkpoint_room.Damaged, MachineError) as error:
+        raise UserError(f"{key}={text}: {error}") from error
+    return chosen_weights(state), state["preprocess"], str(run)
