@@ -451,9 +451,12 @@ def _validate_training(cfg: DictConfig) -> None:
         for name, node in (cfg[group] or {}).items():
             if not isinstance(node, DictConfig) or "_target_" not in node:
                 raise UserError(f"{group}.{name} names no _target_: write {group}.{name}._target_=my_package.Mine")
-    for group in REQUIRED_GROUPS:
+    for group in (*REQUIRED_GROUPS, "scheduler") if cfg.scheduler else REQUIRED_GROUPS:
         if not isinstance(cfg[group], DictConfig) or "_target_" not in cfg[group]:
             raise UserError(f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name")
+    for name in sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{name}: {name.partition('.')[0]}={cfg.choices.get(name.partition('.')[0])} needs it. Write "
+                        f"{name}=VALUE")  # fmt: skip
     _validate_open_values(cfg)
     _validate_loss(cfg)
     _validate_monitor(cfg)

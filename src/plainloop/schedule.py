@@ -125,9 +125,6 @@ def _built(node: Mapping[str, Any], slot: str, optimizer: torch.optim.Optimizer,
             _built(each, f"{slot}.schedulers[{number}]", optimizer, trust)
             for number, each in enumerate(arguments["schedulers"])
         ]
-    for name, value in arguments.items():
-        if value == "???":
-            raise UserError(f"{slot}.{name}: it must be given. Write {slot}.{name}=VALUE")
     for name in ("max_lr", "base_lr"):
         if isinstance(arguments.get(name), int | float):
             arguments[name] = _for_each_group(arguments[name], optimizer)

@@ -202,7 +202,7 @@ def test_names_from_other_libraries(name, meant):
     """What other libraries call it is known."""
     node = {"_target_": "torch.optim.Adam", name: 0.1}
     with pytest.raises(UserError, match=rf"optimizer\.{name}: Adam takes no such argument\. Did you mean {meant}\?"):
-        make_optimizer(node, nn.Linear(1, 1).parameters(), torch.device("cpu"))
+        make_optimizer(node, nn.Linear(1, 1), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("error", ["ValueError", "TypeError", "IndexError"])

@@ -150,6 +150,7 @@ BESIDE = {
     "metrics=reconstruction": ["task=reconstruction"],
     "metrics=none": ["monitor=val/loss"],
 }
+NEEDS = {"scheduler=lambda": "scheduler.lr_lambda", "scheduler=multiplicative": "scheduler.lr_lambda"}
 OPTIONS = [(group, option) for group, options in compose.groups().items() for option in options]
 
 
@@ -158,10 +159,11 @@ def test_every_option_composes(group, option):
     """Every file in configs/ can be chosen; `custom` says which key it needs, and composes with it."""
     word = f"{group}={option}"
     words = [word, *BESIDE.get(word, [])]
-    if option == "custom":
-        with pytest.raises(UserError, match=f"{group}._target_="):
+    needed = f"{group}._target_" if option == "custom" else NEEDS.get(word)
+    if needed:
+        with pytest.raises(UserError, match=f"{needed}="):
             compose.compose(words)
-        words.append(f"{group}._target_=my_package.Mine")
+        words.append(f"{needed}=my_package.Mine")
     cfg = compose.compose(words)
     assert cfg.choices[group] == option
     assert not OmegaConf.missing_keys(cfg)
@@ -282,7 +284,7 @@ def test_changed_refuses_what_may_not_change(saved, word, held):
         ["model=mlp", "seed=0"], ["model=mlp", "seed=1"], ["model=cnn", "seed=0"], ["model=cnn", "seed=1"]]),
     (["seed=range(0,3)"], [["seed=0"], ["seed=1"], ["seed=2"]]),
     (["seed=choice(4,2)"], [["seed=4"], ["seed=2"]]),
-    (["optimizer=glob(adam*)"], [["optimizer=adam"], ["optimizer=adamw"]]),
+    (["optimizer=glob(adam*)"], [["optimizer=adam"], ["optimizer=adamax"], ["optimizer=adamw"]]),
     (["model.hidden_sizes=[8],[16,8]", "seed=1"], [
         ["model.hidden_sizes=[8]", "seed=1"], ["model.hidden_sizes=[16,8]", "seed=1"]]),
     (["name='a,b'"], [["name='a,b'"]]),

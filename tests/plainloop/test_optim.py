@@ -12,7 +12,8 @@ from torch.optim import lr_scheduler
 
 from plainloop import checkpoint
 from plainloop.errors import UserError
-from plainloop.optim import Schedule, make_optimizer, make_schedule
+from plainloop.optim import make_optimizer
+from plainloop.schedule import Schedule, make_schedule
 
 CPU, RATE = torch.device("cpu"), 0.5
 
@@ -24,7 +25,7 @@ def weights(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
 
 def optimizer_of(name: str = "SGD", parameters: Any = None, device: torch.device = CPU, **arguments: Any):
     node = {"_target_": f"torch.optim.{name}", "lr": 0.1, **arguments}
-    return make_optimizer(node, parameters or weights(), device)
+    return make_optimizer(node, nn.ParameterList(parameters or weights()), device)
 
 
 # --- optimizers ---------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def test_only_what_requires_a_gradient_is_trained():
 )
 def test_wrong_optimizers_are_answered(node, message):
     with pytest.raises(UserError, match=message):
-        make_optimizer(node, weights(), CPU)
+        make_optimizer(node, nn.ParameterList(weights()), CPU)
 
 
 # --- schedules ----------------------------------------------------------------------------------------------
