@@ -43,6 +43,7 @@ from plainloop.loaders import drawn, evaluation_loader, first_two, training_load
 from plainloop.optim import make_optimizer, needs_closure
 from plainloop.pipelines import apply_transforms, augment_for, check_alike, check_shares, preprocess_for
 from plainloop.schedule import make_schedule
+from plainloop.summary import Summary, watched
 from plainloop.tasks import Task
 from plainloop.trainer import Trainer
 
@@ -64,6 +65,7 @@ class Session:
     autocast: AbstractContextManager
     skipped: Skipped  # samples that can't be read
     augment: Augment | None = None  # of training batches
+    summary: Summary = field(default_factory=Summary)  # of the model's layers
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and should be said
 
     @property
@@ -180,7 +182,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     session = Session(
         cfg, data, preprocess, model, task, device, sample,
         inference.preparation(preprocess, device, cfg.trainer.channels_last),
-        inference.autocast(device, cfg.trainer.precision), skipped, augment, notes,
+        inference.autocast(device, cfg.trainer.precision), skipped, augment, notes=notes,
     )  # fmt: skip
     session.to_device()
     if cfg.loader.on_device:
@@ -336,7 +338,8 @@ def check_forward(session: Session, split: str) -> None:
         batch = session.prepare(raw)
         with inference.eval_mode(session.model), torch.no_grad(), session.autocast:
             try:
-                session.task.check(session.model, batch)
+                with watched(session.model, 2) as session.summary:
+                    session.task.check(session.model, batch)
                 loss, outputs = session.task.loss_of(session.model, batch)
                 if not isinstance(loss, Tensor) or loss.ndim > 0:
                     seen = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

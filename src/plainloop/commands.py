@@ -26,6 +26,7 @@ from plainloop.guards import collect_garbage_again, explained, obeying_signals, 
 from plainloop.loggers import Console, History, Logger
 from plainloop.metrics import ConfusionMatrix
 from plainloop.rundir import RunDir
+from plainloop.summary import table
 from plainloop.trainer import Trainer
 
 
@@ -111,11 +112,12 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     cfg = session.config
     if is_trial or cfg.choices.get("debug"):
         cfg.test = False
-    report.say_what_was_found(session, console)
+    report.say_what_was_found(session, console, is_trial)
     others = {name: build(node, f"logger.{name}", list(cfg.trust)) for name, node in plain(cfg.logger or {}).items()}
     loggers: dict[str, Logger] = {"history": History(), "console": console, **others}
     with explained(None):
         trainer = make_trainer(session, log=_to_all(loggers), progress=console.progress)
+        report.say_memory(session, trainer, console)
 
     inexact, cfg.resume, cfg.resume_inexact = cfg.resume_inexact, None, False  # the run's own config has neither
     identity = continuing.fingerprint(session, trainer)
@@ -150,6 +152,7 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
                 rundir.record_resumption(run, cfg.seed, typed)
             else:
                 rundir.record_rest(run, cfg.seed, typed, session.data.indices)
+                rundir.replace_text(run.layers, "\n".join(table(session.model, session.summary)) + "\n")
         return _train(
             run,
             session,

@@ -16,16 +16,18 @@ from plainloop.continuing import depends_on_length
 from plainloop.data.fetching import each_sample
 from plainloop.data.overlap import shared_samples
 from plainloop.data.splits import SPLITS, own
-from plainloop.errors import UserError
+from plainloop.errors import UserError, listed
 from plainloop.loaders import training_loader
 from plainloop.loggers import Console, Logger
 from plainloop.metrics import ConfusionMatrix
+from plainloop.models.freezing import frozen_parts
 from plainloop.rundir import RunDir, typed
 from plainloop.schedule import Schedule, curve
+from plainloop.summary import ROWS, memory, metric, parameter_counts, table
 from plainloop.trainer import Trainer
 
 
-def say_what_was_found(session: Session, console: Console) -> None:
+def say_what_was_found(session: Session, console: Console, is_trial: bool = False) -> None:
     cfg = session.config
     spec = cfg.spec
     counts = {split: spec[f"num_{split}"] for split in SPLITS if session.data[split] is not None}
@@ -55,10 +57,17 @@ def say_what_was_found(session: Session, console: Console) -> None:
         with seeding.preserved():
             padded, otherwise = sampler.padding()
         console.say(f"note    batches of similar length: {padded:,} padded places in an epoch instead of {otherwise:,}")
-    count = sum(p.numel() for p in session.model.parameters())
-    trainable = sum(p.numel() for p in session.model.parameters() if p.requires_grad)
-    frozen = f", {trainable:,} of them trainable" if trainable != count else ""
-    console.say(f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{frozen}")
+    count, free = parameter_counts(session.model)
+    trained = f", {free:,} of them trained ({free / count:.1%})" if free < count else ""
+    flops = session.summary.flops.get("")
+    work = f", {metric(flops)}FLOPs a sample" if flops else ""
+    console.say(
+        f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{trained}{work}"
+    )
+    if free < count:
+        console.say(f"        frozen: {listed(frozen_parts(session.model), 8) or 'some of its parameters'}")
+    for line in [] if is_trial else table(session.model, session.summary, most=ROWS):
+        console.say(f"        {line}")
     number = torch.get_num_threads()
     threads = f" ({number} thread{'s' * (number != 1)})" if session.device.type == "cpu" else ""
     workers = f", {session.workers or 'no'} loading process{'es' * (session.workers != 1)}"
@@ -69,8 +78,17 @@ def say_what_was_found(session: Session, console: Console) -> None:
     console.say(f"train   {type_name(cfg.optimizer)}, {type_name(cfg.loss)}, {steps} on {where}")
 
 
+def say_memory(session: Session, trainer: Trainer, console: Console) -> None:
+    """What a training step holds beside the batch and its activations."""
+    parts = {name: size for name, size in memory(session.model, trainer.optimizer).items() if size}
+    console.say(f"memory  {', '.join(f'{metric(size)}B of {name}' for name, size in parts.items())}")
+
+
 def type_name(node: Any) -> str:
-    return str(node._target_).rpartition(".")[2]
+    """A target's name; of several, theirs."""
+    parts = [part for part in node.values() if hasattr(part, "_target_")] if hasattr(node, "values") else []
+    name = str(node._target_).rpartition(".")[2]
+    return " + ".join(type_name(part) for part in parts) if parts and name == "Several" else name
 
 
 def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[str, float], console: Console,

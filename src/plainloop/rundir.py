@@ -36,6 +36,7 @@ class RunDir:
         self.overrides = path / "overrides.yaml"
         self.environment = path / "environment.json"
         self.splits = path / "splits.json"
+        self.layers = path / "layers.txt"
         self.history = path / "history.jsonl"
         self.metrics = path / "metrics.json"
         self.log = path / "train.log"
