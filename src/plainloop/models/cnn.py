@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from plainloop.errors import UserError
-from plainloop.models.layers import activation_named
+from plainloop.models.layers import activation_named, check_dropout
 
 
 class CNN(nn.Module):
@@ -44,6 +44,7 @@ class CNN(nn.Module):
             or any(not isinstance(c, int) or c < 1 for c in channels)
         ):
             raise UserError(f"model.channels={channels}: a list of whole numbers from 1, as in [32,64].")
+        check_dropout(dropout)
         blocks: list[nn.Module] = []
         for number, width in enumerate(channels):
             # Large images are halved twice in the first block, first by its convolution, as the stem of a ResNet does:
