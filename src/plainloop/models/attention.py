@@ -1,8 +1,5 @@
 """Attention, and the block of a transformer: what the models for images, texts and characters are built of."""
 
-import math
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,13 +85,3 @@ class Transformer(nn.Module):
         for block in self.blocks:
             inputs = block(inputs, mask, causal)
         return self.norm(inputs)
-
-
-def sinusoidal_positions(count: int, width: int, device: torch.device | None = None) -> Tensor:
-    """What tells one place from another, which attention alone doesn't: (count, width), for any count.
-
-    Place p has sin(p / 10000^(i / width)) at every even i, and the cosine of the same behind it (Vaswani et al. 2017).
-    """
-    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
-    angles = torch.arange(count, device=device)[:, None] * rates
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :width]

@@ -12,8 +12,8 @@ from plainloop.models.layers import check_counts
 
 
 class CharTransformer(CharModel):
-    """A transformer's decoder alone, as GPT has it (Radford et al. 2018, "Improving language understanding by generative
-    pre-training"): every place looks at those before it and at itself, and at none behind it.
+    """A transformer's decoder alone, as GPT has it (Radford et al. 2018, "Improving language understanding by
+    generative pre-training"): every place looks at those before it and at itself, and at none behind it.
 
     Args:
         vocab_size: how many tokens there are.

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from plainloop.errors import UserError
-from plainloop.models.layers import check_counts, check_dropout
+from plainloop.models.layers import check_counts, check_dropout, check_sizes
 
 
 class BasicBlock(nn.Module):
@@ -61,8 +60,7 @@ class ResNet(nn.Module):
         side = min(image_size)
         if depth is None:
             depth = (2, 2, 2) if side <= 64 else (2, 2, 2, 2)
-        if not isinstance(depth, list | tuple) or not depth or any(type(n) is not int or n < 1 for n in depth):
-            raise UserError(f"model.depth={depth}: a list of whole numbers from 1, the blocks per stage, as in [2,2,2].")
+        check_sizes(least=1, depth=depth)
         stride = 1 if side <= 64 else 2
         side = -(-side // stride)
         self.stem = nn.Sequential(

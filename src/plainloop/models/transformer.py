@@ -1,14 +1,16 @@
 """A transformer that reads a text and says one thing about it."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from plainloop.models.attention import Transformer, sinusoidal_positions
+from plainloop.models.attention import Transformer
 
 
 class TransformerClassifier(nn.Module):
-    """Embedding and position of every token, a transformer's encoder (Vaswani et al. 2017, "Attention is all you need"),
-    the mean over the places, and a linear layer.
+    """Embedding and position of every token, a transformer's encoder (Vaswani et al. 2017, "Attention is all you
+    need"), the mean over the places, and a linear layer.
 
     The sequences of a batch are padded to one length. No place looks at padding, and the mean leaves it out: padding
     doesn't change a result. Positions are sines and cosines, which there are for texts of any length.
@@ -32,8 +34,18 @@ class TransformerClassifier(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (N, T), of which the first `lengths` (N,) count, to outputs (N, num_outputs)."""
         vectors = self.embedding(tokens)
-        vectors = self.dropout(vectors + sinusoidal_positions(*vectors.shape[1:], device=tokens.device))
+        vectors = self.dropout(vectors + sinusoidal_positions(tokens.shape[1], vectors.shape[2], tokens.device))
         counts = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (N, T)
         vectors = self.transformer(vectors, counts[:, None, None])
         mean = (vectors * counts[:, :, None]).sum(1) / lengths[:, None]
         return self.head(mean)
+
+
+def sinusoidal_positions(count: int, width: int, device: torch.device | None = None) -> Tensor:
+    """What tells one place from another, which attention alone doesn't: (count, width), for any count.
+
+    Place p has sin(p / 10000^(i / width)) at every even i, and the cosine of the same behind it (Vaswani et al. 2017).
+    """
+    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
+    angles = torch.arange(count, device=device)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :width]

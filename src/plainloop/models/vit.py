@@ -40,7 +40,8 @@ class ViT(nn.Module):
         self.patches = nn.Conv2d(in_channels, width, kernel_size=size, stride=size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, 1 + (height // size) * (wide // size), width))
-        nn.init.normal_(self.positions, std=0.02)
+        # About as large as the patches' own vectors: with the usual 0.02, training takes long to tell places apart.
+        nn.init.normal_(self.positions, std=0.5)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, num_classes)
 
@@ -60,7 +61,7 @@ def suitable_patch_size(image_size: Sequence[int]) -> int:
     size = min(fitting, key=lambda number: abs(number - max(2, side / 8)))
     count = height * wide // size**2
     if count > MOST:
-        raise UserError(f"model.patch_size=null: images of {height} x {wide} divide evenly into patches of {size} x {size} "
-                        f"and little else, which makes {count:,} of them: take images of another size, such as "
-                        f"{-(-side // 8) * 8}, set model.patch_size={size} all the same, or use model=resnet.")  # fmt: skip
+        raise UserError(f"model.patch_size=null: the best that divides images of {height} x {wide} is {size}, which "
+                        f"makes {count:,} patches of them. Take images of another size, such as {-(-side // 8) * 8}, "
+                        f"or model=resnet, or set model.patch_size={size} all the same.")  # fmt: skip
     return size
