@@ -79,7 +79,7 @@ def test_it_can_be_compiled(name):
     ("model=vit model.patch_size=3", r"model\.patch_size=3: doesn't divide images of 8 x 8"),
     ("model=vit model.dropout=2", r"model\.dropout=2"),
     ("model=resnet model.width=-4", r"model\.width=-4"),
-    ("model=resnet model.depth=3", r"model\.depth=3: a list"),
+    ("model=resnet model.depth=3", r"model\.depth=3: a list of whole numbers from 1, as in \[2,2,2\]"),
     ("model=cnn model.dropout=-1", r"model\.dropout=-1"),
     ("model=rnn model.embedding_size=0 data=text data.path=reviews.csv data.text=review data.target=stars",
      r"model\.embedding_size=0"),

@@ -37,7 +37,7 @@ class CNN(nn.Module):
         smaller_side = min(image_size)
         if channels is None:
             channels = (32, 64, 128) if smaller_side <= 64 else (32, 64, 128, 128)
-        check_sizes(least=1, channels=channels)
+        check_sizes(least=1, example="[32,64]", channels=channels)
         check_dropout(dropout)
         blocks: list[nn.Module] = []
         for number, width in enumerate(channels):

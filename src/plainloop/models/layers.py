@@ -34,12 +34,12 @@ def check_counts(**counts: object) -> None:
             raise UserError(f"model.{name}={value}: must be a whole number of at least 1.")
 
 
-def check_sizes(least: int = 0, **lists: object) -> None:
+def check_sizes(least: int = 0, example: str = "[128,64]", **lists: object) -> None:
     """Lists of sizes, so many numbers at least in each. Raises UserError, which names the argument."""
     for name, sizes in lists.items():
         fitting = isinstance(sizes, list | tuple) and all(type(size) is int and size > 0 for size in sizes)
         if not fitting or len(sizes) < least:  # type: ignore[arg-type]
-            raise UserError(f"model.{name}={sizes}: a list of whole numbers from 1, as in [128,64].")
+            raise UserError(f"model.{name}={sizes}: a list of whole numbers from 1, as in {example}.")
 
 
 def check_dropout(dropout: float) -> None:

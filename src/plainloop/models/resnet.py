@@ -60,7 +60,7 @@ class ResNet(nn.Module):
         side = min(image_size)
         if depth is None:
             depth = (2, 2, 2) if side <= 64 else (2, 2, 2, 2)
-        check_sizes(least=1, depth=depth)
+        check_sizes(least=1, example="[2,2,2]", depth=depth)
         stride = 1 if side <= 64 else 2
         side = -(-side // stride)
         self.stem = nn.Sequential(
