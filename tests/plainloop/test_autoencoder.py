@@ -33,6 +33,16 @@ def test_the_decoder_is_the_encoders_mirror_image():
     assert isinstance(model.encoder[-1], torch.nn.Linear)
 
 
+@pytest.mark.parametrize("decoder_sizes", [[], [6], [2, 9, 4]], ids=str)
+def test_the_decoder_may_have_a_depth_of_its_own(decoder_sizes):
+    model = Autoencoder((2, 5), [8, 3], decoder_sizes)
+    sizes = [layer.out_features for layer in model.decoder if isinstance(layer, torch.nn.Linear)]
+    assert sizes == [*decoder_sizes, 10]
+    assert model(torch.randn(6, 2, 5)).shape == (6, 2, 5)
+    with pytest.raises(UserError, match=r"model\.decoder_sizes=\[0\]"):
+        Autoencoder((2, 5), [8, 3], [0])
+
+
 @pytest.mark.parametrize("sizes", [[], [0], [2.5], 32, ["a"]], ids=str)
 def test_sizes_that_make_no_sense_are_refused(sizes):
     with pytest.raises(UserError, match=r"model\.hidden_sizes"):

@@ -140,6 +140,7 @@ def test_nothing_is_left_behind_by_a_swap(words, left_behind):
 # What must stand beside an option, where it doesn't fit the default data.
 BESIDE = {
     "loss=bce": ["data=breast_cancer"],
+    "loss=manual_bce": ["data=breast_cancer"],
     "loss=mse": ["data=penguins"],
     "loss=l1": ["data=penguins"],
     "loss=huber": ["data=penguins"],

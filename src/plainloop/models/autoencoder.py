@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from plainloop.errors import UserError
-from plainloop.models.layers import activation_named
+from plainloop.models.layers import activation_named, check_sizes
 
 
 class Autoencoder(nn.Module):
-    """An encoder to a few numbers, the code, and a decoder back, which is its mirror image (Hinton and Salakhutdinov
-    2006, "Reducing the dimensionality of data with neural networks").
+    """An encoder to a few numbers, the code, and a decoder back (Hinton and Salakhutdinov 2006, "Reducing the
+    dimensionality of data with neural networks").
 
     With activation=identity and the mean squared error it learns the subspace of the principal components (Baldi and
     Hornik 1989, "Neural networks and principal component analysis").
@@ -20,18 +19,24 @@ class Autoencoder(nn.Module):
     Args:
         input_shape: of one sample, an image or a vector.
         hidden_sizes: widths of the encoder's layers, the last of which is the size of the code.
+        decoder_sizes: widths of the decoder's layers between the code and the outputs, [] for none; None for those of
+            the encoder in reverse, its mirror image.
         activation: between the layers, but for the code and the outputs, which are linear: relu, leaky_relu, elu,
             gelu, silu, tanh, sigmoid or identity.
     """
 
-    def __init__(self, input_shape: Sequence[int], hidden_sizes: Sequence[int] = (128, 32), activation: str = "relu"):
+    def __init__(self, input_shape: Sequence[int], hidden_sizes: Sequence[int] = (128, 32),
+                 decoder_sizes: Sequence[int] | None = None, activation: str = "relu"):  # fmt: skip
         super().__init__()
-        sizes = hidden_sizes if isinstance(hidden_sizes, list | tuple) else []
-        if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
-            raise UserError(f"model.hidden_sizes={hidden_sizes}: a list of whole numbers from 1, as in [128,32].")
-        sizes = [math.prod(input_shape), *sizes]
-        self.encoder = nn.Sequential(nn.Flatten(), *_layers(sizes, activation))
-        self.decoder = nn.Sequential(*_layers(sizes[::-1], activation), nn.Unflatten(1, tuple(input_shape)))
+        check_sizes(least=1, hidden_sizes=hidden_sizes)
+        if decoder_sizes is None:
+            decoder_sizes = hidden_sizes[-2::-1]
+        check_sizes(decoder_sizes=decoder_sizes)
+        count, code = math.prod(input_shape), hidden_sizes[-1]
+        self.encoder = nn.Sequential(nn.Flatten(), *_layers([count, *hidden_sizes], activation))
+        self.decoder = nn.Sequential(
+            *_layers([code, *decoder_sizes, count], activation), nn.Unflatten(1, tuple(input_shape))
+        )
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Inputs (N, *input_shape) to codes (N, hidden_sizes[-1])."""

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from plainloop.errors import UserError
-from plainloop.models.layers import activation_named
+from plainloop.models.layers import activation_named, check_dropout, check_sizes
 
 
 class CNN(nn.Module):
@@ -38,12 +37,8 @@ class CNN(nn.Module):
         smaller_side = min(image_size)
         if channels is None:
             channels = (32, 64, 128) if smaller_side <= 64 else (32, 64, 128, 128)
-        if (
-            not isinstance(channels, Sequence)
-            or len(channels) == 0
-            or any(not isinstance(c, int) or c < 1 for c in channels)
-        ):
-            raise UserError(f"model.channels={channels}: a list of whole numbers from 1, as in [32,64].")
+        check_sizes(least=1, example="[32,64]", channels=channels)
+        check_dropout(dropout)
         blocks: list[nn.Module] = []
         for number, width in enumerate(channels):
             # Large images are halved twice in the first block, first by its convolution, as the stem of a ResNet does:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from plainloop.errors import UserError, did_you_mean, listed
-from plainloop.models.layers import activation_named
+from plainloop.models.layers import activation_named, check_dropout, check_sizes
 
 NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
@@ -36,10 +36,8 @@ class MLP(nn.Module):
             raise UserError(
                 f"model.norm={norm}: not known.{did_you_mean(str(norm), NORMS)} There are: none, {listed(NORMS)}."
             )
-        if not isinstance(hidden_sizes, list | tuple) or any(not isinstance(s, int) or s < 1 for s in hidden_sizes):
-            raise UserError(f"model.hidden_sizes={hidden_sizes}: a list of whole numbers from 1, as in [128,64].")
-        if not 0 <= dropout <= 1:
-            raise UserError(f"model.dropout={dropout}: a share from 0 to 1.")
+        check_sizes(hidden_sizes=hidden_sizes)
+        check_dropout(dropout)
         layers: list[nn.Module] = [nn.Flatten()]
         for size in hidden_sizes:
             layers.append(nn.Linear(in_features, size))

@@ -5,7 +5,6 @@ memory") and the GRU (Cho et al. 2014, "Learning phrase representations using RN
 machine translation") are three ways of changing that state; what is built around them is the same.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from plainloop.errors import UserError, did_you_mean, listed
+from plainloop.models.characters import CharModel
+from plainloop.models.layers import check_counts, check_dropout
 
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -28,11 +29,8 @@ def recurrent_layers(cell: str, in_features: int, hidden_size: int, layers: int 
     """
     if cell not in CELLS:
         raise UserError(f"model.cell={cell}: not known.{did_you_mean(str(cell), CELLS)} There are: {listed(CELLS)}.")
-    for name, value in (("hidden_size", hidden_size), ("layers", layers)):
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"model.{name}={value}: must be a whole number of at least 1.")
-    if not 0 <= dropout <= 1:
-        raise UserError(f"model.dropout={dropout}: a share from 0 to 1.")
+    check_counts(hidden_size=hidden_size, layers=layers)
+    check_dropout(dropout)
     between = dropout if layers > 1 else 0.0
     return CELLS[cell](in_features, hidden_size, layers, batch_first=True, bidirectional=bidirectional, dropout=between)
 
@@ -71,6 +69,7 @@ class RNNClassifier(nn.Module):
                  cell: str = "lstm", layers: int = 1, bidirectional: bool = True, dropout: float = 0.0,
                  padding: int = 0):  # fmt: skip
         super().__init__()
+        check_counts(embedding_size=embedding_size)
         self.directions = 2 if bidirectional else 1
         self.embedding = nn.Embedding(vocab_size, embedding_size, padding_idx=padding)
         self.recurrent = recurrent_layers(cell, embedding_size, hidden_size, layers, bidirectional, dropout)
@@ -110,7 +109,7 @@ class SeriesRNN(nn.Module):
         return self.head(self.dropout(last_state(state, self.directions)))
 
 
-class CharRNN(nn.Module):
+class CharRNN(CharModel):
     """Says something at every place of a sequence, knowing what came before it: the next character, say.
 
     Args:
@@ -127,9 +126,10 @@ class CharRNN(nn.Module):
     def __init__(self, vocab_size: int, num_outputs: int, embedding_size: int | None = None,
                  hidden_size: int | None = 256, cell: str = "gru", layers: int = 1, dropout: float = 0.0,
                  vocabulary: str | Sequence[str] | None = None):  # fmt: skip
-        super().__init__()
+        super().__init__(vocabulary)
+        if embedding_size is not None:
+            check_counts(embedding_size=embedding_size)
         self.vocab_size = vocab_size
-        self.vocabulary = list(json.loads(vocabulary) if isinstance(vocabulary, str) else vocabulary or ())
         self.embedding = None if embedding_size is None else nn.Embedding(vocab_size, embedding_size)
         size = hidden_size if hidden_size is not None else num_outputs
         self.recurrent = recurrent_layers(cell, embedding_size or vocab_size, size, layers, dropout=dropout)
@@ -148,41 +148,3 @@ class CharRNN(nn.Module):
             vectors = nn.functional.one_hot(tokens, self.vocab_size).to(next(self.parameters()).dtype)
         outputs, state = self.recurrent(vectors, state)
         return self.head(self.dropout(outputs)), state
-
-    @torch.no_grad()
-    def generate(self, prompt: str, length: int, temperature: float = 1.0,
-                 generator: torch.Generator | None = None) -> str:  # fmt: skip
-        """What may come behind `prompt`: so many characters, each drawn by the probabilities that the model gives it
-        after all before it.
-
-        Args:
-            prompt: one character at least.
-            temperature: what the logits are divided by; with 0 the most probable character is always taken.
-            generator: on the CPU, to draw from; None for torch's default one.
-
-        Raises:
-            UserError: a character of the prompt isn't in the vocabulary, which has no sign for unknown ones either.
-        """
-        number_of = {character: number for number, character in enumerate(self.vocabulary)}
-        unknown = number_of.get("\N{REPLACEMENT CHARACTER}")
-        known = [number_of.get(character, unknown) for character in prompt]
-        if not known or None in known:
-            fault = repr(prompt[known.index(None)]) if known else "no character"
-            raise UserError(f"generate: {fault} is no prompt for this model. It knows: {listed(self.vocabulary)}.")
-        tokens = torch.tensor([known], device=next(self.parameters()).device)
-        found: list[str] = []
-        training, state = self.training, None
-        self.eval()
-        for _ in range(length):
-            logits, state = self.read(tokens, state)
-            scores = logits[0, -1].float().cpu()
-            if unknown is not None:  # it is read, and never said
-                scores[unknown] = -torch.inf
-            if temperature > 0:
-                drawn = int(torch.multinomial((scores / temperature).softmax(0), 1, generator=generator))
-            else:
-                drawn = int(scores.argmax())
-            found.append(self.vocabulary[drawn])
-            tokens = tokens.new_tensor([[drawn]])
-        self.train(training)
-        return "".join(found)
