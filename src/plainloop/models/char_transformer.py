@@ -35,12 +35,13 @@ class CharTransformer(CharModel):
             raise UserError(f"model.tie_weights=true: what is read has {vocab_size} tokens, and what is said "
                             f"{num_outputs}: set it to false.")  # fmt: skip
         self.context_length = context_length
-        self.transformer = Transformer(width, layers, heads, dropout)
+        transformer = Transformer(width, layers, heads, dropout)
         self.embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(context_length, width)
         for embedding in (self.embedding, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
+        self.transformer = transformer
         self.head = None if tie_weights else nn.Linear(width, num_outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -26,9 +26,10 @@ class TransformerClassifier(nn.Module):
     def __init__(self, vocab_size: int, num_outputs: int, width: int = 64, layers: int = 2, heads: int = 4,
                  dropout: float = 0.0, padding: int = 0):  # fmt: skip
         super().__init__()
-        self.transformer = Transformer(width, layers, heads, dropout)
+        transformer = Transformer(width, layers, heads, dropout)
         self.embedding = nn.Embedding(vocab_size, width, padding_idx=padding)
         self.dropout = nn.Dropout(dropout)
+        self.transformer = transformer
         self.head = nn.Linear(width, num_outputs)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class ViT(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, image_size: Sequence[int], patch_size: int | None = None,
                  width: int = 64, layers: int = 4, heads: int = 4, dropout: float = 0.0):  # fmt: skip
         super().__init__()
-        self.transformer = Transformer(width, layers, heads, dropout)
+        transformer = Transformer(width, layers, heads, dropout)
         size = patch_size if patch_size is not None else suitable_patch_size(image_size)
         check_counts(patch_size=size)
         height, wide = image_size
@@ -43,6 +43,7 @@ class ViT(nn.Module):
         # About as large as the patches' own vectors: with the usual 0.02, training takes long to tell places apart.
         nn.init.normal_(self.positions, std=0.5)
         self.dropout = nn.Dropout(dropout)
+        self.transformer = transformer
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
