@@ -416,8 +416,10 @@ class Regression(Task):
             counts = targets_of(data[split])
             below = [] if counts is None else (counts.reshape(len(counts), -1).min(1).values < 0).nonzero().tolist()
             if below:
-                raise UserError(f"data: the target of sample {below[0][0]} of {split} is negative, and loss=poisson_nll is "
-                                f"for counts. Others: {listed(losses_room.fitting(self.kind)[:4])}.")  # fmt: skip
+                raise UserError(
+                    f"data: the target of sample {below[0][0]} of {split} is negative, and loss=poisson_nll "
+                    f"is for counts. Others: {listed(losses_room.fitting(self.kind)[:4])}."
+                )
         if not self.standardize:
             return
         few = own(data.train, "looked_at")  # of a stream, the samples that stand for all
