@@ -4,6 +4,7 @@ The tasks' models return logits or values, whatever the loss. A loss that takes 
 targets of -1 and 1, lists of labels) gets it from here: one line of the table `LOSSES` says what.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -349,20 +350,15 @@ def make_loss(
         if arguments.get("log_target"):
             raise UserError(f"{slot}.log_target=true: the targets are classes, and no logarithms. Leave it out.")
     weights = {}
-    if isinstance(target, type) and (turns_of(target) or issubclass(target, _weighted())):
-        weights = {name: _weights(arguments[name], kind, count, f"{slot}.{name}")
-                   for name in ("weight", "pos_weight") if arguments.get(name) is not None}  # fmt: skip
+    if isinstance(target, type) and (turns_of(target) or issubclass(target, nn.modules.loss._WeightedLoss)):
+        taken = [name for name in ("weight", "pos_weight") if name in inspect.signature(target).parameters]
+        given = {name: arguments[name] for name in taken if arguments.get(name) is not None}
+        weights = {name: _weights(value, kind, count, f"{slot}.{name}") for name, value in given.items()}
     loss = build({**arguments, **weights}, slot, trust)
-    for name, tensor in weights.items():  # the config holds the numbers: another run's state doesn't replace them
-        loss.register_buffer(name, tensor, persistent=False)
     right = "batchmean" if target is nn.KLDivLoss else "mean"
     if getattr(loss, "reduction", right) != right:
         raise UserError(f"{slot}.reduction={loss.reduction}: must be {right}, the mean over a batch's samples.")
     return loss
-
-
-def _weighted() -> tuple[type, ...]:
-    return (nn.modules.loss._WeightedLoss, nn.BCEWithLogitsLoss, FocalLoss)
 
 
 def _weights(value: Any, kind: str, count: int, name: str) -> Tensor:
