@@ -142,7 +142,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
         lambda **split: build(data_node, "data", trust, **split), locate(data_node["_target_"], "data", trust),
         Division(**plain(cfg.split)), cfg.seed,
     )  # fmt: skip
-    data.ignored, data.skip = losses.ignored_label(plain(cfg.loss)), cfg.loader.skip_unreadable
+    data.ignored, data.skip = losses.ignored_label(cfg.loss), cfg.loader.skip_unreadable
     for split in SPLITS:
         check_begins_anew(data[split], data.skip)
     digests = {split: digest(data[split]) for split in SPLITS if isinstance(size(data[split]), int)}

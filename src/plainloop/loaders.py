@@ -23,7 +23,7 @@ AS_GIVEN = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers"
 def training_loader(cfg: DictConfig, dataset: Dataset, device: torch.device, skipped: Skipped | None = None) -> Loader:
     """The batches to train on, in the order that the section asks for."""
     section = plain(cfg.loader)
-    ignored = ignored_label(plain(cfg.loss))
+    ignored = ignored_label(cfg.loss)
     sampler, batch_sampler = _samplers(section, dataset, ignored, list(cfg.trust))
     return make_loader(
         dataset, batch_size=section["batch_size"], shuffle=section["shuffle"], drop_last=section["drop_last"],

@@ -236,11 +236,10 @@ def check(node: Mapping[str, Any], kind: str, task: str, trust: Sequence[str] = 
         raise UserError(f"{slot}: {name} {why}.\nInstead, {instead}. task={task} takes: {listed(fitting(kind))}.")
     if kind and turns is not None and kind not in turns:
         raise UserError(f"{slot}: {name} doesn't fit task={task}, which takes: {listed(fitting(kind))}.")
+    if slot != "loss" and target in (WeightedSum, nn.PoissonNLLLoss, nn.GaussianNLLLoss):
+        raise UserError(f"{slot}: {name} can't be part of a sum: outputs mean something else to it than to the others.")
     if target is WeightedSum:
         for part, (inner, _) in _parts(node, slot).items():
-            if inner["_target_"].endswith(("WeightedSum", "PoissonNLLLoss", "GaussianNLLLoss")):
-                raise UserError(f"{slot}.parts.{part}: outputs mean something else to it than to the others; it can't "
-                                "be part of a sum.")  # fmt: skip
             check(inner, kind, task, trust, f"{slot}.parts.{part}")
 
 
@@ -332,7 +331,7 @@ def make_loss(
 
     Args:
         kind: of task.
-        count: how many outputs there are per sample, and so class weights.
+        count: how many outputs there are per sample, and so class weights; any for a task of the user's own.
     """
     target = locate(node["_target_"], "loss", trust)
     if target is WeightedSum:
@@ -350,7 +349,7 @@ def make_loss(
         if arguments.get("log_target"):
             raise UserError(f"{slot}.log_target=true: the targets are classes, and no logarithms. Leave it out.")
     weights = {}
-    if isinstance(target, type) and (turns_of(target) or issubclass(target, nn.modules.loss._WeightedLoss)):
+    if isinstance(target, type) and issubclass(target, tuple(known for known, _ in LOSSES.values())):
         taken = [name for name in ("weight", "pos_weight") if name in inspect.signature(target).parameters]
         given = {name: arguments[name] for name in taken if arguments.get(name) is not None}
         weights = {name: _weights(value, kind, count, f"{slot}.{name}") for name, value in given.items()}
@@ -371,7 +370,7 @@ def _weights(value: Any, kind: str, count: int, name: str) -> Tensor:
     if kind == "binary" and name.endswith(".weight"):
         raise UserError(f"{name}={value}: with one logit for two classes, write {name[:-6]}pos_weight=NUMBER: how much "
                         "more class 1 counts.")  # fmt: skip
-    if len(numbers) != count:
+    if kind and len(numbers) != count:
         what = "classes" if kind in CLASSES else "labels" if kind == "multilabel" else "outputs"
         raise UserError(f"{name}={value}: {len(numbers)} number{'s' * (len(numbers) != 1)} for {count} {what}.")
     return torch.tensor(numbers, dtype=torch.float32)
