@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -132,9 +132,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     torch.backends.cudnn.benchmark = device.type == "cuda" and not cfg.trainer.deterministic
     trust = list(cfg.trust)
     task_class = locate(cfg.task._target_, "task", trust)
-    losses.check(
-        cast(dict[str, Any], OmegaConf.to_container(cfg.loss)), task_class.kind, str(cfg.choices.get("task")), trust
-    )
+    losses.check(OmegaConf.to_container(cfg.loss), task_class.kind, str(cfg.choices.get("task")), trust)
 
     data_node = plain(cfg.data)
     seeding.seed_everything(cfg.seed, seeding.SPLIT)

@@ -226,7 +226,7 @@ def turns_of(target: Any) -> dict[str, Turn] | None:
 # --- from the configuration to a loss ---------------------------------------------------------------------------
 
 
-def check(node: Mapping[str, Any], kind: str, task: str, trust: Sequence[str] = (), slot: str = "loss") -> None:
+def check(node: Any, kind: str, task: str, trust: Sequence[str] = (), slot: str = "loss") -> None:
     """Whether a loss can work with a kind of task ("" for a task of the user's own, which knows best), before anything
     is built. Raises UserError with those that do."""
     target = locate(node["_target_"], "loss", trust)
@@ -299,11 +299,11 @@ def balanced(node: Mapping[str, Any], kind: str, data: Data, names: Sequence[str
             numbers = counts.sum() / (len(names) * counts)
         else:
             yes = labels.reshape(len(labels), -1).double().sum(0)
-            counts, numbers = yes, (len(labels) - yes) / yes
-            numbers = torch.where(yes == len(labels), 0.0, numbers)
+            counts, numbers = torch.minimum(yes, len(labels) - yes), (len(labels) - yes) / yes
         if bool((counts == 0).any()):
-            missing = names[int((counts == 0).nonzero()[0])] if len(names) == len(counts) else "1"
-            raise UserError(f"{slot}.{name}=balanced: the training split has no sample of {missing}. Give the numbers: "
+            empty = int((counts == 0).nonzero()[0])
+            what = f"of class {names[empty]}" if name == "weight" else f"with (or none without) label {empty}"
+            raise UserError(f"{slot}.{name}=balanced: the training split has no sample {what}. Give the numbers: "
                             f"{slot}.{name}=[...]")  # fmt: skip
         yield f"{slot}.{name}", numbers.tolist()
     for part, inner in (node.get("parts") or {}).items():
@@ -316,12 +316,11 @@ def _labels(data: Data) -> Tensor:
     few = own(data.train, "looked_at")
     dataset = data.train if few is None else few
     labels = targets_of(dataset)
-    if labels is None:
-        each = [torch.as_tensor(sample[1]) for sample in each_sample(dataset, data.skip)]
-        labels = (
-            torch.cat([one.flatten() for one in each]) if len({one.shape for one in each}) > 1 else torch.stack(each)
-        )
-    return labels
+    if labels is not None:
+        return labels
+    each = [torch.as_tensor(sample[1]) for sample in each_sample(dataset, data.skip)]
+    one_shape = len({one.shape for one in each}) == 1  # unless they are sequences of different lengths
+    return torch.stack(each) if one_shape else torch.cat(each)
 
 
 def make_loss(
@@ -335,13 +334,10 @@ def make_loss(
     """
     target = locate(node["_target_"], "loss", trust)
     if target is WeightedSum:
-        check_arguments(
-            target, {name: value for name, value in node.items() if name != "_target_"}, slot, {"factors": 1}
-        )
+        arguments = {name: value for name, value in node.items() if name != "_target_"}
+        check_arguments(target, arguments, slot, given={"factors": None})
         parts = _parts(node, slot)
-        built = {
-            name: make_loss(inner, kind, count, trust, f"{slot}.parts.{name}") for name, (inner, _) in parts.items()
-        }
+        built = {n: make_loss(inner, kind, count, trust, f"{slot}.parts.{n}") for n, (inner, _) in parts.items()}
         return WeightedSum(built, {name: factor for name, (_, factor) in parts.items()})
     arguments = dict(node)
     if target is nn.KLDivLoss:  # its "mean" would be over the classes too

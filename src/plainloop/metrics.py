@@ -363,6 +363,8 @@ class MeanLoss:
 
     def _add(self, value: float, size: float) -> None:
         # One by one, so that the sum is the same whenever it is fetched.
+        if size == 0:  # a batch of classes whose weight is 0: torch's mean over it is 0 / 0
+            return
         if not self.leave_out or math.isfinite(value):
             self.total += value * size
             self.count += size

@@ -127,7 +127,6 @@ class ByClasses(Task):
     weighted means over all the samples. In a weighted sum of losses it counts by its samples.
     """
 
-    ignored: int | None = None  # the label that is ignored, where the data may hold it
     class_weights: Tensor | None = None  # on the CPU, where most batches are when they are counted
 
     @property
@@ -151,6 +150,7 @@ class Multiclass(ByClasses):
 
     kind = "multiclass"
     takes_shares = True
+    ignored: int | None = None  # the label that is ignored, where the data may hold it
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -300,10 +300,6 @@ class SequenceLabelling(ByClasses):
 
     kind = "sequence_labelling"
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.ignored = getattr(self.loss, "ignore_index", IGNORED)
-
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
         names = class_names_of(data.train, skip=data.skip)
@@ -314,6 +310,11 @@ class SequenceLabelling(ByClasses):
         if count == 0:
             raise MachineError("every place of a batch is padding: there is nothing to learn from it.")
         return count
+
+    @property
+    def ignored(self) -> int:
+        """The label of places that don't count."""
+        return getattr(self.loss, "ignore_index", IGNORED)
 
     def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
         inputs, targets = batch

@@ -15,7 +15,17 @@ from plainloop import compose, config
 from plainloop.build import factory
 from plainloop.data import Data, InMemory
 from plainloop.errors import UserError
-from plainloop.losses import LOSSES, UNFIT, BinaryFocalLoss, FocalLoss, WeightedSum, fitted, fitting, make_loss
+from plainloop.losses import (
+    LOSSES,
+    UNFIT,
+    BinaryFocalLoss,
+    FocalLoss,
+    WeightedSum,
+    balanced,
+    fitted,
+    fitting,
+    make_loss,
+)
 from plainloop.metrics import MAE
 from plainloop.tasks import Binary, GaussianRegression, Multiclass, Multilabel, Regression, SequenceLabelling, Task
 
@@ -63,6 +73,7 @@ def labelled(split: str, kind: str) -> InMemory | None:
         "below": (number % 7).float() - 1,
         "ignored": torch.where(number % 6 == 5, -100, number % 3),
         "absent": torch.tensor([0, 2]).repeat(30),
+        "always": torch.stack([number % 2, torch.ones(60)], 1).float(),
     }
     names = ["common", "rare", "rarest"] if kind in ("rare", "absent") else None
     data = InMemory(FEATURES, targets[kind], classes=names)
@@ -229,14 +240,16 @@ def test_two_classes(option):
     torch.testing.assert_close(found, entropy_by_hand(LOGITS[:, 0], targets))
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.parametrize("option", ["bce_probabilities", "nll", "kl_div"])
-def test_losses_work_under_autocast(option):
-    """torch's BCELoss refuses to, as a task's other half it is taken out of it."""
+def test_losses_work_under_autocast(option, device):
+    """On a GPU torch's BCELoss refuses to: the loss is taken out of it."""
     kind = next(iter(LOSSES[option][1]))
     outputs, targets = (LOGITS, LABELS) if kind == "multiclass" else (LOGITS[:, :1], LABELS.clamp(max=1))
+    outputs, targets = outputs.to(device), targets.to(device)
     loss = make_loss({"_target_": f"torch.nn.{LOSSES[option][0].__name__}"}, kind, 4)
     expected = loss_of(kind, loss, outputs, targets)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         assert torch.equal(loss_of(kind, loss, outputs, targets), expected)
 
 
@@ -568,14 +581,36 @@ def test_weights_by_hand():
         trained(*DATA["multilabel"], f"loss={option}", "loss.weight=[1,0,2]")
 
 
-@pytest.mark.parametrize("batch_size", [7, 32, 1000])
+class Unlisted(torch.utils.data.Dataset):
+    """Labels that are known only when a sample is fetched, two of each of three sequences of different lengths."""
+
+    def __init__(self, split: str = "train"):
+        self.classes = ["a", "b", "c"]
+        self.inside = [([0, 1], [0, 2]), ([1, 1, 1], [0, 0, 0]), ([2], [1])] * 2
+
+    def __len__(self) -> int:
+        return len(self.inside)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.inside[index]
+        return torch.tensor(inputs), torch.tensor(targets)
+
+
+def test_balanced_weights_of_labels_that_no_attribute_lists():
+    """The samples are read: of sequences every place counts, of single labels every sample."""
+    found = dict(balanced({"weight": "balanced"}, "sequence_labelling", Data(Unlisted()), ["a", "b", "c"]))
+    assert found["loss.weight"] == pytest.approx([12 / (3 * 8), 12 / (3 * 2), 12 / (3 * 2)])
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 1000])
 @pytest.mark.parametrize("words", [["loss.label_smoothing=0.1"], ["loss=nll"]], ids=str)
 def test_a_weighted_validation_is_one_weighted_mean(words, batch_size):
-    """torch's own over the whole split, however it is divided into batches."""
-    run = trained("loss.weight=[1,9,1,1,1,0,1,3,1,1]", *words, f"loader.eval.batch_size={batch_size}")
+    """torch's own over the whole split, however it is divided into batches: also into some that hold only samples of
+    weight 0, whose mean is 0 / 0."""
+    smoothing, least = (0.1, 0.5) if words != ["loss=nll"] else (0.0, 0.0)
+    run = trained(f"loss.weight=[1,9,1,1,1,{least},1,3,1,1]", *words, f"loader.eval.batch_size={batch_size}")
     val = run.data.val
-    smoothing = 0.1 if words != ["loss=nll"] else 0.0
-    weight = torch.tensor([1.0, 9, 1, 1, 1, 0, 1, 3, 1, 1])
+    weight = torch.tensor([1.0, 9, 1, 1, 1, least, 1, 3, 1, 1])
     with torch.no_grad():
         logits = run.model.eval()(run.session.preprocess(val.inputs))
     expected = F.cross_entropy(logits, val.targets.long(), weight=weight, label_smoothing=smoothing)
@@ -616,7 +651,8 @@ def test_the_same_words_start_and_continue_a_run(word, tmp_path):
         (["data=breast_cancer", "loss.weight=balanced"], "loss.weight=balanced: it is for classes. Write pos_weight"),
         (["data=breast_cancer", "loss.pos_weight=[1,2]"], r"loss.pos_weight=\[1, 2\]: 2 numbers for 1 output"),
         ([*DATA["multilabel"], "loss.pos_weight=[1,2]"], "2 numbers for 3 labels"),
-        ([*mine("absent"), "loss.weight=balanced"], "the training split has no sample of rare. Give the numbers"),
+        ([*mine("absent"), "loss.weight=balanced"], "the training split has no sample of class rare. Give the numbers"),
+        ([*mine("always"), "task=multilabel", "loss.pos_weight=balanced"], r"with \(or none without\) label 1"),
         (["data=penguins", "loss.weight=balanced"], "loss.weight=balanced: it is for classes"),
         (["loss=multi_margin", "loss.pos_weight=[1]"], "loss.pos_weight: MultiMarginLoss takes no such argument"),
     ],
