@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from plainloop import compose, inference, seeding
+from plainloop import compose, inference, losses, seeding
 from plainloop.augment import Augment
 from plainloop.build import build, check_arguments, locate
 from plainloop.closures import ClosureTrainer, check_closure_settings
@@ -137,6 +137,8 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     torch.use_deterministic_algorithms(cfg.trainer.deterministic)
     torch.backends.cudnn.benchmark = device.type == "cuda" and not cfg.trainer.deterministic
     trust = list(cfg.trust)
+    task_class = locate(cfg.task._target_, "task", trust)
+    losses.check(OmegaConf.to_container(cfg.loss), task_class.kind, str(cfg.choices.get("task")), trust)
 
     data_node = plain(cfg.data)
     seeding.seed_everything(cfg.seed, seeding.SPLIT)
@@ -144,13 +146,12 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
         lambda **split: build(data_node, "data", trust, **split), locate(data_node["_target_"], "data", trust),
         Division(**plain(cfg.split)), cfg.seed,
     )  # fmt: skip
-    data.ignored, data.skip = cfg.loss.get("ignore_index", data.ignored), cfg.loader.skip_unreadable
+    data.ignored, data.skip = losses.ignored_label(cfg.loss), cfg.loader.skip_unreadable
     for split in SPLITS:
         check_begins_anew(data[split], data.skip)
     digests = {split: digest(data[split]) for split in SPLITS if isinstance(size(data[split]), int)}
     plain_train = data.train
     apply_transforms(cfg, data)
-    task_class = locate(cfg.task._target_, "task", trust)
     sample = task_class.check_sample(first_sample(data.train, data.skip))
     if cfg.transforms.train or cfg.transforms.eval:
         check_alike(data, sample)
@@ -169,9 +170,10 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     seeding.seed_everything(cfg.seed, seeding.INIT)
     model = build(_facts_filled(cfg, "model"), "model", trust)
     notes = finetune(cfg, model, preprocess, loaded)
-    loss = build(_facts_filled(cfg, "loss"), "loss", trust)
-    if getattr(loss, "reduction", "mean") != "mean":
-        raise UserError(f"loss.reduction={loss.reduction}: must be mean, the mean over a batch's samples.")
+    names = cfg.spec.class_names or cfg.spec.target_names or [str(n) for n in range(cfg.spec.num_outputs or 0)]
+    for place, numbers in losses.balanced(_facts_filled(cfg, "loss"), task_class.kind, data, names):
+        OmegaConf.update(cfg, place, numbers)  # as facts about the data: the saved config holds the numbers
+    loss = losses.make_loss(_facts_filled(cfg, "loss"), task_class.kind, cfg.spec.num_outputs, trust)
     metrics = {name: build(node, f"metrics.{name}", trust) for name, node in _facts_filled(cfg, "metrics").items()}
     task = build(_facts_filled(cfg, "task"), "task", trust, loss=loss, metrics=metrics)
     task.num_outputs = cfg.spec.num_outputs
@@ -337,9 +339,11 @@ def check_forward(session: Session, split: str) -> None:
             raise UserError(str(error)) from error
         batch = session.prepare(raw)
         with inference.eval_mode(session.model), torch.no_grad(), session.autocast:
+            at_fault = f"model={session.config.choices.get('model')}"
             try:
                 with watched(session.model, 2) as session.summary:
                     session.task.check(session.model, batch)
+                at_fault = f"loss={session.config.choices.get('loss')}, or the model,"
                 loss, outputs = session.task.loss_of(session.model, batch)
                 if not isinstance(loss, Tensor) or loss.ndim > 0:
                     seen = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -353,8 +357,7 @@ def check_forward(session: Session, split: str) -> None:
                     raise UserError(outside) from error
                 shape = tuple(batch[0].shape) if isinstance(batch[0], Tensor) else "these inputs"
                 raise UserError(
-                    f"model={session.config.choices.get('model')} can't take a batch of shape {shape}: "
-                    f"{first_line(error)} ({origin(error)})"
+                    f"{at_fault} can't take a batch of shape {shape}: {first_line(error)} ({origin(error)})"
                 ) from error
             if session.augment is not None and session.augment.mixes:
                 check_shares(session.config, session.task, outputs)

@@ -35,7 +35,7 @@ class ClosureTrainer(Trainer):
             return loss
 
         self.optimizer.step(closure)  # type: ignore[arg-type]  # it gives back a tensor, not a number
-        self.losses.add(first[0], size)
+        self.losses.add(first[0], size, self.task.share(window[0]) if self.weighted else None)
         self.trained_on = batch if logging else None
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         return first[1], nn.utils.get_total_norm(gradients) if logging else None

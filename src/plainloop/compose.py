@@ -201,7 +201,7 @@ def changed(
             continue
         if not any(name == key or (key.endswith("*") and name.startswith(key[:-1])) for key in allowed):
             if before is not None and (
-                _said_again(saved, composed, name) or (name in FILLED_IN and override in before)
+                _said_again(saved, composed, name) or (name.startswith(FILLED_IN) and override in before)
             ):
                 continue
             old = saved.choices.get(name) if name in groups() else OmegaConf.select(saved, name, throw_on_missing=False)
@@ -217,7 +217,7 @@ def changed(
 
 
 # Where a run's config holds what was made of the typed value ("auto", say), and not the value itself.
-FILLED_IN = ("monitor_mode", "loader.drop_last")
+FILLED_IN = ("monitor_mode", "loader.drop_last", "loss.")  # as loss.weight=balanced
 
 
 def _said_again(saved: DictConfig, composed: DictConfig, name: str) -> bool:

@@ -301,6 +301,10 @@ EVALUABLE = ("run", "split", "checkpoint", "trust", "trainer.device", "trainer.p
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 # Of section loader; they act only with workers.
 OF_WORKERS = ("prefetch_factor", "persistent_workers", "timeout", "multiprocessing_context", "worker_init_fn")
+# Options of group loss that come with plainloop; each has its line in losses.py.
+LOSSES = ("cross_entropy", "nll", "focal", "kl_div", "multi_margin", "bce", "bce_probabilities", "binary_focal",
+          "soft_margin", "multilabel_soft_margin", "multilabel_margin", "mse", "l1", "huber", "smooth_l1",
+          "poisson_nll", "gaussian_nll", "sum")  # fmt: skip
 REQUIRED_GROUPS = ("data", "model", "loss", "task", "optimizer")
 
 
@@ -478,10 +482,11 @@ def _validate_open_values(cfg: DictConfig) -> None:
 
 
 def _validate_loss(cfg: DictConfig) -> None:
-    """A task lists the losses that fit it; a loss of the user's own is not judged by its name."""
+    """A task lists the losses that fit it. A loss of the user's own, or an option of theirs, is not judged by its name;
+    losses.py looks at what it names, when torch is there."""
     fitting, choice = cfg.task.get("losses"), cfg.choices.get("loss")
     ours = str(cfg.loss._target_).startswith(("torch.nn.", "plainloop."))
-    if isinstance(fitting, ListConfig) and choice and ours and choice not in fitting and choice != "custom":
+    if isinstance(fitting, ListConfig) and choice in LOSSES and ours and choice not in fitting:
         raise UserError(
             f"loss={choice} doesn't fit task={cfg.choices.get('task')}, which takes: {listed(fitting)}.\n"
             f"Leave loss= out, or choose a task that fits the data and the loss."

@@ -89,23 +89,27 @@ def measure(model: nn.Module, task: Task, batches: Iterable[Any], prepare: Calla
             stopped: Callable[[], None] = lambda: None, also: Sequence[Any] = ()) -> dict[str, float]:  # fmt: skip
     """Loss and metrics over all samples of a split: {"loss": ..., "accuracy": ...}.
 
-    The loss is the mean over samples: each batch's mean counts as often as the batch has samples.
+    The loss is the mean over samples: each batch's mean counts as often as the batch has samples (or, with class
+    weights, by their sum). So are its parts: {"loss/NAME": ...}.
     `stopped` is called between batches, and may raise to end the pass. The metrics in `also` are updated on the
     way, for the caller to compute (a confusion matrix).
     """
     seeding.seed_everything(0, seeding.MEASURE)  # a model may draw in eval mode too
     metrics_room.reset_all(metrics)
     watched = {**metrics, **{f"also {number}": metric for number, metric in enumerate(also)}}
-    mean = metrics_room.MeanLoss()
+    means: dict[str, metrics_room.MeanLoss] = {}
     with eval_mode(model, task), torch.inference_mode():
         for batch in batches:
             stopped()
             batch = prepare(batch)
             with context:
                 loss, outputs = task.loss_of(model, batch)
-            mean.add(loss, task.size(batch))
+            size, share = task.size(batch), task.share(batch) if task.weighted else None
+            for name, value in {"loss": loss, **{f"loss/{name}": part for name, part in task.parts().items()}}.items():
+                means.setdefault(name, metrics_room.MeanLoss()).add(value, size, share)
             task.update(watched, outputs, batch)
-        total, count = mean.read()
-        if count == 0:
+        sums = {name: mean.read() for name, mean in means.items()}
+        if not sums or sums["loss"][1] == 0:
             raise MachineError("a pass over a split saw no samples.")
-        return {"loss": total / count, **metrics_room.compute_all(metrics)}
+        losses = {name: total / count for name, (total, count) in sums.items()}
+        return {**losses, **metrics_room.compute_all(metrics)}

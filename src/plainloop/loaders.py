@@ -11,8 +11,9 @@ from plainloop.config import OF_WORKERS, plain
 from plainloop.data import Loader, make_loader
 from plainloop.data.fetching import Balanced, ByLength, Stream
 from plainloop.data.loading import Skipped
-from plainloop.data.splits import IGNORED, length, per_sample, size
+from plainloop.data.splits import length, per_sample, size
 from plainloop.errors import UserError
+from plainloop.losses import ignored_label
 
 # Keys that are handed to make_loader as they are.
 AS_GIVEN = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers", "timeout",
@@ -22,7 +23,7 @@ AS_GIVEN = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers"
 def training_loader(cfg: DictConfig, dataset: Dataset, device: torch.device, skipped: Skipped | None = None) -> Loader:
     """The batches to train on, in the order that the section asks for."""
     section = plain(cfg.loader)
-    ignored = cfg.loss.get("ignore_index", IGNORED)
+    ignored = ignored_label(cfg.loss)
     sampler, batch_sampler = _samplers(section, dataset, ignored, list(cfg.trust))
     return make_loader(
         dataset, batch_size=section["batch_size"], shuffle=section["shuffle"], drop_last=section["drop_last"],

@@ -331,26 +331,28 @@ class MeanLoss:
     def __init__(self, leave_out: bool = False) -> None:
         self.leave_out = leave_out
         self.waiting: list[Tensor] = []
-        self.sizes: list[int] = []
-        self.total, self.count = 0.0, 0
+        self.sizes: list[float] = []
+        self.total, self.count = 0.0, 0.0
         self.seen = 0  # samples, ever
 
-    def add(self, loss: Tensor, size: int) -> None:
-        """The mean loss of a batch of this many samples."""
+    def add(self, loss: Tensor, size: int, share: float | None = None) -> None:
+        """The mean loss of a batch of this many samples; `share` is what it counts for, where that isn't their number
+        (but the sum of their weights)."""
         self.seen += size
+        share = size if share is None else share
         if loss.is_cpu:  # there is nothing to wait for
-            self._add(loss.item(), size)
+            self._add(loss.item(), share)
             return
         self.waiting.append(loss.detach())
-        self.sizes.append(size)
+        self.sizes.append(share)
         if len(self.waiting) == 4096:
             self._fetch()
 
-    def read(self) -> tuple[float, int]:
+    def read(self) -> tuple[float, float]:
         """(sum over samples, samples) since the last read."""
         self._fetch()
         total, count = self.total, self.count
-        self.total, self.count = 0.0, 0
+        self.total, self.count = 0.0, 0.0
         return total, count
 
     def _fetch(self) -> None:
@@ -359,8 +361,10 @@ class MeanLoss:
                 self._add(value, size)
             self.waiting, self.sizes = [], []
 
-    def _add(self, value: float, size: int) -> None:
+    def _add(self, value: float, size: float) -> None:
         # One by one, so that the sum is the same whenever it is fetched.
+        if size == 0:  # a batch of classes whose weight is 0: torch's mean over it is 0 / 0
+            return
         if not self.leave_out or math.isfinite(value):
             self.total += value * size
             self.count += size

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plainloop import losses as losses_room
 from plainloop import metrics as metrics_room
 from plainloop.data import Data, check_classes, class_names_of, each_sample, first_sample, targets_of
 from plainloop.data.splits import IGNORED, SPLITS, own
-from plainloop.errors import MachineError, UserError
+from plainloop.errors import MachineError, UserError, listed
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:
@@ -27,16 +28,18 @@ class Task(nn.Module):
     """Base of all tasks. A module, so that what it has fitted is saved with the run and moves to the device.
 
     Args:
-        loss: outputs and targets to a scalar: the mean over the batch.
+        loss: outputs and targets to a scalar: the mean over the batch. What one of torch's takes instead of logits or
+            values (probabilities, say) is made for it: see losses.py.
         metrics: name -> metric with update, compute and reset.
         losses: options of the group `loss` that fit; checked before anything is built.
     """
 
+    kind = ""  # of the table in losses.py: what the outputs and targets are, where they are one of ours
     takes_shares = False  # whether targets may be (N, num_classes) shares, as MixUp makes them
 
     def __init__(self, loss: nn.Module, metrics: Mapping[str, Any] | None = None, losses: Sequence[str] = ()):
         super().__init__()
-        self.loss = loss
+        self.loss = losses_room.fitted(loss, self.kind)
         self.metrics = dict(metrics or {})
         self.num_outputs: int | None = None  # what the data asks of the model, once it is known
 
@@ -75,11 +78,25 @@ class Task(nn.Module):
         """Samples in a batch. Override it for batches of another form than (inputs, targets tensor)."""
         return len(batch[1])
 
+    @property
+    def weighted(self) -> bool:
+        """Whether a batch's loss counts by its `share` in means over batches, and not by its samples."""
+        return False
+
+    def share(self, batch: Any) -> float:
+        """What a batch's loss counts for in means over batches, where `weighted`."""
+        return self.size(batch)
+
     def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
         """The loss of a batch (the mean over its samples) and the model's outputs."""
         inputs, targets = batch
         outputs = forward(model, inputs)
         return self.loss(outputs, targets), outputs
+
+    def parts(self) -> dict[str, Tensor]:
+        """What the newest loss was made of, by name: recorded beside it as loss/NAME. Override it where `loss_of` adds
+        up several."""
+        return self.loss.newest if isinstance(self.loss, losses_room.WeightedSum) else {}
 
     def predict(self, outputs: Any) -> Tensor:
         """What outputs mean, and what metrics take: probabilities, or values in the target's unit."""
@@ -91,19 +108,47 @@ class Task(nn.Module):
 
     def check(self, model: nn.Module, batch: Any) -> None:
         """One batch forward, before the first step: raises UserError where shapes don't fit."""
-        outputs = forward(model, batch[0])
+        with torch.enable_grad():  # whose graph knows what the model ends in
+            outputs = forward(model, batch[0])
         self.check_outputs(outputs, batch[1])
+        ours = type(self).predict.__module__ == __name__ and losses_room.is_known(self.loss)
+        if ours:  # else the user decides what outputs mean
+            losses_room.check_end(outputs, self.kind)
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         """Compare shapes and types of outputs and targets. Raises UserError."""
 
 
-class Multiclass(Task):
+class ByClasses(Task):
+    """Targets are classes, which may have weights of their own.
+
+    torch's cross-entropy and NLL divide by the sum of the weights of a batch's samples, not by their number. In means
+    over batches (an epoch's, a validation's, a window's gradient) each batch counts by that sum, so that they are the
+    weighted means over all the samples. In a weighted sum of losses it counts by its samples.
+    """
+
+    class_weights: Tensor | None = None  # on the CPU, where most batches are when they are counted
+
+    @property
+    def weighted(self) -> bool:
+        return losses_room.weights_of_mean(self.loss) is not None
+
+    def share(self, batch: Any) -> float:
+        if self.class_weights is None:
+            weights = losses_room.weights_of_mean(self.loss)
+            assert weights is not None
+            self.class_weights = weights.double().cpu()
+        targets = batch[1].flatten().cpu()
+        return float(self.class_weights[targets[targets != self.loss.ignore_index].long()].sum())
+
+
+class Multiclass(ByClasses):
     """One of C classes. Outputs are logits (N, C), targets classes (N,), predictions probabilities (N, C).
 
     Targets that the loss ignores (its `ignore_index`, -100 by default) count neither as samples nor in metrics.
     """
 
+    kind = "multiclass"
     takes_shares = True
     ignored: int | None = None  # the label that is ignored, where the data may hold it
 
@@ -117,6 +162,11 @@ class Multiclass(Task):
 
     def fit(self, data: Data) -> None:
         label: Any = getattr(self.loss, "ignore_index", None)
+        for split in SPLITS if label is None and losses_room.is_known(self.loss) else ():
+            targets = targets_of(data[split])
+            if targets is not None and bool(targets.eq(data.ignored).any()):
+                raise UserError(f"data: a target of {split} is {data.ignored}, and this loss has no ignore_index to "
+                                "pass over it. Try loss=cross_entropy")  # fmt: skip
         for split in SPLITS if label is not None else ():
             targets = targets_of(data[split])
             hits = None if targets is None else targets.eq(label)
@@ -178,6 +228,8 @@ class ZeroOne(Task):
 class Binary(ZeroOne):
     """Two classes. Outputs are logits (N, 1), targets 0 or 1 (N,), predictions probabilities of class 1 (N,)."""
 
+    kind = "binary"
+
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
         names = class_names_of(data.train, skip=data.skip)
@@ -208,6 +260,8 @@ class Multilabel(ZeroOne):
     """T labels, any number of them true. Outputs are logits (N, T), targets 0 or 1 (N, T), predictions probabilities
     (N, T)."""
 
+    kind = "multilabel"
+
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
         target = torch.as_tensor(first_sample(data.train, data.skip)[1])
@@ -236,13 +290,15 @@ class Multilabel(ZeroOne):
         _expect(isinstance(outputs, Tensor) and tuple(outputs.shape) == shape, outputs, f"logits {shape}")
 
 
-class SequenceLabelling(Task):
+class SequenceLabelling(ByClasses):
     """A class for every place of a sequence. Outputs are logits (N, T, C), targets classes (N, T), predictions
     probabilities (N, T, C).
 
     Places that the loss ignores (its `ignore_index`, -100 by default: padding) count neither in the loss nor in
     metrics; what counts as a sample, in means, is a place.
     """
+
+    kind = "sequence_labelling"
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -279,6 +335,8 @@ class SequenceLabelling(Task):
 
 class Reconstruction(Task):
     """The input is the target: outputs of the inputs' shape (preprocessed). Further parts of a sample are ignored."""
+
+    kind = "reconstruction"
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -317,18 +375,27 @@ def _inputs(batch: Any) -> Any:
 class Regression(Task):
     """T numbers. Outputs and targets are (N, T); predictions are in the target's own unit.
 
+    With PoissonNLLLoss the targets are counts and stay as they are; the outputs are logarithms of rates (with
+    log_input=false, rates), and predictions rates.
+
     Args:
         standardize: the model learns (target - mean) / deviation of the training split, so that a target in
-            thousands trains as well as one in thousandths; loss values are in units of that deviation.
+            thousands trains as well as one in thousandths; loss values are in units of that deviation. None: unless
+            the targets are counts.
     """
 
+    kind = "regression"
     mean: Tensor
     std: Tensor
 
     def __init__(self, loss: nn.Module, metrics: Mapping[str, Any] | None = None, losses: Sequence[str] = (),
-                 standardize: bool = True):  # fmt: skip
+                 standardize: bool | None = None):  # fmt: skip
         super().__init__(loss, metrics)
-        self.standardize = standardize
+        self.counts = isinstance(loss, nn.PoissonNLLLoss)
+        self.log_rates = isinstance(loss, nn.PoissonNLLLoss) and loss.log_input
+        if self.counts and standardize:
+            raise UserError("task.standardize=true: the loss takes counts as they are. Leave it out.")
+        self.standardize = not self.counts if standardize is None else standardize
         self.register_buffer("mean", torch.zeros(1))
         self.register_buffer("std", torch.ones(1))
 
@@ -346,6 +413,14 @@ class Regression(Task):
                 "target_columns": own(data.train, "target_columns") or names or []}  # fmt: skip
 
     def fit(self, data: Data) -> None:
+        for split in SPLITS if self.counts else ():
+            counts = targets_of(data[split])
+            below = [] if counts is None else (counts.reshape(len(counts), -1).min(1).values < 0).nonzero().tolist()
+            if below:
+                raise UserError(
+                    f"data: the target of sample {below[0][0]} of {split} is negative, and loss=poisson_nll "
+                    f"is for counts. Others: {listed(losses_room.fitting(self.kind)[:4])}."
+                )
         if not self.standardize:
             return
         few = own(data.train, "looked_at")  # of a stream, the samples that stand for all
@@ -367,6 +442,8 @@ class Regression(Task):
         return self.loss(outputs, targets), outputs
 
     def predict(self, outputs: Tensor) -> Tensor:
+        if self.log_rates:
+            return outputs.float().exp()
         return outputs.float() * self.std + self.mean if self.standardize else outputs.float()
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
@@ -376,6 +453,36 @@ class Regression(Task):
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         shape = (len(targets), targets[0].numel())
         _expect(isinstance(outputs, Tensor) and tuple(outputs.shape) == shape, outputs, f"values {shape}")
+        if self.counts and bool((targets < 0).any()):
+            raise UserError("data: a target is negative, and loss=poisson_nll is for counts.")
+
+
+class GaussianRegression(Regression):
+    """T numbers, and how sure the model is of each: outputs (N, 2 T) are T means, and T numbers whose softplus is the
+    variance (Nix and Weigend 1994, "Estimating the mean and variance of the target probability distribution").
+
+    Targets are (N, T). Predictions, which metrics take, are the means; `deviation` tells how sure.
+    """
+
+    kind = "gaussian_regression"
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        facts = super().describe(data)
+        return {**facts, "num_outputs": 2 * facts["num_outputs"]}
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return super().predict(outputs.chunk(2, 1)[0])
+
+    def deviation(self, outputs: Tensor) -> Tensor:
+        """The standard deviation of each prediction, (N, T), in the target's own unit."""
+        deviation = nn.functional.softplus(outputs.float().chunk(2, 1)[1]).sqrt()
+        return deviation * self.std if self.standardize else deviation
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        shape = (len(targets), 2 * targets[0].numel())
+        right = isinstance(outputs, Tensor) and tuple(outputs.shape) == shape
+        _expect(right, outputs, f"means and variances {shape}")
 
 
 def _seen(value: Any) -> str:

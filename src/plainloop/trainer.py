@@ -113,6 +113,8 @@ class Trainer:
         self.prepare_training = inference.preparation(preprocess, device, channels_last, augment)
         self.autocast = inference.autocast(device, precision)
         self.skips = nonfinite == "skip"
+        # Whether batches count by their class weights. Mixed labels have none: torch's mean is one over samples then.
+        self.weighted = task.weighted and not (augment is not None and augment.mixes)
         fp16 = precision == "fp16"
         # Passes the call on, unless the precision is fp16 (which leaves out steps that aren't finite by itself).
         self.scaler: Any = torch.amp.GradScaler(device.type, enabled=fp16)
@@ -129,7 +131,7 @@ class Trainer:
         self.epoch, self.batch, self.step, self.samples = 0, 0, 0, 0  # position: what has been done
         self.losses = MeanLoss(leave_out=self.skips)  # since the last log point
         self.trained_on: Any = None  # the newest batch of a step that is logged
-        self.epoch_loss, self.epoch_samples = 0.0, 0
+        self.epoch_loss, self.epoch_samples = 0.0, 0.0
         self.last_values: dict[str, float] = {}  # of the newest validation
         self.last_train_loss = math.nan
         self.rates = {"log": Rate(), "epoch": Rate()}
@@ -192,16 +194,17 @@ class Trainer:
         returns the last batch's outputs and the gradient's norm, or None: both are looked at when `logging`.
         """
         sizes = [self.task.size(batch) for batch in window]
+        shares = [self.task.share(batch) for batch in window] if self.weighted else sizes
         for parameter in self.parameters:  # optimizer.zero_grad(), without 6 µs of its bookkeeping
             parameter.grad = None
         for number, batch in enumerate(window):
             batch = self.prepare_training(batch)
             with self.autocast:
                 loss, outputs = self.task.loss_of(self.network, batch)
-            self.losses.add(loss, sizes[number])
+            self.losses.add(loss, sizes[number], shares[number])
             self.trained_on = batch if logging else None
             if len(window) > 1:
-                loss = loss * (sizes[number] / sum(sizes))  # the window's mean is one over its samples
+                loss = loss * (shares[number] / sum(shares))  # the window's mean is one over its samples
             self.scaler.scale(loss).backward()
         grad_norm = None
         if self.max_grad_norm is not None:
@@ -249,6 +252,7 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch + 1,
             "train/loss": loss,
+            **{f"train/loss/{name}": float(value) for name, value in self.task.parts().items()},  # of this batch
             **{f"train/{name}": value for name, value in values.items()},
             **self.schedule.rates(),
             "grad_norm": norm,
@@ -316,7 +320,7 @@ class Trainer:
         if whole:
             self.schedule.end_epoch()
             self.epoch, self.batch = self.epoch + 1, 0
-            self.epoch_loss, self.epoch_samples = 0.0, 0
+            self.epoch_loss, self.epoch_samples = 0.0, 0.0
         if whole or any(name.startswith("val/") for name in record):  # else there is nothing new in it
             self._record(record, epoch_ended=True)
         if better or self.finished() or self.due(self, True):

@@ -139,11 +139,11 @@ def test_nothing_is_left_behind_by_a_swap(words, left_behind):
 
 # What must stand beside an option, where it doesn't fit the default data.
 BESIDE = {
-    "loss=bce": ["data=breast_cancer"],
     "loss=manual_bce": ["data=breast_cancer"],
-    "loss=mse": ["data=penguins"],
-    "loss=l1": ["data=penguins"],
-    "loss=huber": ["data=penguins"],
+    **{f"loss={name}": ["data=breast_cancer"] for name in ("bce", "bce_probabilities", "binary_focal", "soft_margin")},
+    **{f"loss={name}": ["task=multilabel"] for name in ("multilabel_soft_margin", "multilabel_margin")},
+    **{f"loss={name}": ["data=penguins"] for name in ("mse", "l1", "huber", "smooth_l1", "poisson_nll")},
+    "loss=gaussian_nll": ["task=gaussian_regression"],
     "metrics=binary": ["data=breast_cancer"],
     "metrics=regression": ["data=penguins"],
     "metrics=multilabel": ["task=multilabel"],

@@ -76,8 +76,9 @@ class TensorBoard(Logger):
         for key, value in record.items():
             if key in ("step", "epoch"):
                 continue
-            split, _, tag = key.rpartition("/")
-            by_split.setdefault(split if split in SPLITS else "train", {})[tag] = value
+            split, _, tag = key.partition("/")
+            split, tag = (split, tag) if split in SPLITS else ("train", key)
+            by_split.setdefault(split, {})[tag] = value
         for split, values in by_split.items():
             self._scalars(split, values, record["step"])
 
