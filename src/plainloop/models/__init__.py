@@ -6,10 +6,12 @@ A model is a `torch.nn.Module` that gets its sizes as arguments; the configs fil
 
 from plainloop.models.autoencoder import Autoencoder
 from plainloop.models.cnn import CNN
+from plainloop.models.hub_models import hub_model
 from plainloop.models.linear import Linear
 from plainloop.models.mlp import MLP
 from plainloop.models.recurrent import CharRNN, RNNClassifier, SeriesRNN
 from plainloop.models.tabular import TabularMLP
+from plainloop.models.timm_models import timm_model
 from plainloop.models.torchvision_models import torchvision_model
 
 __all__ = [
@@ -21,5 +23,7 @@ __all__ = [
     "RNNClassifier",
     "SeriesRNN",
     "TabularMLP",
+    "hub_model",
+    "timm_model",
     "torchvision_model",
 ]
