@@ -82,7 +82,16 @@ def preprocess_for(cfg: DictConfig, data: Data, few: Dataset, inputs: Any, skipp
     with reading_loader(cfg, once, skipped, limit=1 if loaded and not own_way else None) as batches:
         normalised = own_way(normalize, batches) if own_way else make_preprocess(normalize, batches, inputs)
     resize = resize_for(cfg, data)
-    return normalised if resize is None else nn.Sequential(normalised, resize)
+    preprocess = normalised if resize is None else nn.Sequential(normalised, resize)
+    preset = preset_of(cfg.model)
+    done = []
+    if preset is not None and resize is not None and cfg.transforms.resize is None:
+        done.append(f"shorter side {preset.resize}, of which the middle {preset.crop[0]} x {preset.crop[1]}")
+    if preset is not None and isinstance(normalize, dict) and cfg.transforms.normalize == "weights":
+        done.append(f"mean {normalize['mean']}, std {normalize['std']}")
+    if preset is not None and done:
+        preprocess.note = f"images as {preset.of} wants them: {'; '.join(done)}"
+    return preprocess
 
 
 def resize_for(cfg: DictConfig, data: Data) -> Resize | None:

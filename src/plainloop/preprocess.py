@@ -144,6 +144,9 @@ def statistics_of_weights(name: str, model: Mapping[str, Any]) -> dict[str, list
         return {"mean": preset.mean, "std": preset.std}
     found = preset_of(model)
     if found is None:
+        if model.get("weights"):
+            raise UserError(f"transforms.normalize=weights: nobody knows how images were normalised for "
+                            f"model.weights={model['weights']}. Write transforms.normalize=train, say.")  # fmt: skip
         raise UserError("transforms.normalize=weights: the model names no weights (model.weights=DEFAULT).")
     if model.get("in_channels", 3) in (3, None):
         return {"mean": found.mean, "std": found.std}

@@ -42,7 +42,7 @@ def say_what_was_found(session: Session, console: Console) -> None:
         index, other = pairs[0]
         console.say(f"warning: {len(pairs):,} of {spec[f'num_{split}']:,} samples of {split} are also in train, and "
                     f"don't measure what is new (its sample {index} is sample {other} of train)")  # fmt: skip
-    for remark in (session.note, getattr(session.model, "note", "")):
+    for remark in (session.note, getattr(session.preprocess, "note", ""), getattr(session.model, "note", "")):
         if remark:
             console.say(f"note    {remark}")
     if cfg.loader.batch_sampler == "length":

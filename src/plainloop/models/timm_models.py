@@ -45,9 +45,10 @@ def timm_model(name: str, num_classes: int, in_channels: int = 3, image_size: Se
     except Exception as error:  # of urllib, of huggingface_hub and what that uses
         if not pretrained or loaded:
             raise
+        place = f"huggingface.co/{preset.hf_hub_id}" if preset.hf_hub_id else preset.url
         raise UserError(
-            f"model.pretrained=true: the weights of {name} couldn't be fetched "
-            f"({'huggingface.co/' + preset.hf_hub_id if preset.hf_hub_id else preset.url}): {first_line(error).rstrip('.')}.\n"
+            f"model.pretrained=true: the weights of {name} couldn't be fetched ({place}): "
+            f"{first_line(error).rstrip('.')}.\n"
             "Get the file elsewhere, and give 'model.pretrained_cfg_overlay={file: weights.safetensors}', or train "
             "from scratch, without model.pretrained."
         ) from error

@@ -1,7 +1,7 @@
 """Every classification model of torchvision, by name: with the data's channels and outputs, pretrained on request."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,23 +71,29 @@ def torchvision_model(name: str, num_classes: int, in_channels: int = 3, image_s
 
 def _new(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
     """The untrained model. Raises UserError for names and arguments that torchvision doesn't know."""
+    build = _builder(name)
+    if name in AUXILIARY:  # with their auxiliary heads they return a tuple while training
+        arguments = {"aux_logits": False, "init_weights": True, **arguments}
+    try:
+        return build(num_classes=num_classes, **arguments)
+    except TypeError as error:
+        raise UserError(f"model: {name} doesn't take these arguments ({', '.join(arguments)}): {error}.") from error
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    """torchvision's function, or class, of that name. Raises UserError."""
     import torchvision
 
     names = torchvision.models.list_models(module=torchvision.models)
     kind = getattr(torchvision.models, str(name), None)
-    if name not in names and not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise UserError(
-            f"model.name={name}: torchvision has no such classification model.{did_you_mean(name, names)} "
-            f"It has {len(names)}, from {names[0]} to {names[-1]}."
-        )
-    if name in AUXILIARY:  # with their auxiliary heads they return a tuple while training
-        arguments = {"aux_logits": False, "init_weights": True, **arguments}
-    try:
-        if name in names:
-            return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **arguments)
-        return kind(num_classes=num_classes, **arguments)  # type: ignore[misc]
-    except TypeError as error:
-        raise UserError(f"model: {name} doesn't take these arguments ({', '.join(arguments)}): {error}.") from error
+    if name in names:
+        return torchvision.models.get_model_builder(name)
+    if isinstance(kind, type) and issubclass(kind, nn.Module):
+        return kind
+    raise UserError(
+        f"model.name={name}: torchvision has no such classification model.{did_you_mean(str(name), names)} "
+        f"It has {len(names)}, from {names[0]} to {names[-1]}."
+    )
 
 
 # --- the size of images --------------------------------------------------------------------------------------------
@@ -130,12 +136,13 @@ def _check_side(name: str, image_size: Sequence[int], multiple: int) -> None:
 # --- pretrained weights --------------------------------------------------------------------------------------------
 
 
-def preset_of(model: Mapping[str, Any]) -> Preset:
+def preset_of(model: Mapping[str, Any]) -> Preset | None:
     """What the weights expect that a model's config (`name`, `weights`) names; for a file, what the model's DEFAULT
-    weights do. Nothing is downloaded."""
-    weights = str(model["weights"])
-    chosen = weights_named(str(model["name"]), "DEFAULT" if is_file(weights) else weights)
-    preset = preset_named(chosen)
+    weights do, and None where it has none. Nothing is downloaded."""
+    weights, builder = str(model["weights"]), _builder(str(model["name"]))
+    if is_file(weights) and isinstance(builder, type):
+        return None
+    preset = preset_named(weights_named(str(model["name"]), "DEFAULT" if is_file(weights) else weights))
     if model["name"] in AUXILIARY and model.get("in_channels", 3) != 3:  # its own `transform_input` is for colour
         preset.mean, preset.std = [0.5], [0.5]
     return preset
@@ -153,6 +160,7 @@ def weights_named(name: str, weights: str) -> Any:
     """torchvision's weights DEFAULT, IMAGENET1K_V1, ... of a model. Raises UserError."""
     import torchvision
 
+    _builder(name)
     try:
         there = torchvision.models.get_model_weights(name)
     except ValueError:
