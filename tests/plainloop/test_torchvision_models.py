@@ -245,7 +245,7 @@ def test_only_images_are_resized():
     ("name", "weight", "size"), [("googlenet", 0.3, 32), pytest.param("inception_v3", 0.4, 299, marks=pytest.mark.slow)]
 )
 def test_auxiliary_outputs_count_in_the_training_loss(name, weight, size):
-    """The sum is the papers', with torchvision's outputs; what is returned is the main one; evaluation has no others."""
+    """The sum is the papers', with torchvision's outputs; what is returned is the main one; evaluation has no other."""
     warnings.simplefilter("ignore")
     words = [f"model.name={name}", "model.aux_logits=true", f"data.size={size}", "data.count=20", "trainer.max_steps=1"]
     session = assemble(compose(["model=torchvision", *SMALL_FAKE, *words]))

@@ -35,8 +35,8 @@ def hub_model(repo: str, entrypoint: str, num_classes: int | None = None, in_cha
         repo: OWNER/NAME:VERSION on GitHub, the version a tag or a commit, downloaded once; or a local folder with a
             hubconf.py, looked for from the working directory, then in the checkout.
         entrypoint: a function in its hubconf.py.
-        num_classes, in_channels: given to an entry point that names such arguments. Of the model of another one, the
-            last linear layer and the first convolution are replaced where they are of another size; None leaves them.
+        num_classes, in_channels: given to an entry point that names such arguments. Of another one's model, the last
+            layer and the first convolution are replaced where they are of another size; None leaves them.
         trusted: what the user trusts; must hold `repo`, as it is written.
         arguments: the entry point's own, as pretrained=true.
 
@@ -173,16 +173,23 @@ def _explained(repo: str, entrypoint: str, arguments: dict[str, Any]):
 
 
 def _fit(model: nn.Module, num_classes: int | None, in_channels: int | None) -> None:
-    """Replace the last linear layer and the first convolution where they are of another size. The convolution keeps
-    what it has learned: each of C channels gets 1/C of the sum over those of before."""
+    """Replace the last linear layer (without one, the last convolution, as SqueezeNet ends) and the first convolution,
+    where they are of another size. The first keeps what it has learned, as `over_channels` says."""
     notes = []
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if num_classes is not None and linear:
-        old: Any = model.get_submodule(linear[-1])
-        if old.out_features != num_classes:
-            new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
-            model.set_submodule(linear[-1], new)
-            notes.append(f"its last layer {linear[-1]} of {old.out_features} outputs by one of {num_classes}")
+    named = list(model.named_modules())
+    linear = [name for name, module in named if isinstance(module, nn.Linear)]
+    last = linear or [name for name, module in named if isinstance(module, nn.Conv2d)]
+    if num_classes is not None and last:
+        old: Any = model.get_submodule(last[-1])
+        count, bias = (old.out_features if linear else old.out_channels), old.bias is not None
+        if count != num_classes:
+            new: nn.Module = (
+                nn.Linear(old.in_features, num_classes, bias=bias)
+                if linear
+                else nn.Conv2d(old.in_channels, num_classes, old.kernel_size, old.stride, old.padding, bias=bias)
+            )
+            model.set_submodule(last[-1], new)
+            notes.append(f"its last layer {last[-1]} of {count} outputs by one of {num_classes}")
     convolution = first_convolution(model)
     if in_channels is not None and convolution:
         old = model.get_submodule(convolution)
