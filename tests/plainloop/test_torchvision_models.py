@@ -32,7 +32,7 @@ SMALLEST = {
 FAST = ("resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5")
 NAMES = torchvision.models.list_models(module=torchvision.models)
 SMALL_FAKE = ("data=fake", "data.classes=2", "loader.batch_size=2", "optimizer=sgd", "optimizer.momentum=0",
-              "trainer.validate_every=0", "logger=none")  # fmt: skip
+              "optimizer.lr=0.001", "trainer.validate_every=0", "logger=none")  # fmt: skip
 
 
 def smallest(name: str) -> int:
@@ -58,13 +58,16 @@ def refused(*words: str) -> str:
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
 def test_every_model_takes_two_steps(name):
-    """At its smallest images, through the command's own path but for the run directory: a checkpoint of the largest
-    has 2.5 GB. The first of each family sees grey images."""
+    """Through the command's own path but for the run directory: a checkpoint of the largest has 2.5 GB. The images are
+    the smallest that it takes; but models that take a single pixel get 64 x 64. With two images of 32 x 32 their last
+    BatchNorms see two numbers a channel, and the gradient of torchvision's own RegNet and EfficientNet is infinite for
+    some seeds; with eight images, or 64 pixels, it is finite. The first model of each family sees grey images."""
     size = smallest(name)
     assert size, f"{name} is new in torchvision: add the smallest image that it takes to SMALLEST"
     family = next(word for word in SMALLEST if name.startswith(word))
     grey = next(each for each in NAMES if each.startswith(family)) == name or name in FAST
-    words = [f"model.name={name}", f"data.size={size}", f"data.channels={1 if grey else 3}", "data.count=10"]
+    side = 64 if size == 1 else max(size, 32) if name.startswith("swin") else size
+    words = [f"model.name={name}", f"data.size={side}", f"data.channels={1 if grey else 3}", "data.count=10"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GoogLeNet's and Inception's remark about slow initialisation
         session = assemble(compose(["model=torchvision", *SMALL_FAKE, *words, "trainer.max_steps=2"]))
@@ -75,7 +78,7 @@ def test_every_model_takes_two_steps(name):
     assert trainer.step == 2
     assert math.isfinite(trainer.losses.read()[0])
     assert first.shape[1] == (1 if grey else 3) or name.startswith("vit")  # whose first is the class token
-    assert not torch.equal(first, before) or size == 1  # one pixel, which BatchNorm may take for its own mean
+    assert not torch.equal(first, before)
 
 
 # --- one by one ---------------------------------------------------------------------------------------------------
