@@ -5,6 +5,7 @@ comes after it refers to it (`in_features: ${spec.num_features}`).
 """
 
 import copy
+import inspect
 import math
 import os
 import re
@@ -41,10 +42,10 @@ from plainloop.errors import (
 from plainloop.finetuning import finetune
 from plainloop.loaders import drawn, evaluation_loader, first_two, training_loader
 from plainloop.optim import make_optimizer, needs_closure
-from plainloop.pipelines import apply_transforms, augment_for, check_alike, check_shares, preprocess_for
+from plainloop.pipelines import apply_transforms, augment_for, check_alike, check_shares, preprocess_for, resize_for
 from plainloop.schedule import make_schedule
 from plainloop.summary import Summary, watched
-from plainloop.tasks import Task
+from plainloop.tasks import Task, with_auxiliary
 from plainloop.trainer import Trainer
 
 TORCHS_THREADS = torch.get_num_threads()
@@ -168,7 +169,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     skipped = Skipped(cfg.loader.skip_unreadable)
     preprocess = preprocess_for(cfg, data, few, sample[0], skipped, loaded)
     seeding.seed_everything(cfg.seed, seeding.INIT)
-    model = build(_facts_filled(cfg, "model"), "model", trust)
+    model = _build_model(cfg, trust, loaded)
     notes = finetune(cfg, model, preprocess, loaded)
     names = cfg.spec.class_names or cfg.spec.target_names or [str(n) for n in range(cfg.spec.num_outputs or 0)]
     for place, numbers in losses.balanced(_facts_filled(cfg, "loss"), task_class.kind, data, names):
@@ -178,6 +179,8 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     task = build(_facts_filled(cfg, "task"), "task", trust, loss=loss, metrics=metrics)
     task.num_outputs = cfg.spec.num_outputs
     task.fit(data)
+    if hasattr(model, "auxiliary_weight"):
+        task.loss_of = with_auxiliary(task.loss_of, float(model.auxiliary_weight))  # type: ignore[arg-type]
 
     augment = augment_for(cfg, task)
     notes += _leave_out_a_single_sample(cfg, data, model, device)
@@ -195,6 +198,16 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     if data.val is not None and (cfg.transforms.train or cfg.transforms.eval):  # of another shape, perhaps
         check_forward(session, "val")
     return session
+
+
+def _build_model(cfg: DictConfig, trust: Sequence[str], loaded: bool) -> nn.Module:
+    """The model; a factory of ours that asks for it is told whether a run's weights are `loaded` afterwards, and what
+    the user trusts."""
+    node = _facts_filled(cfg, "model")
+    target = locate(node["_target_"], "model", trust)
+    asked = inspect.signature(target).parameters if getattr(target, "plainloop_factory", None) else ()
+    given = {name: value for name, value in {"loaded": loaded, "trusted": trust}.items() if name in asked}
+    return build(node, "model", trust, **given)
 
 
 def hold_on_device(data: Data, device: torch.device) -> None:
@@ -271,6 +284,12 @@ def _fill_spec(
         **{f"num_{split}": size(data[split]) for split in SPLITS},
         **described,
     }
+    resize = resize_for(cfg, data)
+    if resize is not None:  # what the model sees
+        if spec["image_size"] is None:
+            raise UserError(f"transforms.resize: it is for images, and the inputs are of shape {tuple(shape or ())}.")
+        spec["image_size"] = list(resize.output_size(*spec["image_size"]))
+        spec["num_features"] = spec["in_channels"] * math.prod(spec["image_size"])
     OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)
     _fill_steps(cfg, data, device)
 

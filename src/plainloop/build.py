@@ -114,7 +114,8 @@ def _imported(path: str, slot: str) -> Any:
             spec = importlib.util.find_spec(name)
             if spec is None:
                 break
-            _refuse_a_runs_own(spec, f"{slot}._target_={path}")
+            for place in (spec.origin, *(spec.submodule_search_locations or [])):
+                refuse_a_runs_own(place, f"{slot}._target_={path}")
             module, used = importlib.import_module(name), depth
         except UserError:
             raise
@@ -144,17 +145,16 @@ def _imported(path: str, slot: str) -> Any:
     return target
 
 
-def _refuse_a_runs_own(spec: Any, what: str) -> None:
+def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
     """A run directory, which may be a stranger's, is data: nothing in it, or beside it in a folder `outputs`, is
     imported. Raises UserError."""
     here = Path.cwd().resolve()
-    for place in [spec.origin, *(spec.submodule_search_locations or [])]:
-        inside = Path(place).resolve() if place else here
-        for folder in (inside, *inside.parents):
-            if folder == here or folder in here.parents:
-                break
-            if folder.name == "outputs" or (folder / "composed.yaml").is_file():
-                raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
+    inside = Path(place).resolve() if place else here
+    for folder in (inside, *inside.parents):
+        if folder == here or folder in here.parents:
+            break
+        if folder.name == "outputs" or (folder / "composed.yaml").is_file():
+            raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
 
 
 def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given: Any) -> Any:

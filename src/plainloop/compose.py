@@ -6,7 +6,7 @@ Torch-free: a mistyped override is answered before torch is imported.
 import copy
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -150,7 +150,7 @@ def compose_with_hydra(overrides: Sequence[str], name: str = "train") -> tuple[D
         hydra = cfg.hydra
         with open_dict(cfg):
             del cfg["hydra"]
-        return finish(cfg, hydra.runtime.choices, schema), hydra
+        return finish(cfg, hydra, schema), hydra
     except Exception as error:
         raise explain(error, schema) from error
 
@@ -168,17 +168,25 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
         raise explain(error) from error
 
 
-def finish(cfg: DictConfig, choices: Mapping[str, Any], schema: type) -> DictConfig:
-    """Record which option of each group was taken, and validate."""
+def finish(cfg: DictConfig, hydra: Any, schema: type) -> DictConfig:
+    """Record which option of each group was taken, and validate. Pretrained weights bring their own normalisation,
+    whatever the data's is, unless one was typed."""
     if schema is config.Config:
-        cfg.choices = {name: value for name, value in choices.items() if not str(name).startswith("hydra/")}
+        cfg.choices = {
+            name: value for name, value in hydra.runtime.choices.items() if not str(name).startswith("hydra/")
+        }
+        typed = any(word.startswith("transforms.normalize") for word in hydra.overrides.task)
+        pretrained = {"torchvision_model": "weights", "timm_model": "pretrained"}
+        target = str(cfg.model.get("_target_")).rpartition(".")[2] if isinstance(cfg.model, DictConfig) else ""
+        if not typed and cfg.model.get(pretrained.get(target, "")):
+            cfg.transforms.normalize = "weights"
     config.validate(cfg, schema)
     return cfg
 
 
 def from_hydra(cfg: DictConfig, name: str) -> DictConfig:
     """The same, inside a function that `@hydra.main` called."""
-    return finish(cfg, HydraConfig.get().runtime.choices, config.SCHEMAS[name])
+    return finish(cfg, HydraConfig.get(), config.SCHEMAS[name])
 
 
 # --- a config that starts from a run's own ---------------------------------------------------------------

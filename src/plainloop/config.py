@@ -64,6 +64,9 @@ class Transforms:
         "none",
         "none | train (by the training split) | weights (of the model) | {mean: ..., std: ...} | Name_Weights.X",
     )
+    resize: Any = key(
+        None, "images to this size, on the device: 224, [128,96] | none; null: as pretrained weights ask, else none"
+    )
     train: list[Any] = key(list, "what is done to each training sample: [{_target_: torchvision.transforms.v2...}]")
     eval: list[Any] = key(list, "and to each sample of validation and test")
     flip: bool = key(False, "training images, whole batches on the device: mirror half of them left to right")
@@ -244,7 +247,9 @@ class Config:
         False, "let resume= go on with another batch size or changed data; the bits are other ones then"
     )
     extend: str | None = key(None, "start a new, longer run from this run's weights and optimizer state")
-    trust: list[str] = key(list, "functions that a _target_ may name beside plainloop's own factories")
+    trust: list[str] = key(
+        list, "functions that a _target_ may name beside our own factories, and torch.hub repositories"
+    )
     paths: Paths = field(default_factory=Paths)
     split: Split = field(default_factory=Split)
     transforms: Transforms = field(default_factory=Transforms)
@@ -285,7 +290,9 @@ class EvaluateConfig:
     run: str = key("latest", "a run directory, or latest")
     split: str = key("test", "what to measure", choices=("train", "val", "test"))
     checkpoint: str = key("best", "best | last | the path of a checkpoint")
-    trust: list[str] = key(list, "functions that a _target_ may name beside plainloop's own factories")
+    trust: list[str] = key(
+        list, "functions that a _target_ may name beside our own factories, and torch.hub repositories"
+    )
     paths: Paths = field(default_factory=Paths)
     data: DataPlace = field(default_factory=DataPlace)
     loader: Loader = field(default_factory=Loader)
@@ -415,6 +422,11 @@ def _validate_training(cfg: DictConfig) -> None:
             f"transforms.normalize={normalize}: must be none, train, weights, the name of weights as in "
             "ResNet18_Weights.DEFAULT, or '{mean: 0.5, std: 0.5}' (one number per channel or feature, or one for all)."
         )
+    resize = plain(cfg.transforms.resize)
+    sides = resize if isinstance(resize, list) and len(resize) == 2 else [resize]
+    if resize not in (None, "none") and not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(f"transforms.resize={as_typed(resize)}: must be the side of square images as 224, "
+                        "[height,width], none, or null.")  # fmt: skip
     for split in ("train", "eval"):
         for number, node in enumerate(cfg.transforms[split]):
             if not isinstance(node, DictConfig) or "_target_" not in node:

@@ -17,7 +17,7 @@ from plainloop.data.splits import own
 from plainloop.data.transforms import transformed
 from plainloop.errors import UserError, first_line, out_of_memory
 from plainloop.loaders import reading_loader
-from plainloop.preprocess import make_preprocess, statistics_of_weights
+from plainloop.preprocess import Resize, make_preprocess, preset_of, statistics_of_weights
 from plainloop.tasks import Task
 
 
@@ -73,12 +73,36 @@ def preprocess_for(cfg: DictConfig, data: Data, few: Dataset, inputs: Any, skipp
         loaded: the statistics are those of a run, and are loaded afterwards: only their shapes are needed.
     """
     normalize = plain(cfg.transforms.normalize)
-    if isinstance(normalize, str) and normalize not in ("none", "train"):
-        normalize = statistics_of_weights(normalize, plain(cfg.model))
     own_way = own(data.train, "make_preprocess")
+    if own_way and normalize == "weights":  # what it makes isn't what these were trained on
+        normalize = "train"
+    if isinstance(normalize, str) and normalize not in ("none", "train"):
+        normalize = statistics_of_weights(normalize, {**plain(cfg.model), "in_channels": cfg.spec.in_channels})
     once = through(cfg, few, "eval")  # the training samples as they are when nothing is random
     with reading_loader(cfg, once, skipped, limit=1 if loaded and not own_way else None) as batches:
-        return own_way(normalize, batches) if own_way else make_preprocess(normalize, batches, inputs)
+        normalised = own_way(normalize, batches) if own_way else make_preprocess(normalize, batches, inputs)
+    resize = resize_for(cfg, data)
+    preprocess = normalised if resize is None else nn.Sequential(normalised, resize)
+    preset = preset_of(cfg.model)
+    done = []
+    if preset is not None and resize is not None and cfg.transforms.resize is None:
+        done.append(f"shorter side {preset.resize}, of which the middle {preset.crop[0]} x {preset.crop[1]}")
+    if preset is not None and isinstance(normalize, dict) and cfg.transforms.normalize == "weights":
+        done.append(f"mean {normalize['mean']}, std {normalize['std']}")
+    if preset is not None and done:
+        preprocess.note = f"images as {preset.of} wants them: {'; '.join(done)}"
+    return preprocess
+
+
+def resize_for(cfg: DictConfig, data: Data) -> Resize | None:
+    """transforms.resize, or the size that the model's pretrained weights ask for; None to leave images as they are."""
+    wanted = plain(cfg.transforms.resize)
+    if wanted == "none":
+        return None
+    if wanted is not None:
+        return Resize((wanted, wanted) if isinstance(wanted, int) else wanted)
+    preset = None if own(data.train, "make_preprocess") else preset_of(cfg.model)
+    return None if preset is None else Resize(preset.resize, preset.crop, preset.interpolation)
 
 
 def augment_for(cfg: DictConfig, task: Task) -> Augment | None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.errors import UserError, first_line
+from plainloop.models import timm_models, torchvision_models
+from plainloop.models.pretrained import Preset
 
 
 class Preprocess(nn.Module):
@@ -49,6 +51,44 @@ class Preprocess(nn.Module):
         return inputs * self.scale + self.shift
 
 
+class Resize(nn.Module):
+    """Images (N, C, H, W) to another size, bilinear and antialiased, as torchvision resizes tensors; on floats, after
+    the normalisation, so that uint8 images aren't rounded a second time.
+
+    Args:
+        size: (height, width), or one number for the shorter side, which keeps the shape.
+        crop: the (height, width) that is then cut out of the middle; None for no cutting.
+        interpolation: bilinear or bicubic.
+    """
+
+    def __init__(self, size: int | Sequence[int], crop: Sequence[int] | None = None, interpolation: str = "bilinear"):
+        super().__init__()
+        self.size, self.crop, self.interpolation = size, crop, interpolation
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width before the middle is cut out."""
+        if not isinstance(self.size, int):
+            return self.size[0], self.size[1]
+        shorter = min(height, width)
+        return int(self.size * height / shorter), int(self.size * width / shorter)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what comes out."""
+        return self.resized(height, width) if self.crop is None else (self.crop[0], self.crop[1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = self.resized(*images.shape[2:])
+        if (height, width) != tuple(images.shape[2:]):
+            images = nn.functional.interpolate(
+                images, (height, width), mode=self.interpolation, align_corners=False, antialias=True
+            )
+        if self.crop is None:
+            return images
+        tall, wide = self.crop
+        top, left = round((height - tall) / 2), round((width - wide) / 2)
+        return images[:, :, top : top + tall, left : left + wide]
+
+
 def make_preprocess(normalize: Any, train: Iterable[Any], sample: Any) -> Preprocess:
     """The preprocessing that `transforms.normalize` asks for.
 
@@ -77,27 +117,40 @@ def make_preprocess(normalize: Any, train: Iterable[Any], sample: Any) -> Prepro
     return preprocess
 
 
+def preset_of(model: Mapping[str, Any]) -> Preset | None:
+    """What the pretrained weights that a model's config names expect of images; None where it names none."""
+    if str(model.get("_target_", "")).endswith("timm_model"):
+        return timm_models.preset_of(model) if model.get("pretrained") else None
+    if str(model.get("_target_", "torchvision_model")).endswith("torchvision_model") and model.get("weights"):
+        return torchvision_models.preset_of(model)
+    return None
+
+
 def statistics_of_weights(name: str, model: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The mean and deviation that torchvision's pretrained weights were trained with.
+    """The mean and deviation that pretrained weights were trained with.
 
     Args:
-        name: as "ResNet18_Weights.DEFAULT"; "weights" for those that the model's config names.
-        model: the model's config, with `name` and `weights`.
+        name: as "ResNet18_Weights.DEFAULT" of torchvision; "weights" for those that the model's config names.
+        model: the model's config. Images of another number of channels than three get the mean of the three.
     """
-    import torchvision
+    if name != "weights":
+        import torchvision
 
-    chosen = model.get("weights") if name == "weights" else name
-    if not chosen:
+        try:
+            preset = torchvision_models.preset_named(torchvision.models.get_weight(name))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"transforms.normalize={name}: torchvision has no such weights: "
+                            f"{first_line(error)}") from error  # fmt: skip
+        return {"mean": preset.mean, "std": preset.std}
+    found = preset_of(model)
+    if found is None:
+        if model.get("weights"):
+            raise UserError(f"transforms.normalize=weights: nobody knows how images were normalised for "
+                            f"model.weights={model['weights']}. Write transforms.normalize=train, say.")  # fmt: skip
         raise UserError("transforms.normalize=weights: the model names no weights (model.weights=DEFAULT).")
-    try:
-        if name == "weights":
-            found = torchvision.models.get_model_weights(str(model["name"]))[str(chosen).rpartition(".")[2]]
-        else:
-            found = torchvision.models.get_weight(name)
-        presets = found.transforms()
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"transforms.normalize={name}: torchvision has no such weights: {first_line(error)}") from error
-    return {"mean": list(presets.mean), "std": list(presets.std)}
+    if model.get("in_channels", 3) in (3, None):
+        return {"mean": found.mean, "std": found.std}
+    return {"mean": [sum(found.mean) / len(found.mean)], "std": [sum(found.std) / len(found.std)]}
 
 
 def statistics(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:

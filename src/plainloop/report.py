@@ -50,8 +50,9 @@ def say_what_was_found(session: Session, console: Console, is_trial: bool = Fals
         index, other = pairs[0]
         console.say(f"warning: {len(pairs):,} of {spec[f'num_{split}']:,} samples of {split} are also in train, and "
                     f"don't measure what is new (its sample {index} is sample {other} of train)")  # fmt: skip
-    for note in session.notes:
-        console.say(f"note    {note}")
+    for remark in (*session.notes, getattr(session.preprocess, "note", ""), getattr(session.model, "note", "")):
+        if remark:
+            console.say(f"note    {remark}")
     if cfg.loader.batch_sampler == "length":
         sampler = training_loader(cfg, session.data.train, session.device).source.batch_sampler  # type: ignore[union-attr]
         with seeding.preserved():

@@ -6,7 +6,7 @@ preprocessed; the tasks here expect (inputs, targets), where inputs are a tensor
 `predict` (src/project/ has a small one).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -117,6 +117,28 @@ class Task(nn.Module):
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         """Compare shapes and types of outputs and targets. Raises UserError."""
+
+
+def with_auxiliary(loss_of: Callable[..., tuple[Tensor, Any]], weight: float) -> Callable[..., tuple[Tensor, Any]]:
+    """A task's `loss_of` for a model that returns (outputs, auxiliary outputs ...) while it trains: the loss of each
+    auxiliary output counts with this weight; the outputs are the main ones."""
+
+    def loss_of_all(model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        others: list[Any] = []
+
+        def main(*inputs: Any, **by_name: Any) -> Any:
+            outputs = model(*inputs, **by_name)
+            if not isinstance(outputs, tuple):
+                return outputs
+            others.extend(other for other in outputs[1:] if other is not None)
+            return outputs[0]
+
+        loss, outputs = loss_of(main, batch)
+        for other in others:
+            loss = loss + weight * loss_of(lambda *_, other=other, **__: other, batch)[0]
+        return loss, outputs
+
+    return loss_of_all
 
 
 class ByClasses(Task):

@@ -169,7 +169,7 @@ def test_lists_and_files_agree():
         assert files[option]._target_.rpartition(".")[2] == target.__name__
     for kind in DATA:
         task = OmegaConf.load(compose.CONFIGS / "task" / f"{kind}.yaml").task
-        assert sorted(task.losses) == sorted(fitting(kind))
+        assert sorted(set(task.losses) - {"manual_bce"}) == sorted(fitting(kind))
 
 
 # --- values by hand -----------------------------------------------------------------------------------------

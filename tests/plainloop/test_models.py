@@ -1,7 +1,6 @@
 """Models: shapes for every size of input, a gradient for every parameter, and wrong words answered."""
 
 import itertools
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.errors import UserError
-from plainloop.models import CNN, MLP, Linear, TabularMLP, torchvision_model
+from plainloop.models import CNN, MLP, Linear, TabularMLP
 from plainloop.models.layers import ACTIVATIONS
 
 TORCH_ACTIVATIONS = {
@@ -258,67 +257,3 @@ def test_cnn_uses_what_it_is_given():
 def test_cnn_refuses_what_makes_no_sense(arguments, message):
     with pytest.raises(ValueError, match=message):
         CNN(1, 5, [8, 8], **arguments)
-
-
-# --- torchvision --------------------------------------------------------------------------------------------
-
-SMALL = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5"]
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "vit_b_16", "convnext_tiny", "densenet121")]
-
-
-@pytest.mark.parametrize("name", [*SMALL, *SLOW])
-@pytest.mark.parametrize("in_channels", [1, 3, 4])
-def test_torchvision_models(name, in_channels):
-    """The head has the data's classes, the first convolution its channels; the rest is torchvision's."""
-    import torchvision
-
-    model = torchvision_model(name, num_classes=7, in_channels=in_channels)
-    assert model.eval()(torch.randn(1, in_channels, 224, 224)).shape == (1, 7)
-    original = torchvision.models.get_model(name, weights=None, num_classes=7)
-    assert type(model) is type(original)
-    first, theirs = layers(model, nn.Conv2d)[0], layers(original, nn.Conv2d)[0]
-    assert first.in_channels == in_channels
-    for own in ("out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"):
-        assert getattr(first, own) == getattr(theirs, own)
-    assert (first.bias is None) == (theirs.bias is None)
-    shapes, their_shapes = ({n: p.shape for n, p in each.state_dict().items()} for each in (model, original))
-    assert shapes.keys() == their_shapes.keys()
-    changed = {n for n in shapes if shapes[n] != their_shapes[n]}
-    assert changed == ({n for n, p in model.named_parameters() if p is first.weight} if in_channels != 3 else set())
-
-
-def test_torchvision_gradients_reach_every_parameter():
-    torch.manual_seed(0)
-    assert_every_parameter_learns(torchvision_model("resnet18", 3, in_channels=1), torch.randn(4, 1, 64, 64))
-
-
-@pytest.mark.parametrize("name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.slow)])
-def test_torchvision_models_give_logits_in_training_too(name):
-    """GoogLeNet and Inception bring auxiliary heads, and would return a tuple while training."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # their remark about slow initialisation
-        model = torchvision_model(name, num_classes=7)
-    outputs = model.train()(torch.randn(2, 3, 299, 299))
-    assert isinstance(outputs, Tensor)
-    assert outputs.shape == (2, 7)
-
-
-def test_torchvision_arguments_are_passed_on():
-    """zero_init_residual of a ResNet: the last norm of each block starts at zero."""
-    model = torchvision_model("resnet18", 3, zero_init_residual=True)
-    assert not model.layer1[0].bn2.weight.any()
-    assert torchvision_model("resnet18", 3).layer1[0].bn2.weight.all()
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("resnet_18", {}, "no such classification model. Did you mean resnet"),
-        ("fasterrcnn_resnet50_fpn", {}, "no such classification model"),
-        ("qqq", {}, "no such classification model. It has"),
-        ("resnet18", {"dropout": 0.1}, "resnet18 doesn't take these arguments"),
-    ],
-)
-def test_torchvision_names_that_do_not_exist(name, arguments, message):
-    with pytest.raises(UserError, match=message):
-        torchvision_model(name, 3, **arguments)

@@ -22,12 +22,14 @@ A model is a `torch.nn.Module` that gets its sizes as arguments; the configs fil
 from plainloop.models.autoencoder import Autoencoder
 from plainloop.models.char_transformer import CharTransformer
 from plainloop.models.cnn import CNN
+from plainloop.models.hub_models import hub_model
 from plainloop.models.linear import BareLinear, Linear
 from plainloop.models.logistic import ManualLinear
 from plainloop.models.mlp import MLP
 from plainloop.models.recurrent import CharRNN, RNNClassifier, SeriesRNN
 from plainloop.models.resnet import ResNet
 from plainloop.models.tabular import TabularMLP
+from plainloop.models.timm_models import timm_model
 from plainloop.models.torchvision_models import torchvision_model
 from plainloop.models.transformer import TransformerClassifier
 from plainloop.models.vit import ViT
@@ -47,5 +49,7 @@ __all__ = [
     "TabularMLP",
     "TransformerClassifier",
     "ViT",
+    "hub_model",
+    "timm_model",
     "torchvision_model",
 ]
