@@ -12,6 +12,7 @@ from torch import nn
 import plainloop
 from plainloop import checkpoint, compose
 from plainloop.assemble import assemble, make_trainer
+from plainloop.closures import check_closure_settings
 from plainloop.errors import UserError
 from plainloop.models import CNN, MLP, TransformerClassifier
 from plainloop.optim import make_optimizer
@@ -370,6 +371,13 @@ def test_lbfgs_sees_one_function_within_a_step():
 def test_what_lbfgs_can_not_do_is_refused(setting):
     with pytest.raises(UserError, match=rf"{setting}.*LBFGS"):
         plainloop.train(["model=linear", "optimizer=lbfgs", setting])
+
+
+def test_lbfgs_has_no_fp16():
+    """On a GPU; on the CPU fp16 is refused for all."""
+    optimizer = torch.optim.LBFGS(weights())
+    with pytest.raises(UserError, match=r"trainer\.precision=fp16.*LBFGS"):
+        check_closure_settings(optimizer, "fp16", 1, None, "stop")
 
 
 def test_lbfgs_has_one_group():
