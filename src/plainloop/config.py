@@ -311,7 +311,7 @@ OF_WORKERS = ("prefetch_factor", "persistent_workers", "timeout", "multiprocessi
 # Options of group loss that come with plainloop; each has its line in losses.py.
 LOSSES = ("cross_entropy", "nll", "focal", "kl_div", "multi_margin", "bce", "bce_probabilities", "binary_focal",
           "soft_margin", "multilabel_soft_margin", "multilabel_margin", "mse", "l1", "huber", "smooth_l1",
-          "poisson_nll", "gaussian_nll", "sum")  # fmt: skip
+          "poisson_nll", "gaussian_nll", "sum", "manual_bce")  # fmt: skip
 REQUIRED_GROUPS = ("data", "model", "loss", "task", "optimizer")
 
 
@@ -470,12 +470,21 @@ def _validate_training(cfg: DictConfig) -> None:
     for group in (*REQUIRED_GROUPS, "scheduler") if cfg.scheduler else REQUIRED_GROUPS:
         if not isinstance(cfg[group], DictConfig) or "_target_" not in cfg[group]:
             raise UserError(f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name")
-    for name in sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(f"{name}: {name.partition('.')[0]}={cfg.choices.get(name.partition('.')[0])} needs it. Write "
-                        f"{name}=VALUE")  # fmt: skip
+    for name in _missing(OmegaConf.to_container(cfg, resolve=False)):
+        group = name.partition(".")[0]
+        raise UserError(f"{name}: {group}={cfg.choices.get(group)} needs it. Write {name}=VALUE")
     _validate_open_values(cfg)
     _validate_loss(cfg)
     _validate_monitor(cfg)
+
+
+def _missing(node: Any, place: str = "") -> Iterator[str]:
+    """The keys within a node that a config file left for the user to give: ???"""
+    if node == "???":
+        yield place
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in items:
+        yield from _missing(value, f"{place}.{name}" if place else str(name))
 
 
 def _validate_open_values(cfg: DictConfig) -> None:
