@@ -96,7 +96,7 @@ def spread(values: Sequence[float], digits: int, sign: str = "") -> str:
     return f"{statistics.mean(values):{sign}.{digits}f} ± {deviation:.{digits}f}"
 
 
-def curve(runs: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+def curve(runs: Sequence[dict[str, Any]], name: str) -> Sequence[tuple[float, float]]:
     """(epoch, mean over the seeds), from where it fits into the picture."""
     means = [statistics.mean(values) for values in zip(*(run["curves"][name] for run in runs), strict=True)]
     points = list(enumerate(means, start=1))
