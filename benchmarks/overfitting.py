@@ -8,7 +8,7 @@ as those in a run's own history aren't. Printed in Markdown: mean and standard d
 
     python benchmarks/overfitting.py [--seeds 10] [--epochs 60] [--only NAME ...] [--picture FILE] [--json FILE]
 
-About half a minute a seed. The figures and the picture of docs/overfitting.md are what it gave.
+About a minute a seed. The figures and the picture of docs/overfitting.md are what it gave.
 """
 
 import argparse
@@ -123,11 +123,12 @@ def main() -> None:
     print(table(found))
     if arguments.picture:
         lines = {
-            "no remedy, training": curve(found[NONE], "train/epoch_loss"),
+            "no remedy, training loss": curve(found[NONE], "train/epoch_loss"),
             "no remedy": curve(found[NONE], "val/loss"),
         }
         lines |= {name: curve(found[name], "val/loss") for name in DRAWN if name in found}
-        line_plot(lines, arguments.picture, "epoch", f"validation loss, mean of {arguments.seeds} seeds")
+        label = f"validation loss (training loss where it says so), mean of {arguments.seeds} seeds"
+        line_plot(lines, arguments.picture, "epoch", label)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 

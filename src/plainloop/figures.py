@@ -94,10 +94,10 @@ def _inside(lines: Iterable[Sequence[tuple[float, float]]], left: float, top: fl
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
+    """Three to nine round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.75)
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.6)
     return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
