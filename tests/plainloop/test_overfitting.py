@@ -1,58 +1,46 @@
 """`experiment=overfitting` overfits, and what is said to help does: docs/overfitting.md, without its exact figures."""
 
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
 
 import plainloop
 
-SPLITS = ("train", "val", "test")
+Trained = Callable[..., plainloop.Run]
 
 
-@functools.cache
-def curves(*words: str) -> tuple[list[float], list[float]]:
-    """Training and validation losses at the ends of the epochs."""
-    return tuple([record[name] for record in trained(*words).history() if name in record]
-                 for name in ("train/epoch_loss", "val/loss"))  # fmt: skip
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """trained("model.dropout=0.5"): the recipe with these words, once for all tests."""
+    common = ["experiment=overfitting", "logger=none", "test=false"]
+    common.append(f"paths.outputs={tmp_path_factory.mktemp('overfitting')}")
+    return functools.cache(lambda *words: plainloop.train([*common, *words]))
 
 
-@functools.cache
-def trained(*words: str) -> plainloop.Run:
-    return plainloop.train(["experiment=overfitting", "logger=none", "test=false", *words])
-
-
-@functools.cache
-def losses(*words: str, checkpoint: str = "last") -> dict[str, float]:
+def losses(run: plainloop.Run, checkpoint: str = "last") -> dict[str, float]:
     """The plain cross-entropy of the weights, on all splits alike."""
-    run = plainloop.load_run(trained(*words).path, checkpoint=checkpoint)
-    run.session.task.loss = torch.nn.CrossEntropyLoss()
-    return {split: run.session.measure(split)["loss"] for split in SPLITS}
+    session = plainloop.load_run(run.path, checkpoint=checkpoint).session
+    session.task.loss = torch.nn.CrossEntropyLoss()
+    return {split: session.measure(split)["loss"] for split in ("train", "val", "test")}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_folder(tmp_path_factory: pytest.TempPathFactory):
-    """The runs are shared, and each test has a folder of its own."""
-    made = trained
-    folder = tmp_path_factory.mktemp("overfitting")
-    globals()["trained"] = functools.cache(lambda *words: made(*words, f"paths.outputs={folder}"))
-    yield
-    globals()["trained"] = made
-
-
-def test_the_recipe_overfits():
+def test_the_recipe_overfits(trained: Trained):
     """By heart at the end; the validation loss has fallen to its lowest early, and risen again since."""
-    train, val = curves()
-    assert len(train) == len(val) == 60
-    assert train[-1] < 0.01
+    run = trained("trainer.max_epochs=30")
+    epochs = [record for record in run.history() if "val/loss" in record]
+    val = [record["val/loss"] for record in epochs]
     lowest = val.index(min(val))
+    assert len(val) == 30
+    assert epochs[-1]["train/epoch_loss"] < 0.01
     assert 2 <= lowest < 20
     assert val[lowest] < 0.5 * val[0]
     assert val[-1] > 1.2 * val[lowest]
-    assert losses()["val"] - losses()["train"] > 0.4
-    run = trained()
+    found = losses(run)
+    assert found["val"] - found["train"] > 0.4
     assert run.metrics["best/epoch"] == lowest + 1
-    assert run.metrics["val/loss"] == min(val) < run.metrics["last/val/loss"] == val[-1]
+    assert run.metrics["val/loss"] == val[lowest] < run.metrics["last/val/loss"] == val[-1]
 
 
 REMEDIES = {
@@ -66,17 +54,17 @@ REMEDIES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("remedy", REMEDIES)
-def test_a_remedy_narrows_the_gap(remedy):
-    """And the validation loss that the run ends with is lower: the gap didn't close from the wrong side."""
-    without, with_it = losses(), losses(*REMEDIES[remedy])
+def test_a_remedy_narrows_the_gap(remedy, trained: Trained):
+    """And the losses that the run ends with are lower: the gap didn't close from the wrong side."""
+    without, with_it = losses(trained()), losses(trained(*REMEDIES[remedy]))
     assert with_it["val"] - with_it["train"] < 0.85 * (without["val"] - without["train"])
     assert with_it["val"] < 0.9 * without["val"]
     assert with_it["test"] < without["test"]
 
 
 @pytest.mark.slow
-def test_early_stopping_ends_the_run_and_best_is_what_the_long_one_would_have_chosen():
+def test_early_stopping_ends_the_run_and_best_is_what_the_long_one_would_have_chosen(trained: Trained):
     stopped, whole = trained("early_stopping.patience=10"), trained()
     assert stopped.metrics["epochs"] == stopped.metrics["best/epoch"] + 10 < 60
     assert stopped.metrics["val/loss"] == whole.metrics["val/loss"]
-    assert losses("early_stopping.patience=10", checkpoint="best")["val"] < 0.9 * losses()["val"]
+    assert losses(stopped, checkpoint="best")["val"] < 0.9 * losses(whole)["val"]
