@@ -17,6 +17,7 @@ DOCUMENTS = [
     "README.md",
     "docs/data.md",
     "docs/tour.md",
+    "docs/overfitting.md",
     "docs/fork.md",
     "docs/reproducibility.md",
     "data/README.md",
