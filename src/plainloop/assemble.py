@@ -163,7 +163,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     if data.val is None and cfg.schedule.interval == "validation":
         raise UserError(f"scheduler={cfg.choices.get('scheduler')}: it acts on validations, and the data has none.")
     facts = {"digests": digests, **(own(data.train, "facts") or {})}
-    _fill_spec(cfg, data, facts | task_class.describe(data), sample, device)
+    _fill_spec(cfg, data, facts | task_class.describe(data), sample, device, loaded)
 
     few = getattr(plain_train, "looked_at", plain_train)  # of a stream, the samples that stand for all
     skipped = Skipped(cfg.loader.skip_unreadable)
@@ -271,7 +271,7 @@ def choose_device(name: str, precision: str) -> torch.device:
 
 
 def _fill_spec(
-    cfg: DictConfig, data: Data, described: dict[str, Any], sample: tuple[Any, Any], device: torch.device
+    cfg: DictConfig, data: Data, described: dict[str, Any], sample: tuple[Any, Any], device: torch.device, loaded: bool
 ) -> None:
     """Section `spec`: what the data is, and how many steps come of it."""
     shape = list(sample[0].shape) if isinstance(sample[0], Tensor) else None
@@ -291,11 +291,15 @@ def _fill_spec(
         spec["image_size"] = list(resize.output_size(*spec["image_size"]))
         spec["num_features"] = spec["in_channels"] * math.prod(spec["image_size"])
     OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)
-    _fill_steps(cfg, data, device)
+    _fill_steps(cfg, data, device, loaded)
 
 
-def _fill_steps(cfg: DictConfig, data: Data, device: torch.device) -> None:
-    """How many steps come of the data; nobody knows for a stream without a length."""
+def _fill_steps(cfg: DictConfig, data: Data, device: torch.device, loaded: bool = False) -> None:
+    """How many steps come of the data; nobody knows for a stream without a length.
+
+    Args:
+        loaded: the steps have been made: with batches of another size there may be fewer than the warm-up had.
+    """
     batches = training_loader(cfg, data.train, device).batches
     warmup, total, ticks = cfg.schedule.warmup_steps, cfg.trainer.max_steps, None
     steps = None if batches is None else -(-batches // cfg.trainer.accumulate_steps)
@@ -305,7 +309,7 @@ def _fill_steps(cfg: DictConfig, data: Data, device: torch.device) -> None:
         ticks = total - warmup
         if cfg.schedule.interval == "epoch":
             ticks = None if steps is None else -(-total // steps) - warmup // steps
-    if total is not None and warmup >= total:
+    if total is not None and warmup >= total and not loaded:
         raise UserError(f"schedule.warmup_steps={warmup}: the run has only {total} steps.")
     spec = {"steps_per_epoch": steps, "total_steps": total, "schedule_length": ticks}
     OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)

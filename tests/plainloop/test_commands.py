@@ -196,6 +196,13 @@ def test_the_evaluate_command_finds_the_latest_run(digits_command: Done):
         file.unlink()  # the directory is as the run left it, for the other tests
 
 
+def test_evaluate_with_larger_batches_asks_for_no_warm_up():
+    """Which the training had; with batches of 1,000 samples there would be fewer steps than that."""
+    run = plainloop.train(["model=linear", "schedule.warmup_steps=50", "trainer.max_epochs=2", "logger=none"])
+    again = plainloop.evaluate(run.path, overrides=["loader.batch_size=1000"])
+    assert again["test/accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+
+
 def test_evaluate_needs_the_run_directory_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Not the configs that it was composed from, which may have changed since."""
     run = trained()
