@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 # What a checkpoint holds of a trainer: the state of its parts, where it stands, and what it carries on from there.
 PARTS = ("model", "preprocess", "task", "optimizer", "schedule", "scaler", "losses", "best", "train_batches")
 POSITION = ("epoch", "batch", "step", "samples")
-CARRIED = ("epoch_loss", "epoch_samples", "last_values", "last_train_loss", "validated", "stopped", "ended")
+CARRIED = ("epoch_loss", "epoch_samples", "last_values", "last_train_loss", "validated", "stopped", "over", "ended")
 MANY = 20  # steps in a row that may be skipped before the run is given up
 
 
@@ -137,6 +137,7 @@ class Trainer:
         self.last_train_loss = math.nan
         self.rates = {"log": Rate(), "epoch": Rate()}
         self.validated = -1  # the step of the newest validation
+        self.over = -1  # the step with which an epoch's batches were used up; a stream alone knows when that is
         self.ended = 0  # the step at which an epoch was last ended: the run, too, has to be ended at its last one
         self.stopped = ""  # why the run ends before its length is reached
         self.signal: int | None = None  # set by a signal handler; obeyed when the step is finished
@@ -153,7 +154,7 @@ class Trainer:
             whole = self.train_epoch()
             self.end_epoch(whole)
         if self.ended != self.step:  # interrupted between the last step and what belongs to it
-            self.end_epoch(self.batch == self.train_batches.batches)
+            self.end_epoch(self.over == self.step or self.batch == self.train_batches.batches)
         for callback in self.callbacks.values():
             callback.on_end(self)
 
@@ -299,6 +300,7 @@ class Trainer:
         self._clock(False)
         record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1, **self.schedule.rates()}
         if whole:
+            self.over = self.step
             if self.losses.count or self.losses.waiting or self.epoch_samples == 0:
                 self._read_losses(f"epoch {self.epoch + 1}")
             counted = isinstance(self.scaler, SkipNonfinite)  # and judged below; a scaler for fp16 doesn't count

@@ -12,6 +12,7 @@ import json
 import math
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -400,6 +401,7 @@ NOT_NEEDED = {
     "train_batches.stream": "saves walking over what was read before: see below",
     "scaler.in_a_row": "when a run is given up: see below",
     "average.added": "when what belongs to an epoch's end is interrupted: test_averaging.py",
+    "carried.over": "of a stream that is interrupted at its last epoch's end: see below",
     "carried.ended": "an end that is repeated adds nothing",
     "loggers.console": "has none",
     "seconds": "a clock's: see below",
@@ -814,6 +816,24 @@ def test_validation_and_logging_leave_the_training_alone(uninterrupted, tmp_path
 
 
 # --- streams ------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_is_interrupted_at_the_runs_end_ends_its_epoch(tmp_path, monkeypatch):
+    """It has no length by which to know that the epoch's batches are used up."""
+    words = [*own(data="Shuffling"), *STREAM, "trainer.stop_below=100"]
+    whole = plainloop.train([*words, f"hydra.run.dir={tmp_path}/whole"])
+    assert records(whole.path)[-1]["train/epoch_loss"] < 100
+    validate = Trainer.validate
+
+    def interrupted(self: Trainer) -> dict[str, float]:
+        self.signal = signal.SIGTERM
+        return validate(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "validate", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="saved"):
+            plainloop.train([*words, f"hydra.run.dir={tmp_path}/stopped"])
+    assert [found for found in differences(whole.path, resumed(tmp_path / "stopped")) if "files" not in found] == []
 
 
 class Raw(IterableDataset):
