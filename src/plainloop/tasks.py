@@ -377,7 +377,7 @@ class Reconstruction(Task):
             fix = " data.categories=onehot makes them numbers." if facts.get("cardinalities") else ""
             raise UserError("task=reconstruction: the inputs hold codes of words, whose distances mean nothing: it is "
                             f"for numbers.{fix}")  # fmt: skip
-        return {}
+        return {"num_outputs": None}  # as many as a vector has, once that is encoded; of other inputs there is a shape
 
     @classmethod
     def check_sample(cls, sample: Any) -> tuple[Any, ...]:
