@@ -175,10 +175,12 @@ def finish(cfg: DictConfig, hydra: Any, schema: type) -> DictConfig:
         cfg.choices = {
             name: value for name, value in hydra.runtime.choices.items() if not str(name).startswith("hydra/")
         }
-        typed = any(word.startswith("transforms.normalize") for word in hydra.overrides.task)
+        words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # as typed, `${...}` too
+        typed = any(word.startswith("transforms.normalize") for word in words)
         pretrained = {"torchvision_model": "weights", "timm_model": "pretrained"}
-        target = str(cfg.model.get("_target_")).rpartition(".")[2] if isinstance(cfg.model, DictConfig) else ""
-        if not typed and cfg.model.get(pretrained.get(target, "")):
+        model = cfg.model if isinstance(cfg.model, DictConfig) else {}
+        target = str(model.get("_target_")).rpartition(".")[2]
+        if not typed and target in pretrained and model.get(pretrained[target]):
             cfg.transforms.normalize = "weights"
     config.validate(cfg, schema)
     return cfg
@@ -307,6 +309,8 @@ def _missing_option(error: MissingConfigException) -> str:
 
 def _no_option(group: str, option: str, options: Sequence[str]) -> str:
     hint = f" Write {group}=none" if option == "null" and "none" in options else did_you_mean(option, options)
+    if "custom" in options and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", option):
+        return f"{group}={option}: no such option. A class of your own: {group}=custom {group}._target_={option}"
     return f"{group}={option}: no such option.{hint} {group} can be: {listed(options)}."
 
 
@@ -334,6 +338,8 @@ def _door(schema: type) -> str:
 
 
 def _unknown_key(name: str, schema: type) -> str:
+    if name == "_target_" and schema is config.Config:
+        return "_target_: of which group? Write model._target_=..., loss._target_=..., ..."
     section = name.split(".")[0]
     guess = key_like(name, schema)
     hint = f" Did you mean {guess}?" if guess else ""

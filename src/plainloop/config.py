@@ -470,12 +470,21 @@ def _validate_training(cfg: DictConfig) -> None:
     for group in (*REQUIRED_GROUPS, "scheduler") if cfg.scheduler else REQUIRED_GROUPS:
         if not isinstance(cfg[group], DictConfig) or "_target_" not in cfg[group]:
             raise UserError(f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name")
-    for name in sorted(OmegaConf.missing_keys(cfg)):
+    for name in _missing(OmegaConf.to_container(cfg, resolve=False)):
         raise UserError(f"{name}: {name.partition('.')[0]}={cfg.choices.get(name.partition('.')[0])} needs it. Write "
                         f"{name}=VALUE")  # fmt: skip
     _validate_open_values(cfg)
     _validate_loss(cfg)
     _validate_monitor(cfg)
+
+
+def _missing(node: Any, place: str = "") -> Iterator[str]:
+    """The keys that still hold ???. References to other keys are left alone: spec is filled in later."""
+    for name, value in node.items() if isinstance(node, dict) else ():
+        key = f"{place}.{name}" if place else str(name)
+        if value == "???":
+            yield key
+        yield from _missing(value, key)
 
 
 def _validate_open_values(cfg: DictConfig) -> None:
