@@ -19,6 +19,7 @@ DOCUMENTS = [
     "docs/data.md",
     "docs/models.md",
     "docs/tour.md",
+    "docs/overfitting.md",
     "docs/fork.md",
     "docs/reproducibility.md",
     "data/README.md",

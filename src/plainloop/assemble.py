@@ -437,6 +437,10 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
         cfg.schedule.warmup_steps, mode, trust, cfg.spec.schedule_length,
     )  # fmt: skip
     section = plain(cfg.trainer)
+    averaged_after = (section["swa_start"] or 0) * (cfg.spec.steps_per_epoch or 0)
+    if averaged_after > (cfg.spec.total_steps or math.inf) and not cfg.choices.get("debug"):
+        raise UserError(f"trainer.swa_start={section['swa_start']}: the run ends before the end of that epoch, with "
+                        f"trainer.max_steps={section['max_steps']}.")  # fmt: skip
     elsewhere = (
         "_target_",
         "device",

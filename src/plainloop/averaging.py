@@ -1,7 +1,7 @@
 """Averages of the weights over a run, which often generalise better than the last ones."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ class SWA(Average):
     def __init__(self, model: nn.Module, start: int):
         super().__init__(model)
         self.start = start
-        self.added = self.renewed = -1  # the steps at which this was last done
+        self.added = -1  # the step at which weights last went in
         # Frozen ones keep the statistics that they have.
         self.norms = [
             (of_average, norm)
@@ -81,37 +81,42 @@ class SWA(Average):
             if isinstance(norm, _NormBase) and norm.track_running_stats
         ]
 
-    def end_epoch(self, epoch: int, step: int, forward: Callable[[nn.Module], None]) -> None:
-        """After every epoch, numbered from 1. What is interrupted and repeated at the same step counts once.
+    def end_epoch(self, epoch: int, step: int, forward: Callable[[nn.Module], bool]) -> None:
+        """After every epoch, numbered from 1; what is repeated at the same step counts once.
 
         Args:
-            forward: lets a network see the training split.
+            forward: lets a network see the training split, and returns whether it has seen all of it. Where it hasn't,
+                the average is what it was before: with half of the statistics it would be none.
         """
-        if epoch < self.start:
+        if epoch < self.start or self.added == step:
             return
-        if self.added != step:
-            self.add(1.0 / (self.count + 1))
-            self.added = step
         norms: list[Any] = [of_average for of_average, norm in self.norms if norm.training]
-        if norms and self.renewed != step:
-            momenta = [norm.momentum for norm in norms]
-            self.model.eval()  # but for these: dropout has no place in what evaluation will see
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the mean over all batches
-                norm.train()
-            try:
-                with torch.no_grad():
-                    forward(self.model)
-            finally:
-                for norm, momentum in zip(norms, momenta, strict=True):
-                    norm.momentum = momentum
-                    norm.eval()
-            self.renewed = step
+        before = copy.deepcopy(self.state_dict()) if norms else {}
+        self.add(1.0 / (self.count + 1))
+        if norms and not self._renewed(norms, forward):
+            self.load_state_dict(before)
+            return
+        self.added = step
+
+    def _renewed(self, norms: Sequence[Any], forward: Callable[[nn.Module], bool]) -> bool:
+        """Measure the statistics of these layers; whether they have seen everything."""
+        momenta = [norm.momentum for norm in norms]
+        self.model.eval()  # but for these: dropout has no place in what evaluation will see
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+            norm.train()
+        try:
+            with torch.no_grad():
+                return forward(self.model)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+                norm.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "added": self.added, "renewed": self.renewed}
+        return {**super().state_dict(), "added": self.added}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.added, self.renewed = state.get("added", -1), state.get("renewed", -1)
+        self.added = state.get("added", -1)

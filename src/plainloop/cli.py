@@ -77,7 +77,7 @@ def _run(name: str, function: Command, words: list[str]) -> int:
 
     def task(cfg: DictConfig) -> None:
         hydra_cfg = HydraConfig.get()
-        typed = list(hydra_cfg.overrides.task)
+        typed = compose.words_of(hydra_cfg)
         given = hydra_cfg.runtime.output_dir if hydra_cfg.run.dir != "." else None
         try:
             composed = compose.from_hydra(cfg, name)

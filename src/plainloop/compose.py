@@ -175,15 +175,22 @@ def finish(cfg: DictConfig, hydra: Any, schema: type) -> DictConfig:
         cfg.choices = {
             name: value for name, value in hydra.runtime.choices.items() if not str(name).startswith("hydra/")
         }
-        words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # as typed, `${...}` too
-        typed = any(word.startswith("transforms.normalize") for word in words)
-        pretrained = {"torchvision_model": "weights", "timm_model": "pretrained"}
-        model = cfg.model if isinstance(cfg.model, DictConfig) else {}
-        target = str(model.get("_target_")).rpartition(".")[2]
-        if not typed and target in pretrained and model.get(pretrained[target]):
+        typed = any(word.startswith("transforms.normalize") for word in words_of(hydra))
+        if not typed and isinstance(cfg.model, DictConfig) and _is_pretrained(cfg.model):
             cfg.transforms.normalize = "weights"
     config.validate(cfg, schema)
     return cfg
+
+
+def words_of(hydra: Any) -> list[str]:
+    """What was typed, as it was typed: a `${...}` in it isn't looked up."""
+    words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return words
+
+
+def _is_pretrained(model: DictConfig) -> bool:
+    key = {"torchvision_model": "weights", "timm_model": "pretrained"}
+    return bool(model.get(key.get(str(model.get("_target_")).rpartition(".")[2], "")))
 
 
 def from_hydra(cfg: DictConfig, name: str) -> DictConfig:

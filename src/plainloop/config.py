@@ -311,7 +311,7 @@ OF_WORKERS = ("prefetch_factor", "persistent_workers", "timeout", "multiprocessi
 # Options of group loss that come with plainloop; each has its line in losses.py.
 LOSSES = ("cross_entropy", "nll", "focal", "kl_div", "multi_margin", "bce", "bce_probabilities", "binary_focal",
           "soft_margin", "multilabel_soft_margin", "multilabel_margin", "mse", "l1", "huber", "smooth_l1",
-          "poisson_nll", "gaussian_nll", "sum")  # fmt: skip
+          "poisson_nll", "gaussian_nll", "sum", "manual_bce")  # fmt: skip
 REQUIRED_GROUPS = ("data", "model", "loss", "task", "optimizer")
 
 
@@ -388,7 +388,7 @@ def _validate_training(cfg: DictConfig) -> None:
     if cfg.trainer.swa_start and cfg.trainer.ema_decay:
         raise UserError("trainer.ema_decay and trainer.swa_start both say which average of the weights is evaluated: "
                         "give one of them.")  # fmt: skip
-    if (cfg.trainer.swa_start or 0) > cfg.trainer.max_epochs:
+    if (cfg.trainer.swa_start or 0) > cfg.trainer.max_epochs and not cfg.choices.get("debug"):
         raise UserError(f"trainer.swa_start={cfg.trainer.swa_start}: the run ends before, with "
                         f"trainer.max_epochs={cfg.trainer.max_epochs}.")  # fmt: skip
     for number, rule in enumerate(cfg.param_groups.rules):
@@ -471,20 +471,20 @@ def _validate_training(cfg: DictConfig) -> None:
         if not isinstance(cfg[group], DictConfig) or "_target_" not in cfg[group]:
             raise UserError(f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name")
     for name in _missing(OmegaConf.to_container(cfg, resolve=False)):
-        raise UserError(f"{name}: {name.partition('.')[0]}={cfg.choices.get(name.partition('.')[0])} needs it. Write "
-                        f"{name}=VALUE")  # fmt: skip
+        group = name.partition(".")[0]
+        raise UserError(f"{name}: {group}={cfg.choices.get(group)} needs it. Write {name}=VALUE")
     _validate_open_values(cfg)
     _validate_loss(cfg)
     _validate_monitor(cfg)
 
 
 def _missing(node: Any, place: str = "") -> Iterator[str]:
-    """The keys that still hold ???. References to other keys are left alone: spec is filled in later."""
-    for name, value in node.items() if isinstance(node, dict) else ():
-        key = f"{place}.{name}" if place else str(name)
-        if value == "???":
-            yield key
-        yield from _missing(value, key)
+    """The keys within a node that a config file left for the user to give: ???"""
+    if node == "???":
+        yield place
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in items:
+        yield from _missing(value, f"{place}.{name}" if place else str(name))
 
 
 def _validate_open_values(cfg: DictConfig) -> None:

@@ -1,7 +1,7 @@
 """Pictures of a run, as PNG files."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -36,7 +36,8 @@ def image_grid(images: Tensor, path: Path, most: int = 64) -> None:
 
 def line_plot(lines: Mapping[str, Sequence[tuple[float, float]]], path: Path, x_label: str, y_label: str,
               size: tuple[int, int] = (720, 400)) -> None:  # fmt: skip
-    """Draw named lines through points (x, y), with axes from the lowest to the highest value."""
+    """Draw named lines through points (x, y), with axes from the lowest to the highest value, and the legend where
+    it covers least of them."""
     from PIL import Image, ImageDraw, ImageFont
 
     scale = 2  # drawn twice as large and made smaller, so that lines are smooth
@@ -59,20 +60,44 @@ def line_plot(lines: Mapping[str, Sequence[tuple[float, float]]], path: Path, x_
         pen.text((place(x, y_low)[0], height - bottom + 6 * scale), f"{x:,.6g}", "black", font, anchor="ma")
     pen.text(((left + width - right) / 2, height - 6 * scale), x_label, "black", font, anchor="mb")
     pen.text((8 * scale, 6 * scale), y_label, "black", font, anchor="la")
-    for number, (name, line) in enumerate(lines.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        pen.line([place(x, y) for x, y in line if math.isfinite(y)], fill=colour, width=2 * scale, joint="curve")
-        if len(lines) > 1:
-            pen.text((width - right - 8 * scale, top + (4 + 18 * number) * scale), name, colour, font, anchor="ra")
+    drawn = {name: [place(*point) for point in line if all(map(math.isfinite, point))] for name, line in lines.items()}
+    colours = [COLOURS[number % len(COLOURS)] for number in range(len(lines))]
+    for line, colour in zip(drawn.values(), colours, strict=True):
+        pen.line(line, fill=colour, width=2 * scale, joint="curve")
+    if len(lines) > 1:
+        row, swatch, gap = 18 * scale, 22 * scale, 6 * scale
+        wide, high = swatch + 3 * gap + max(font.getlength(name) for name in lines), row * len(lines) + gap
+        most_right, lowest = width - right - wide - gap, height - bottom - high - gap
+        across = (most_right, (left + most_right) / 2, left + gap)
+        places = [(x, y) for y in (top + gap, lowest) for x in across]
+        x, y = min(places, key=lambda place: _inside(drawn.values(), place[0], place[1], wide, high))
+        pen.rectangle((x, y, x + wide, y + high), "white", (225, 225, 225), scale)
+        for number, (name, colour) in enumerate(zip(lines, colours, strict=True)):
+            middle = y + gap / 2 + (number + 0.5) * row
+            pen.line([(x + gap, middle), (x + gap + swatch, middle)], fill=colour, width=2 * scale)
+            pen.text((x + 2 * gap + swatch, middle), name, "black", font, anchor="lm")
     path.parent.mkdir(exist_ok=True)
     picture.resize(size, Image.Resampling.LANCZOS).save(path)
 
 
+def _inside(lines: Iterable[Sequence[tuple[float, float]]], left: float, top: float, width: float,
+            height: float) -> int:  # fmt: skip
+    """How much of the lines lies within a box: of a hundred points on each, evenly spread over its corners."""
+    found = 0
+    for line in lines:
+        for number in range(100 if len(line) > 1 else 0):
+            place, share = divmod(number / 100 * (len(line) - 1), 1)
+            (x0, y0), (x1, y1) = line[int(place)], line[int(place) + 1]
+            x, y = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
+            found += left <= x <= left + width and top <= y <= top + height
+    return found
+
+
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
+    """Three to nine round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.75)
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.6)
     return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 

@@ -28,7 +28,8 @@ def make_optimizer(node: Mapping[str, Any], model: nn.Module, device: torch.devi
     if not trainable:
         raise UserError("model: it has no parameter that requires a gradient: there is nothing to train.")
     options = group_options(model, trainable, **(groups or {}))
-    sparse = {f"{name}.weight" for name, module in model.named_modules() if getattr(module, "sparse", False)}
+    embeddings = [(name, module) for name, module in model.named_modules() if getattr(module, "sparse", False)]
+    sparse = {f"{name}.weight" if name else "weight" for name, _ in embeddings}
     if locate(node["_target_"], "optimizer", trust) is not Several:
         return _build(node, "optimizer", trainable, options, device, sparse, trust)
     parts = {name: part for name, part in node.items() if name != "_target_"}
@@ -56,19 +57,19 @@ def _build(node: Mapping[str, Any], slot: str, named: Mapping[str, nn.Parameter]
     check_arguments(
         target, {name: value for name, value in arguments.items() if name != "_target_"}, slot, {"params": 0}
     )
-    _check_fit(target, arguments, named, sparse, slot)
+    _check_fit(target, arguments, named, options, sparse, slot)
     default = accepted["lr"].default if "lr" in accepted else None
     params = _grouped(named, options, arguments.get("lr", default), list(accepted), target.__name__, part)
-    if len(params) > 1 and isinstance(params[0], dict) and issubclass(target, torch.optim.LBFGS):
-        raise UserError(f"{slot}: L-BFGS has one group of parameters: leave param_groups out.")
     return build(arguments, slot, trust, params=params)
 
 
-def _check_fit(target: Any, arguments: Mapping[str, Any], named: Mapping[str, nn.Parameter], sparse: set[str],
-               slot: str) -> None:  # fmt: skip
+def _check_fit(target: Any, arguments: Mapping[str, Any], named: Mapping[str, nn.Parameter], options: Options,
+               sparse: set[str], slot: str) -> None:  # fmt: skip
     """Optimizers that take only some parameters, or no sparse gradients. Raises UserError."""
     if not (inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)):
         return
+    if issubclass(target, torch.optim.LBFGS) and any(options.values()):
+        raise UserError(f"{slot}: L-BFGS has one group of parameters: leave param_groups out.")
     if issubclass(target, torch.optim.Muon):
         for name, parameter in named.items():
             if parameter.ndim != 2:

@@ -6,6 +6,7 @@ loop needs to decide (precision, clipping, accumulation) is decided before it.
 A *step* is an optimizer step: one batch, or a window of `accumulate_steps` batches.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -309,6 +310,7 @@ class Trainer:
                 self.stop(f"the training loss {self.last_train_loss:.4g} is below trainer.stop_below={self.stop_below}")
             if self.swa is not None:
                 self.swa.end_epoch(self.epoch + 1, self.step, self._see_training_split)
+                self.obey_signal(save=True)
         last = bool(self.stopped) or self.step == self.max_steps or (whole and self.epoch + 1 == self.max_epochs)
         if isinstance(self.scaler, SkipNonfinite):
             self._check_skips(last)
@@ -354,13 +356,22 @@ class Trainer:
         self.schedule.end_validation(record[self.monitor])
         return better
 
-    def _see_training_split(self, model: nn.Module) -> None:
-        """Let a network see the epoch's batches once more."""
-        self.seed_step(self.step)
-        for batch in self.train_batches.epoch(self.epoch):
-            self.obey_signal(save=True)
+    def _see_training_split(self, model: nn.Module) -> bool:
+        """Let a network see the epoch's batches once more; whether no signal came in between. What training would
+        skip leaves no traces here either."""
+        position = copy.deepcopy(self.train_batches.state_dict())  # of a stream that knows its own: training's
+        for number, batch in enumerate(self.train_batches.epoch(self.epoch)):
+            if self.signal is not None:
+                break
+            self.seed_step(self.step + number)
+            kept = [buffer.clone() for buffer in model.buffers()] if self.skips else []
             with self.autocast:
-                self.task.loss_of(model, self.prepare_training(batch))
+                loss, _ = self.task.loss_of(model, self.prepare_training(batch))
+            if kept and not loss.isfinite():
+                for buffer, before in zip(model.buffers(), kept, strict=True):
+                    buffer.copy_(before)
+        self.train_batches.load_state_dict(position)
+        return self.signal is None
 
     def _clock(self, running: bool) -> None:
         for rate in self.rates.values():

@@ -76,7 +76,7 @@ def test_a_run_directory_holds_what_the_contract_says(digits_command: Done):
     assert indices == list(range(1797))
     assert {path.name for path in run.iterdir()} == {
         "config.yaml", "composed.yaml", "overrides.yaml", "environment.json", "train.log", "history.jsonl",
-        "metrics.json", "splits.json", "checkpoints", "tensorboard", "figures",
+        "metrics.json", "splits.json", "layers.txt", "checkpoints", "tensorboard", "figures",
     }  # fmt: skip
     checkpoints = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert checkpoints == ["best.pt", "step-1160.pt", "step-1200.pt"]  # 40 steps in each of 30 epochs

@@ -215,9 +215,9 @@ def test_a_single_sample_that_is_left_over_is_counted_by_the_sampler(pets):
     """BatchNorm can't take a batch of one: whether there is one, the sampler decides."""
     words = ["data=images", pets, *WORDS, f"loader.sampler={{_target_: {HERE}.Backwards, step: 2}}"]  # 25 draws
     session = assemble(compose([*words, "loader.batch_size=12"]))
-    assert "1 of 25 training samples is left over" in session.note
+    assert "1 of 25 training samples is left over" in session.notes[0]
     assert training_loader(session.config, session.data.train, torch.device("cpu")).batches == 2
-    assert assemble(compose([*words, "loader.batch_size=7"])).note == ""  # which 50 samples would leave 1 of
+    assert assemble(compose([*words, "loader.batch_size=7"])).notes == []  # which 50 samples would leave 1 of
 
 
 class Listed(Sampler):

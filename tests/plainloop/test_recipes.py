@@ -10,6 +10,7 @@ import plainloop
 from plainloop.assemble import assemble
 from plainloop.compose import compose
 from plainloop.data.loading import BatchOrder
+from plainloop.errors import UserError
 from tests.formats import write_mnist
 
 
@@ -99,3 +100,35 @@ def test_mnist_mlp_equals_the_bare_loop(tmp_path: Path):
     for ours, theirs in zip(last.values(), model.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert run.metrics["test/accuracy"] > 0.9
+
+
+@pytest.mark.slow
+def test_what_transfer_learning_gains(tmp_path):
+    """On the same 40 pictures and for as many epochs: the head on top of the backbone is ahead of training from
+    scratch, and all of it, from the backbone on, is ahead of that for longer (as the recipe's file says)."""
+    outputs = [f"paths.outputs={tmp_path}/outputs", "logger=none"]
+    with pytest.raises(UserError, match=r"digits_backbone: there is no such run"):
+        plainloop.train(["experiment=transfer_learning", *outputs])
+    assert plainloop.train(["experiment=digits_backbone", *outputs]).metrics["test/accuracy"] > 0.9
+    scratch = ["finetune.weights=null", "finetune.trainable=all", "optimizer.lr=0.001"]
+    tuned = ["finetune.trainable=all", "optimizer.lr=0.001"]
+
+    def mean(*words: str) -> float:
+        runs = [
+            plainloop.train(["experiment=transfer_learning", f"seed={seed}", *outputs, *words]) for seed in range(3)
+        ]
+        assert {run.config.spec.num_train for run in runs} == {40}
+        return sum(run.metrics["test/accuracy"] for run in runs) / 3
+
+    assert mean() > mean(*scratch) + 0.05
+    longer = ["trainer.max_epochs=100"]
+    assert mean(*tuned, *longer) > mean(*scratch, *longer) + 0.03
+
+
+def test_the_head_alone_is_a_hundredth_of_the_network():
+    run = plainloop.train(
+        ["experiment=transfer_learning", "finetune.weights=null", "trainer.max_steps=1", "logger=none"]
+    )
+    counts = [sum(p.numel() for p in run.model.parameters() if p.requires_grad or every) for every in (False, True)]
+    assert counts[0] == 256 * 5 + 5
+    assert counts[0] / counts[1] < 0.01
