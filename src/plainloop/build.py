@@ -148,11 +148,12 @@ def _imported(path: str, key: str) -> Any:
     target: Any = module
     for depth in range(used, len(parts)):
         if not hasattr(target, parts[depth]):
+            word = parts[depth]
+            names = [name for name in dir(target) if not name.startswith("_")]
             modules = [module.name for module in pkgutil.iter_modules(getattr(target, "__path__", None) or [])]
-            names = [name for name in (*dir(target), *modules) if not name.startswith("_")]
-            own = [name for name in names if getattr(getattr(target, name, None), "__module__", "") == target.__name__]
-            hint = did_you_mean(parts[depth], names) or (own and f" It has: {listed(own, 8)}.") or ""
-            raise UserError(f"{key}={path}: {'.'.join(parts[:depth])} has no {parts[depth]}.{hint}")
+            own = [name for name in names if getattr(getattr(target, name), "__module__", "") == target.__name__]
+            hint = did_you_mean(word, names) or did_you_mean(word, modules) or (own and f" It has: {listed(own, 8)}.")
+            raise UserError(f"{key}={path}: {'.'.join(parts[:depth])} has no {word}.{hint or ''}")
         target = getattr(target, parts[depth])
     return target
 
