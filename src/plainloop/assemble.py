@@ -35,6 +35,7 @@ from plainloop.errors import (
     listed,
     origin,
     out_of_memory,
+    told,
 )
 from plainloop.facts import check_task, facts_filled
 from plainloop.finetuning import finetune
@@ -206,7 +207,14 @@ def _build_model(cfg: DictConfig, trust: Sequence[str], loaded: bool) -> nn.Modu
     check_task(cfg, target)
     asked = inspect.signature(target).parameters if getattr(target, "plainloop_factory", None) else ()
     given = {name: value for name, value in {"loaded": loaded, "trusted": trust}.items() if name in asked}
-    return build(node, "model", trust, **given)
+    model = build(node, "model", trust, **given)
+    lazy = next((name for name, parameter in model.named_parameters() if nn.parameter.is_lazy(parameter)), None)
+    if lazy:
+        raise UserError(
+            f"model: {lazy} has no size before its first batch. Instead of a Lazy layer take the layer itself, and "
+            "its size from the data, as by model.in_features='${spec.num_features}'"
+        )
+    return model
 
 
 def hold_on_device(data: Data, device: torch.device) -> None:
@@ -335,19 +343,21 @@ def check_forward(session: Session, split: str) -> None:
                 with watched(session.model, 2) as session.summary:
                     session.task.check(session.model, batch)
                 at_fault = f"loss={session.config.choices.get('loss')}, or the model,"
-                loss, outputs = session.task.loss_of(session.model, batch)
+                with torch.enable_grad():
+                    loss, outputs = session.task.loss_of(session.model, batch)
                 if not isinstance(loss, Tensor) or loss.ndim > 0:
                     seen = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
                     raise UserError(f"loss: it must be one number, the mean over the batch; this one is {seen}.")
-            except UserError:
+                _check_gradient(session, loss, outputs)
+            except (UserError, MachineError):
                 raise
-            except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            except Exception as error:
                 if out_of_memory(error):
                     raise
                 if outside := label_outside(error):
                     raise UserError(outside) from error
                 raise UserError(
-                    f"{at_fault} can't take a batch {_described(batch[0])}: {first_line(error)} ({origin(error)})"
+                    f"{at_fault} can't take a batch {_described(batch[0])}: {told(error)} ({origin(error)})"
                 ) from error
             if session.augment is not None and session.augment.mixes:
                 check_shares(session.config, session.task, outputs)
@@ -363,6 +373,21 @@ def _described(inputs: Any) -> str:
         return f"of type {type(inputs).__name__}"
     kind = "" if inputs.dtype == torch.float32 else f" and type {str(inputs.dtype).removeprefix('torch.')}"
     return f"of shape {tuple(inputs.shape)}{kind}"
+
+
+def _check_gradient(session: Session, loss: Tensor, outputs: Any) -> None:
+    """Whether autograd can go back from the loss to what is trained. (That there is nothing to train, the optimizer
+    says.) Raises UserError."""
+    trained = [p for module in (session.model, session.task) for p in module.parameters() if p.requires_grad]
+    if loss.requires_grad or not trained:
+        return
+    if isinstance(outputs, Tensor) and not outputs.requires_grad:
+        few = session.config.finetune.trainable
+        which = "" if few == "all" else f" (finetune.trainable={few})"
+        raise UserError(f"model: its outputs follow from no parameter that is trained{which}, as far as autograd sees. "
+                        "What cuts them off: detach, no_grad, .item(), NumPy, argmax.")  # fmt: skip
+    raise UserError("loss: it doesn't follow from the model's outputs, as far as autograd sees. What cuts it off: "
+                    "detach, no_grad, .item(), torch.tensor(...), NumPy, argmax.")  # fmt: skip
 
 
 def _check_metrics(session: Session, batch: Any, outputs: Any) -> None:

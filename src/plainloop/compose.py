@@ -316,6 +316,8 @@ def _missing_option(error: MissingConfigException) -> str:
 
 def _no_option(group: str, option: str, options: Sequence[str]) -> str:
     hint = f" Write {group}=none" if option == "null" and "none" in options else did_you_mean(option, options)
+    if "custom" in options and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", option):
+        return f"{group}={option}: no such option. A class of your own: {group}=custom {group}._target_={option}"
     return f"{group}={option}: no such option.{hint} {group} can be: {listed(options)}."
 
 
@@ -343,6 +345,8 @@ def _door(schema: type) -> str:
 
 
 def _unknown_key(name: str, schema: type) -> str:
+    if name == "_target_" and schema is config.Config:
+        return "_target_: of which group? Write model._target_=..., loss._target_=..., ..."
     section = name.split(".")[0]
     guess = key_like(name, schema)
     hint = f" Did you mean {guess}?" if guess else ""
