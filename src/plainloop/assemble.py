@@ -40,6 +40,7 @@ from plainloop.errors import (
 from plainloop.facts import check_task, facts_filled
 from plainloop.finetuning import finetune
 from plainloop.loaders import drawn, evaluation_loader, first_two, training_loader
+from plainloop.models.freezing import train_mode
 from plainloop.optim import make_optimizer, needs_closure
 from plainloop.pipelines import apply_transforms, augment_for, check_alike, check_shares, preprocess_for, resize_for
 from plainloop.schedule import make_schedule
@@ -349,6 +350,9 @@ def check_forward(session: Session, split: str) -> None:
                     seen = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
                     raise UserError(f"loss: it must be one number, the mean over the batch; this one is {seen}.")
                 _check_gradient(session, loss, outputs)
+                if split == "train" and session.task.size(batch) > 1:
+                    at_fault = f"model={session.config.choices.get('model')} in training mode"
+                    _in_training_mode(session, batch)
             except (UserError, MachineError):
                 raise
             except Exception as error:
@@ -362,6 +366,19 @@ def check_forward(session: Session, split: str) -> None:
             if session.augment is not None and session.augment.mixes:
                 check_shares(session.config, session.task, outputs)
             _check_metrics(session, batch, outputs)
+
+
+def _in_training_mode(session: Session, batch: Any) -> None:
+    """Some models return something else while they train. What the batch leaves behind (in the statistics of
+    BatchNorm) is taken back."""
+    buffers = [*session.model.buffers(), *session.task.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    train_mode(session.model)  # the caller's `eval_mode` restores it
+    try:
+        session.task.loss_of(session.model, batch)
+    finally:
+        for buffer, kept in zip(buffers, before, strict=True):
+            buffer.copy_(kept)
 
 
 def _described(inputs: Any) -> str:

@@ -107,6 +107,11 @@ MODULES = {
             def forward(self, inputs):
                 return super().forward(inputs), None
 
+        class Twofaced(Net):
+            def forward(self, inputs):
+                outputs = super().forward(inputs)
+                return (outputs, None) if self.training else outputs
+
         class OneSize(Net):
             def forward(self, inputs):
                 assert inputs.shape[-1] == 224, "Wrong image height!"
@@ -636,6 +641,11 @@ DATA = [
     Mistake("data=points data.inputs=[[a],[b],[c]]", ("data.inputs", "number")),
     Mistake("data=mnist paths.data=nowhere data.download=false", ("MNIST is not in nowhere", "paths.data=FOLDER")),
     Mistake("data=mnist data.name=MNST", ("data.name=MNST", "Did you mean MNIST?", "CIFAR10")),
+    Mistake("model=custom model._target_=their_models.Twofaced", ("model=custom in training mode", "not tuple")),
+    Mistake("model._target_=torch.nn.Linear", ("model.hidden_sizes: Linear takes no such argument",
+            "It stands in configs/model/mlp.yaml. model=custom model._target_=torch.nn.Linear")),
+    Mistake("optimizer._target_=torch.optim.RMSprop", ("optimizer.betas", "configs/optimizer/adam.yaml",
+            "optimizer=custom")),
     Mistake("data=digits data.name=MNIST", ("data.name", "arrays takes no such argument")),
     Mistake("data=mine data.count=many", ("data.count=many", "number")),
     Mistake("data=mine data.count=0", ("training split is empty",)),
