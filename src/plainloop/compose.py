@@ -175,7 +175,11 @@ def finish(cfg: DictConfig, hydra: Any, schema: type) -> DictConfig:
         cfg.choices = {
             name: value for name, value in hydra.runtime.choices.items() if not str(name).startswith("hydra/")
         }
-        typed = any(word.startswith("transforms.normalize") for word in words_of(hydra))
+        words = words_of(hydra)
+        if any(word.startswith("schedule.interval=") for word in words) and cfg.scheduler is None and not cfg.extend:
+            raise UserError(f"schedule.interval={cfg.schedule.interval}: it says when a scheduler ticks, and with "
+                            "scheduler=none there is none.")  # fmt: skip
+        typed = any(word.startswith("transforms.normalize") for word in words)
         if not typed and isinstance(cfg.model, DictConfig) and _is_pretrained(cfg.model):
             cfg.transforms.normalize = "weights"
     config.validate(cfg, schema)
@@ -227,6 +231,8 @@ def changed(
         OmegaConf.update(cfg, name, OmegaConf.select(composed, name), merge=False, force_add=True)
         if name in cfg.choices:
             cfg.choices[name] = composed.choices[name]
+        if name == "scheduler":  # it says when it ticks
+            cfg.schedule.interval = composed.schedule.interval
     if cfg.loader.num_workers == 0:  # the run's own options of workers mean nothing now; typed ones are a mistake
         for name in config.OF_WORKERS:
             cfg.loader[name] = composed.loader[name]

@@ -449,6 +449,17 @@ def test_extend_is_a_new_run_from_the_weights_with_a_schedule_of_its_own():
     assert float(state["step"]) == 5 * 40  # Adam's own count goes on
 
 
+@pytest.mark.parametrize(("before", "after", "interval"), [
+    ("cosine", "step", "epoch"), ("cosine", "plateau", "validation"), ("plateau", "cosine", "step"),
+])  # fmt: skip
+def test_another_scheduler_ticks_in_its_own_interval(before, after, interval):
+    """Else scheduler=step would take a tenth of the rate after every 10 steps, and not epochs."""
+    run = trained(f"scheduler={before}", "trainer.max_epochs=1")
+    longer = plainloop.train([f"extend={run.path}", f"scheduler={after}"])
+    assert longer.config.schedule.interval == interval
+    assert {record["lr"] for record in longer.history()} == {0.001} or after == "cosine"
+
+
 def test_extend_takes_the_last_weights_and_moments():
     """One step with a rate of zero leaves the weights where the old run ended."""
     run = trained()
