@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ import pytest
 import plainloop
 from plainloop.compose import groups
 from plainloop.errors import UserError
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, Done, command
 from tests.formats import write_mnist
 
 DOCUMENTS = [
     "README.md",
     "docs/data.md",
+    "docs/models.md",
     "docs/tour.md",
     "docs/overfitting.md",
     "docs/fork.md",
@@ -35,10 +37,23 @@ def commands(document: str) -> list[str]:
     return [stripped for line in lines if (stripped := re.sub(r"\s+#.*$", "", line).strip())]
 
 
+def in_table(document: str) -> list[str]:
+    """The commands in a table's last column, cut down to one epoch each."""
+    found = re.findall(r"\| `(python train\.py [^`]+)` \|$", (ROOT / document).read_text(), re.MULTILINE)
+    return [f"{line} trainer.max_epochs=1" for line in found]
+
+
 def files(document: str) -> dict[str, str]:
-    """The pieces of Python that the reader is asked to save: they begin with the file's name."""
-    named = [(re.match(r"# (\w+\.py)\n", block), block) for block in blocks(document, "python")]
+    """What the reader is asked to save: Python and YAML that begin with the file's name."""
+    pieces = [*blocks(document, "python"), *blocks(document, "yaml")]
+    named = [(re.match(r"(?:# @package \w+\n)?# ([\w/]+\.(?:py|yaml))\n", block), block) for block in pieces]
     return {name[1]: block for name, block in named if name}
+
+
+def mistakes(document: str) -> list[tuple[str, str]]:
+    """The commands of the console blocks, and what is answered (broken into lines to be read)."""
+    text = "".join(blocks(document, "console"))
+    return [(line, answer) for line, answer in re.findall(r"^\$ (.+)\n((?:(?!\$ ).+\n)+)", text, re.MULTILINE)]
 
 
 # Run elsewhere, or not at all: pip's two commands by .ci/run, verbatim; TensorBoard by test_tensorboard.py; the
@@ -46,25 +61,47 @@ def files(document: str) -> dict[str, str]:
 ELSEWHERE = ("pip install", "tensorboard ", "python benchmarks/")
 
 
+# Of models/, what builds, loads or freezes models, and is none.
+NO_CHAPTERS = ("__init__", "freezing", "hub_models", "pretrained", "timm_models", "torchvision_models", "weights")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_runs(document, tmp_path: Path):
-    """In the document's order, in one folder where MNIST's files lie in data/, and what the reader is to save."""
+    """In the document's order, in one folder where MNIST's files lie in data/, and what the reader is to save: some of
+    it in the project itself, of which the folder is a copy then."""
     write_mnist(tmp_path / "data", train=600, test=100)
-    saved = files("docs/data.md") if document == "README.md" else files(document)  # the README's user has data
+    examples = files("docs/data.md")
+    saved = examples if document == "README.md" else files(document)  # the README's user has data
+    if any("/" in name for name in saved):
+        for part in ("src", "configs", "data"):
+            shutil.copytree(ROOT / part, tmp_path / part, dirs_exist_ok=True)
+        for door in ROOT.glob("*.py"):
+            shutil.copy(door, tmp_path)
     for name, block in saved.items():
         (tmp_path / name).write_text(block)
-    if document == "README.md":
+    if document in ("README.md", "docs/models.md"):
+        (tmp_path / "make_examples.py").write_text(examples["make_examples.py"])
         assert command(str(tmp_path / "make_examples.py"), folder=tmp_path).status == 0
-    for line in commands(document):
+
+    def typed(line: str) -> Done:
+        python, script, *words = shlex.split(line)
+        assert python == "python", line
+        own = tmp_path / script
+        return command(str(own) if own.exists() else script, *words, folder=tmp_path)
+
+    once = in_table(document) if document == "docs/models.md" else []  # others' tables are of files that nobody has
+    for line in [*commands(document), *once]:
         line = line.removeprefix("pip install -e . && ")
         if line.startswith(ELSEWHERE):
             continue
-        python, script, *words = shlex.split(line)
-        assert python == "python", line
-        done = command(str(tmp_path / script) if script in saved else script, *words, folder=tmp_path)
+        done = typed(line)
         assert done.status == 0, f"{line}\n{done.err}"
-        assert done.err == "" or script != "train.py", f"{line}\n{done.err}"
+        assert done.err == "" or "python train.py" not in line, f"{line}\n{done.err}"
+    for line, answer in mistakes(document):
+        done = typed(line)
+        assert done.status == 2, line
+        assert done.err.split() == answer.split(), f"{line}\n{done.err}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -74,6 +111,8 @@ def test_every_piece_of_python_runs(document, capsys: pytest.CaptureFixture):
         exec(compile(block, document, "exec"), names)
         if "logits" in names:
             assert names["logits"].shape == (359, 10)
+        if "text" in names:
+            assert names["text"] == "if you want you"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -89,6 +128,16 @@ def test_the_readme_lists_every_option_and_is_short():
     for group, options in groups().items():
         for option in options:
             assert re.search(rf"`{option}`|{group}={option}\b", text), f"{group}={option}"
+
+
+def test_the_models_page_lists_every_option_of_its_groups():
+    text = (ROOT / "docs/models.md").read_text()
+    for group in ("loss", "optimizer", "scheduler"):
+        for option in groups()[group]:
+            assert re.search(rf"`{option}`|{group}={option}\b", text), f"{group}={option}"
+    for module in (ROOT / "src/plainloop/models").glob("*.py"):
+        if module.stem not in NO_CHAPTERS:
+            assert f"models/{module.name})" in text, module.name
 
 
 def test_the_first_code_block_is_the_set_up():

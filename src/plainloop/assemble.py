@@ -8,7 +8,6 @@ import copy
 import inspect
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from plainloop import compose, inference, losses, seeding
@@ -32,15 +30,17 @@ from plainloop.data.workers import default_workers
 from plainloop.errors import (
     MachineError,
     UserError,
-    did_you_mean,
     first_line,
     label_outside,
     listed,
     origin,
     out_of_memory,
+    told,
 )
+from plainloop.facts import check_task, facts_filled
 from plainloop.finetuning import finetune
 from plainloop.loaders import drawn, evaluation_loader, first_two, training_loader
+from plainloop.models.freezing import train_mode
 from plainloop.optim import make_optimizer, needs_closure
 from plainloop.pipelines import apply_transforms, augment_for, check_alike, check_shares, preprocess_for, resize_for
 from plainloop.schedule import make_schedule
@@ -172,17 +172,17 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     model = _build_model(cfg, trust, loaded)
     notes = finetune(cfg, model, preprocess, loaded)
     names = cfg.spec.class_names or cfg.spec.target_names or [str(n) for n in range(cfg.spec.num_outputs or 0)]
-    for place, numbers in losses.balanced(_facts_filled(cfg, "loss"), task_class.kind, data, names):
+    for place, numbers in losses.balanced(facts_filled(cfg, "loss"), task_class.kind, data, names):
         OmegaConf.update(cfg, place, numbers)  # as facts about the data: the saved config holds the numbers
-    loss = losses.make_loss(_facts_filled(cfg, "loss"), task_class.kind, cfg.spec.num_outputs, trust)
-    metrics = {name: build(node, f"metrics.{name}", trust) for name, node in _facts_filled(cfg, "metrics").items()}
-    task = build(_facts_filled(cfg, "task"), "task", trust, loss=loss, metrics=metrics)
+    loss = losses.make_loss(facts_filled(cfg, "loss"), task_class.kind, cfg.spec.num_outputs, trust)
+    metrics = {name: build(node, f"metrics.{name}", trust) for name, node in facts_filled(cfg, "metrics").items()}
+    task = build(facts_filled(cfg, "task"), "task", trust, loss=loss, metrics=metrics)
     task.num_outputs = cfg.spec.num_outputs
     task.fit(data)
     if hasattr(model, "auxiliary_weight"):
         task.loss_of = with_auxiliary(task.loss_of, float(model.auxiliary_weight))  # type: ignore[arg-type]
 
-    augment = augment_for(cfg, task)
+    augment = augment_for(cfg, task, sample[0])
     notes += _leave_out_a_single_sample(cfg, data, model, device)
     session = Session(
         cfg, data, preprocess, model, task, device, sample,
@@ -203,11 +203,19 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
 def _build_model(cfg: DictConfig, trust: Sequence[str], loaded: bool) -> nn.Module:
     """The model; a factory of ours that asks for it is told whether a run's weights are `loaded` afterwards, and what
     the user trusts."""
-    node = _facts_filled(cfg, "model")
+    node = facts_filled(cfg, "model")
     target = locate(node["_target_"], "model", trust)
+    check_task(cfg, target)
     asked = inspect.signature(target).parameters if getattr(target, "plainloop_factory", None) else ()
     given = {name: value for name, value in {"loaded": loaded, "trusted": trust}.items() if name in asked}
-    return build(node, "model", trust, **given)
+    model = build(node, "model", trust, **given)
+    lazy = next((name for name, parameter in model.named_parameters() if nn.parameter.is_lazy(parameter)), None)
+    if lazy:
+        raise UserError(
+            f"model: {lazy} has no size before its first batch. Instead of a Lazy layer take the layer itself, and "
+            "its size from the data, as by model.in_features='${spec.num_features}'"
+        )
+    return model
 
 
 def hold_on_device(data: Data, device: torch.device) -> None:
@@ -290,6 +298,10 @@ def _fill_spec(
             raise UserError(f"transforms.resize: it is for images, and the inputs are of shape {tuple(shape or ())}.")
         spec["image_size"] = list(resize.output_size(*spec["image_size"]))
         spec["num_features"] = spec["in_channels"] * math.prod(spec["image_size"])
+    if spec["image_size"] is not None:
+        spec["input_shape"] = [spec["in_channels"], *spec["image_size"]]
+    if spec.get("num_outputs") is None and len(spec["input_shape"] or ()) == 1:  # the inputs again
+        spec["num_outputs"] = spec["num_features"]
     OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)
     _fill_steps(cfg, data, device, loaded)
 
@@ -315,41 +327,6 @@ def _fill_steps(cfg: DictConfig, data: Data, device: torch.device, loaded: bool 
     OmegaConf.update(cfg, "spec", spec, merge=True, force_add=True)
 
 
-def _facts_filled(cfg: DictConfig, group: str) -> dict[str, Any]:
-    """A group with its `${spec...}` filled in. Raises UserError where the data doesn't have such a fact."""
-
-    def look(node: Any, place: str) -> None:
-        for name, value in node.items() if isinstance(node, dict) else ():
-            if isinstance(value, dict):
-                look(value, f"{place}.{name}")
-            elif isinstance(value, str) and value.startswith("${spec.") and value.endswith("}"):
-                fact = value[len("${spec.") : -1]
-                if fact not in cfg.spec:
-                    facts = [f"spec.{name}" for name in cfg.spec]
-                    raise UserError(f"{place}.{name}={value}: no such fact.{did_you_mean(f'spec.{fact}', facts)}")
-                if cfg.spec[fact] is None and fact in ("steps_per_epoch", "total_steps", "schedule_length"):
-                    raise UserError(
-                        f"{group}={cfg.choices.get(group)} needs the length of the run, and the data is a stream that "
-                        "doesn't know its own: set trainer.max_steps, or give the data set a __len__."
-                    )
-                if OmegaConf.select(cfg, f"spec.{fact}") is None:
-                    hint = "\nSome are codes: model=tabular embeds them, data.categories=onehot makes them numbers."
-                    hint = hint if cfg.spec.cardinalities else ""
-                    raise UserError(
-                        f"{group}={cfg.choices.get(group)} doesn't fit data={cfg.choices.get('data')}: {place}.{name} "
-                        f"needs spec.{fact}, and inputs of shape {tuple(cfg.spec.input_shape or ())} have none.{hint}"
-                    )
-
-    look(OmegaConf.to_container(cfg[group], resolve=False), group)
-    try:
-        return plain(cfg[group])
-    except OmegaConfBaseException as error:
-        if match := re.search(r"Interpolation key '((\w+)\.[^']+)' not found", str(error)):
-            raise UserError(f"{error.full_key} refers to {match[1]}, which {match[2]}={cfg.choices.get(match[2])} "
-                            f"doesn't have. Write {error.full_key}=VALUE") from error  # fmt: skip
-        raise UserError(f"{error.full_key}: {first_line(error)}.") from error
-
-
 def check_forward(session: Session, split: str) -> None:
     """Two samples through the model, before anything is written: shapes that don't fit are found here."""
     dataset = session.data[split]
@@ -367,24 +344,67 @@ def check_forward(session: Session, split: str) -> None:
                 with watched(session.model, 2) as session.summary:
                     session.task.check(session.model, batch)
                 at_fault = f"loss={session.config.choices.get('loss')}, or the model,"
-                loss, outputs = session.task.loss_of(session.model, batch)
+                with torch.enable_grad():
+                    loss, outputs = session.task.loss_of(session.model, batch)
                 if not isinstance(loss, Tensor) or loss.ndim > 0:
                     seen = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
                     raise UserError(f"loss: it must be one number, the mean over the batch; this one is {seen}.")
-            except UserError:
+                _check_gradient(session, loss, outputs)
+                if split == "train" and session.task.size(batch) > 1:
+                    at_fault = f"model={session.config.choices.get('model')} in training mode"
+                    _in_training_mode(session, batch)
+            except (UserError, MachineError):
                 raise
-            except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            except Exception as error:
                 if out_of_memory(error):
                     raise
                 if outside := label_outside(error):
                     raise UserError(outside) from error
-                shape = tuple(batch[0].shape) if isinstance(batch[0], Tensor) else "these inputs"
                 raise UserError(
-                    f"{at_fault} can't take a batch of shape {shape}: {first_line(error)} ({origin(error)})"
+                    f"{at_fault} can't take a batch {_described(batch[0])}: {told(error)} ({origin(error)})"
                 ) from error
             if session.augment is not None and session.augment.mixes:
                 check_shares(session.config, session.task, outputs)
             _check_metrics(session, batch, outputs)
+
+
+def _in_training_mode(session: Session, batch: Any) -> None:
+    """Some models return something else while they train. What the batch leaves behind (in the statistics of
+    BatchNorm) is taken back."""
+    buffers = [*session.model.buffers(), *session.task.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    train_mode(session.model)  # the caller's `eval_mode` restores it
+    try:
+        session.task.loss_of(session.model, batch)
+    finally:
+        for buffer, kept in zip(buffers, before, strict=True):
+            buffer.copy_(kept)
+
+
+def _described(inputs: Any) -> str:
+    """A batch's inputs in an error: "of shape (2, 1, 8, 8)"; a type that isn't float32, and a dict's parts by name."""
+    if isinstance(inputs, dict):
+        parts = (f"{name} {tuple(part.shape) if isinstance(part, Tensor) else ''}" for name, part in inputs.items())
+        return f"of {listed(part.strip() for part in parts)}, which are given to forward by name"
+    if not isinstance(inputs, Tensor):
+        return f"of type {type(inputs).__name__}"
+    kind = "" if inputs.dtype == torch.float32 else f" and type {str(inputs.dtype).removeprefix('torch.')}"
+    return f"of shape {tuple(inputs.shape)}{kind}"
+
+
+def _check_gradient(session: Session, loss: Tensor, outputs: Any) -> None:
+    """Whether autograd can go back from the loss to what is trained. (That there is nothing to train, the optimizer
+    says.) Raises UserError."""
+    trained = [p for module in (session.model, session.task) for p in module.parameters() if p.requires_grad]
+    if loss.requires_grad or not trained:
+        return
+    if isinstance(outputs, Tensor) and not outputs.requires_grad:
+        few = session.config.finetune.trainable
+        which = "" if few == "all" else f" (finetune.trainable={few})"
+        raise UserError(f"model: its outputs follow from no parameter that is trained{which}, as far as autograd sees. "
+                        "What cuts them off: detach, no_grad, .item(), NumPy, argmax.")  # fmt: skip
+    raise UserError("loss: it doesn't follow from the model's outputs, as far as autograd sees. What cuts it off: "
+                    "detach, no_grad, .item(), torch.tensor(...), NumPy, argmax.")  # fmt: skip
 
 
 def _check_metrics(session: Session, batch: Any, outputs: Any) -> None:
@@ -408,11 +428,11 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
     cfg, trust = session.config, list(session.config.trust)
     mode = cfg.monitor_mode = monitor_mode(session)
     optimizer = make_optimizer(
-        _facts_filled(cfg, "optimizer"), session.model, session.device, plain(cfg.param_groups), trust, session.task
+        facts_filled(cfg, "optimizer"), session.model, session.device, plain(cfg.param_groups), trust, session.task
     )
     asks_for_loss = needs_closure(optimizer)  # before a scheduler wraps its step
     schedule = make_schedule(
-        _facts_filled(cfg, "scheduler") if cfg.scheduler else None, optimizer, cfg.schedule.interval,
+        facts_filled(cfg, "scheduler") if cfg.scheduler else None, optimizer, cfg.schedule.interval,
         cfg.schedule.warmup_steps, mode, trust, cfg.spec.schedule_length,
     )  # fmt: skip
     section = plain(cfg.trainer)

@@ -9,11 +9,12 @@ a run directory can authorise nothing.
 import importlib
 import importlib.util
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plainloop.errors import UserError, did_you_mean, first_line, listed, origin, out_of_memory
+from plainloop.errors import MachineError, UserError, did_you_mean, first_line, listed, origin, out_of_memory, told
 
 # Names that other libraries give to arguments of torch's.
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "epsilon": "eps", "p": "dropout"}
@@ -66,9 +67,14 @@ def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
     }
 
 
-def locate(path: str, slot: str, trust: Sequence[str] = ()) -> Any:
-    """The class or function that a `_target_` names, if this slot may build it. Raises UserError."""
-    target = _imported(str(path), slot)
+def locate(path: str, slot: str, trust: Sequence[str] = (), key: str = "") -> Any:
+    """The class or function that a `_target_` names, if this slot may build it. Raises UserError.
+
+    Args:
+        key: what names it, if not SLOT._target_.
+    """
+    key = key or f"{slot}._target_"
+    target = _imported(str(path), key)
     group = _group(slot)
     bases, kind = _kinds()[group]
     if inspect.isclass(target) and (bases or group == "metrics"):
@@ -77,13 +83,17 @@ def locate(path: str, slot: str, trust: Sequence[str] = ()) -> Any:
             return target
     elif path in trust or (callable(target) and getattr(target, "plainloop_factory", None) == group):
         return target
+    elif bases and isinstance(target, bases):
+        raise UserError(f"{key}={path} is {kind} that exists already. Name its class, of which one is built here, or a "
+                        "function that returns it.")  # fmt: skip
     elif callable(target):
+        own = " (a function of outputs and targets: call it in the forward of one)" if group == "loss" else ""
         raise UserError(
-            f"{slot}._target_={path} is a function, and {slot} takes {kind}.\n"
+            f"{key}={path} is a function, and {slot} takes {kind}{own}.\n"
             f"If you know the function and it {'is' if not bases else 'returns'} one, say so on the command line: "
             f"'trust=[{path}]'"
         )
-    raise UserError(f"{slot}._target_={path} is not {kind}.")
+    raise UserError(f"{key}={path} is not {kind}.")
 
 
 def _group(slot: str) -> str:
@@ -99,14 +109,16 @@ def function(node: Any, slot: str, trust: Sequence[str] = ()) -> Any:
             from torch.utils.data import default_collate
 
             return default_collate
-        return locate(node, slot, trust)
+        return locate(node, slot, trust, slot)
+    if not isinstance(node, Mapping):
+        raise UserError(f"{slot}={node}: must be the name of {_kinds()[slot][1]}, as in {slot}=my_module.my_function")
     return build(node, slot, trust)
 
 
-def _imported(path: str, slot: str) -> Any:
+def _imported(path: str, key: str) -> Any:
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise UserError(f"{slot}._target_={path}: must be a dotted name, as in my_package.MyClass")
+        raise UserError(f"{key}={path}: must be a dotted name, as in my_package.MyClass")
     module, used = None, 0
     for depth in range(1, len(parts)):
         name = ".".join(parts[:depth])
@@ -115,32 +127,33 @@ def _imported(path: str, slot: str) -> Any:
             if spec is None:
                 break
             for place in (spec.origin, *(spec.submodule_search_locations or [])):
-                refuse_a_runs_own(place, f"{slot}._target_={path}")
+                refuse_a_runs_own(place, f"{key}={path}")
             module, used = importlib.import_module(name), depth
         except UserError:
             raise
         except ModuleNotFoundError as error:
             if error.name == name:  # its parent is a module and no package
                 break
-            raise UserError(f"{slot}._target_={path}: importing {name} failed: {error} ({origin(error)})") from error
+            raise UserError(f"{key}={path}: importing {name} failed: {error} ({origin(error)})") from error
         except (Exception, SystemExit) as error:
             what = "it exits the program" if isinstance(error, SystemExit) else first_line(error)
             raise UserError(
-                f"{slot}._target_={path}: importing {name} failed: {type(error).__name__}: {what} ({origin(error)})"
+                f"{key}={path}: importing {name} failed: {type(error).__name__}: {what} ({origin(error)})"
             ) from error
     if module is None:
         raise UserError(
-            f"{slot}._target_={path}: no module named {parts[0]}. It must be installed, or lie in src/ or in the "
+            f"{key}={path}: no module named {parts[0]}. It must be installed, or lie in src/ or in the "
             "folder where the command is typed."
         )
     target: Any = module
     for depth in range(used, len(parts)):
         if not hasattr(target, parts[depth]):
+            word = parts[depth]
             names = [name for name in dir(target) if not name.startswith("_")]
-            raise UserError(
-                f"{slot}._target_={path}: {'.'.join(parts[:depth])} has no {parts[depth]}."
-                f"{did_you_mean(parts[depth], names)}"
-            )
+            modules = [module.name for module in pkgutil.iter_modules(getattr(target, "__path__", None) or [])]
+            own = [name for name in names if getattr(getattr(target, name), "__module__", "") == target.__name__]
+            hint = did_you_mean(word, names) or did_you_mean(word, modules) or (own and f" It has: {listed(own, 8)}.")
+            raise UserError(f"{key}={path}: {'.'.join(parts[:depth])} has no {word}.{hint or ''}")
         target = getattr(target, parts[depth])
     return target
 
@@ -167,21 +180,29 @@ def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given
     check_arguments(target, arguments, slot, given)
     try:
         built = target(**given, **arguments)
-    except UserError:
+    except (UserError, MachineError):
         raise
-    except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError) as error:
-        if out_of_memory(error):
+    except Exception as error:
+        if out_of_memory(error) or isinstance(error, OSError):
             raise
-        typed = listed(f"{name}={value}" for name, value in arguments.items() if name != "params")
-        raise UserError(
-            f"{slot}: {target.__name__} refused its arguments ({typed or 'none'}): "
-            f"{first_line(error)} ({origin(error)})"
-        ) from error
+        typed = listed(f"{name}={_shown(value)}" for name, value in arguments.items() if name != "params")
+        what = f"building {target.__name__} failed, with arguments"
+        if isinstance(error, TypeError | ValueError | AssertionError | ArithmeticError | RuntimeError):
+            what = f"{target.__name__} refused its arguments"
+        raise UserError(f"{slot}: {what} ({typed or 'none'}): {told(error)} ({origin(error)})") from error
     bases, kind = _kinds()[_group(slot)]
     no_split = slot == "data" and built is None  # what a function returns for a split that it doesn't have
     if bases and not inspect.isclass(target) and not isinstance(built, bases) and not no_split:
         raise UserError(f"{slot}: {node['_target_']} returned {type(built).__name__}, and {slot} takes {kind}.")
     return built
+
+
+def _shown(value: Any) -> str:
+    """An argument, for people: functions and objects by their names, without an address."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    plain = value is None or isinstance(value, bool | int | float | str | dict)
+    return str(value) if plain else getattr(value, "__name__", type(value).__name__)
 
 
 def check_arguments(

@@ -173,7 +173,7 @@ def help_text(name: str) -> str:
             python train.py hydra.run.dir=DIR resume=auto    start there, or continue: a cluster's one command line
             python train.py extend=RUN trainer.max_epochs=20 train longer, as a new run
             python train.py -m model=mlp,cnn seed=0,1        a sweep: every combination, then a ranked table
-            python train.py debug=fast                       a few batches of everything (overfit, profile, anomaly)
+            python train.py debug=fast                       a few batches of everything (and overfit, schedule, ...)
             python train.py --cfg job [--resolve]            show the config and do nothing
             """).splitlines()
             if name == "train"

@@ -103,7 +103,7 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
             console.say(f"note    {remark}")
     console.monitor = cfg.monitor
 
-    with explained(None):
+    with explained(None), compose.explaining_leftovers(cfg):
         session = assemble(cfg, loaded=old is not None)
     if old is not None:
         continuing.check_same_data(cfg, session, old)
@@ -115,7 +115,7 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     report.say_what_was_found(session, console, is_trial)
     others = {name: build(node, f"logger.{name}", list(cfg.trust)) for name, node in plain(cfg.logger or {}).items()}
     loggers: dict[str, Logger] = {"history": History(), "console": console, **others}
-    with explained(None):
+    with explained(None), compose.explaining_leftovers(cfg):
         trainer = make_trainer(session, log=_to_all(loggers), progress=console.progress)
         report.say_memory(session, trainer, console)
 

@@ -3,10 +3,11 @@
 Torch-free: a mistyped override is answered before torch is imported.
 """
 
+import contextlib
 import copy
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -57,6 +58,26 @@ def groups() -> dict[str, list[str]]:
     for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
         found[folder.name] = sorted(file.stem for file in folder.glob("*.yaml"))
     return found
+
+
+@contextlib.contextmanager
+def explaining_leftovers(cfg: DictConfig) -> Iterator[None]:
+    """A `_target_` that was changed keeps the arguments of the option that was taken: where one of them is refused, the
+    answer says where it stands."""
+    try:
+        yield
+    except UserError as error:
+        match = re.match(r"(\w+)\.(\w+): \w+ takes no such argument", str(error))
+        group, key = match.groups() if match else ("", "")
+        file = CONFIGS / group / f"{cfg.choices.get(group)}.yaml"
+        text = file.read_text() if group and file.is_file() else ""
+        stands = re.search(rf"^\s*{key}:", text, re.MULTILINE)
+        if not stands or str(cfg[group]._target_) in text:
+            raise
+        raise UserError(
+            f"{error}\nIt stands in configs/{group}/{file.name}. {group}=custom {group}._target_={cfg[group]._target_} "
+            "begins without arguments."
+        ) from error
 
 
 def key_like(word: str, schema: type = config.Config) -> str:
@@ -322,6 +343,8 @@ def _missing_option(error: MissingConfigException) -> str:
 
 def _no_option(group: str, option: str, options: Sequence[str]) -> str:
     hint = f" Write {group}=none" if option == "null" and "none" in options else did_you_mean(option, options)
+    if "custom" in options and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", option):
+        return f"{group}={option}: no such option. A class of your own: {group}=custom {group}._target_={option}"
     return f"{group}={option}: no such option.{hint} {group} can be: {listed(options)}."
 
 
@@ -349,6 +372,8 @@ def _door(schema: type) -> str:
 
 
 def _unknown_key(name: str, schema: type) -> str:
+    if name == "_target_" and schema is config.Config:
+        return "_target_: of which group? Write model._target_=..., loss._target_=..., ..."
     section = name.split(".")[0]
     guess = key_like(name, schema)
     hint = f" Did you mean {guess}?" if guess else ""

@@ -205,7 +205,7 @@ class Spec:
     """Facts about the data. Nobody sets them: they are filled in once the data is there, and referred to by
     whatever comes after it, as in `in_features: ${spec.num_features}`."""
 
-    input_shape: list[int] | None = key(None, "shape of one sample's inputs")
+    input_shape: list[int] | None = key(None, "shape of one sample's inputs, as the model gets them")
     num_features: int | None = key(None, "numbers in one sample's inputs")
     in_channels: int | None = key(None, "channels of an image")
     image_size: list[int] | None = key(None, "height and width of an image")
@@ -220,6 +220,7 @@ class Spec:
     target_columns: list[str] = key(list, "the columns that these are of: fewer, where each has several steps")
     vocab_size: int | None = key(None, "tokens that a text's vocabulary has")
     vocabulary: str | None = key(None, "these tokens, as a list in JSON; a token's number is its place")
+    sequence_length: int | None = key(None, "tokens in every sample's inputs, where all have as many")
     padding: int | None = key(None, "the token that fills up a batch of texts")
     step_features: int | None = key(None, "numbers in one step of a series")
     num_train: int | None = key(None, "samples to train on")

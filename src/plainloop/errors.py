@@ -10,9 +10,14 @@ import difflib
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from typing import TextIO
+
+# Files whose lines nobody can mend: installed packages, Python's own, ours.
+NOT_THEIRS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), "<",
+              os.path.dirname(os.path.abspath(__file__)) + os.sep)  # fmt: skip
 
 
 class UserError(ValueError):
@@ -86,7 +91,18 @@ def first_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
+def told(error: BaseException) -> str:
+    """The first line of an exception's message; behind its type where the message alone says little, as a KeyError's
+    key does."""
+    known = isinstance(error, RuntimeError | ValueError | TypeError | AssertionError) and str(error).strip()
+    return first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+
+
 def origin(error: BaseException) -> str:
-    """'net.py, line 12': where an exception was raised."""
+    """'net.py, line 12': where an exception was raised; in the user's own code, if that was on the way there."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else "unknown place"
+    theirs = [frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)]
+    if not frames:
+        return "unknown place"
+    frame = (theirs or frames)[-1]
+    return f"{os.path.basename(frame.filename)}, line {frame.lineno}"

@@ -63,7 +63,9 @@ def initial_weights(text: str, outputs: str) -> tuple[Mapping[str, Tensor], Mapp
     if text != "latest" and path.is_dir() and not (path / "config.yaml").is_file():
         run = rundir.latest(str(path), key)
     elif text != "latest" and not path.exists():
-        raise UserError(f"{key}={text}: there is no such run or file. {key}=latest takes the newest run in {outputs}/.")
+        meant = Path(outputs) / text
+        hint = f"Write {key}={meant}" if meant.exists() else f"{key}=latest takes the newest run in {outputs}/."
+        raise UserError(f"{key}={text}: there is no such run or file. {hint}")
     else:
         run = rundir.find(text, outputs, key)
     best = run.checkpoints / "best.pt"

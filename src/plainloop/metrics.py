@@ -348,6 +348,11 @@ class MeanLoss:
         if len(self.waiting) == 4096:
             self._fetch()
 
+    def mean(self) -> float:
+        """The mean since the last read; NaN where there was nothing."""
+        self._fetch()
+        return self.total / self.count if self.count else math.nan
+
     def read(self) -> tuple[float, float]:
         """(sum over samples, samples) since the last read."""
         self._fetch()

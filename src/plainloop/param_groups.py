@@ -67,6 +67,12 @@ def divided(parts: Mapping[str, Any], model: nn.Module,
     `parameters` is a regular expression of names, or `hidden_matrices`: weights of two dimensions, but for
     embeddings and the head.
     """
+    for name, part in parts.items():
+        if not isinstance(part, Mapping) or "_target_" not in part:
+            parts_of = [other for other, node in parts.items() if isinstance(node, Mapping) and "_target_" in node]
+            written = [f"optimizer.{other}.{name}" for other in parts_of]
+            raise UserError(f"optimizer.{name}: there are several optimizers here, each with its own _target_ and "
+                            f"arguments. Write {listed(written)}")  # fmt: skip
     shares: dict[str, dict[str, nn.Parameter]] = {}
     owner: dict[str, str] = {}
     rest = [name for name, part in parts.items() if part.get("parameters") is None]

@@ -105,16 +105,16 @@ def resize_for(cfg: DictConfig, data: Data) -> Resize | None:
     return None if preset is None else Resize(preset.resize, preset.crop, preset.interpolation)
 
 
-def augment_for(cfg: DictConfig, task: Task) -> Augment | None:
+def augment_for(cfg: DictConfig, task: Task, inputs: Any) -> Augment | None:
     """transforms.flip, crop, cutout, mixup and cutmix. Raises UserError where they don't fit the data or the task."""
     chosen = {name: cfg.transforms[name] for name in ("flip", "crop", "cutout", "mixup", "cutmix")}
     wanted = [name for name, value in chosen.items() if value]
     if not wanted:
         return None
     moved = [name for name in wanted if name in ("flip", "crop")]  # before `preprocess`, which may make the image
-    if cfg.spec.image_size is None or (moved and len(cfg.spec.input_shape) != 3):
-        raise UserError(f"transforms.{(moved or wanted)[0]}: it is for images, and the inputs are of shape "
-                        f"{tuple(cfg.spec.input_shape or ())}.")  # fmt: skip
+    shape = tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else ()
+    if cfg.spec.image_size is None or (moved and len(shape) != 3):
+        raise UserError(f"transforms.{(moved or wanted)[0]}: it is for images, and the inputs are of shape {shape}.")
     mixes = chosen["mixup"] or chosen["cutmix"]
     if mixes and not task.takes_shares:
         raise UserError(f"transforms.{wanted[-1]}: it mixes labels, and task={cfg.choices.get('task')} can't learn "

@@ -37,7 +37,8 @@ def say_what_was_found(session: Session, console: Console, is_trial: bool = Fals
     kind = f" {str(inputs.dtype).removeprefix('torch.')}" if isinstance(inputs, Tensor) else ""
     names = list(spec.class_names or [])
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    values = ", ".join(spec.target_names or [f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1)])
+    count = f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1) if spec.num_outputs else "the inputs"
+    values = ", ".join(spec.target_names or [count])
     target = f"{len(names)} classes ({shown})" if names else f"target: {values}"
     remark = own(session.data.train, "note") or ""
     remark = (
@@ -123,7 +124,7 @@ def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[st
 
 def draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) -> None:
     """A grid of training images, as the data set gives them."""
-    if len(loggers) < 3 or len(session.config.spec.input_shape or ()) != 3:
+    if len(loggers) < 3 or getattr(session.sample[0], "ndim", 0) != 3:
         return  # nobody would show it
     from plainloop.figures import image_grid
 

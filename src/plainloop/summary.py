@@ -43,7 +43,7 @@ def watched(model: nn.Module, samples: int) -> Iterator[Summary]:
         for module in names:
             stack.callback(module.register_forward_hook(note_shape).remove)
         if any(isinstance(module, nn.LSTM) for module in names):  # in one piece it isn't counted
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
         fast_path = torch.backends.mha.get_fastpath_enabled()  # nor is an encoder's layer
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)

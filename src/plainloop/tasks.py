@@ -324,6 +324,12 @@ class SequenceLabelling(ByClasses):
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
+        target = torch.as_tensor(first_sample(data.train, data.skip)[1])
+        if target.ndim != 1 or target.is_floating_point():
+            raise UserError(
+                "task=sequence_labelling needs a class for every place of a sequence, (T,) per sample; these "
+                f"targets are {_seen(target)}.{' Try task=multiclass' if target.ndim == 0 else ''}"
+            )
         names = class_names_of(data.train, skip=data.skip)
         return {"num_outputs": len(names), "num_classes": len(names), "class_names": names}
 
@@ -366,7 +372,12 @@ class Reconstruction(Task):
         if not isinstance(inputs, Tensor):
             raise UserError("task=reconstruction: the input is the target, and must be one tensor; these inputs are a "
                             "dict.")  # fmt: skip
-        return {"num_outputs": inputs.numel()}
+        facts = own(data.train, "facts") or {}
+        if facts.get("vocab_size") or facts.get("cardinalities"):
+            fix = " data.categories=onehot makes them numbers." if facts.get("cardinalities") else ""
+            raise UserError("task=reconstruction: the inputs hold codes of words, whose distances mean nothing: it is "
+                            f"for numbers.{fix}")  # fmt: skip
+        return {"num_outputs": None}  # as many as a vector has, once that is encoded; of other inputs there is a shape
 
     @classmethod
     def check_sample(cls, sample: Any) -> tuple[Any, ...]:

@@ -314,6 +314,8 @@ class Trainer:
                 self.swa.end_epoch(self.epoch + 1, self.step, self._see_training_split)
                 self.obey_signal(save=True)
         last = bool(self.stopped) or self.step == self.max_steps or (whole and self.epoch + 1 == self.max_epochs)
+        if last and math.isnan(self.last_train_loss):  # the run ends before its first log point
+            self.last_train_loss = self.losses.mean()
         if isinstance(self.scaler, SkipNonfinite):
             self._check_skips(last)
         by_epoch = whole and self.validate_epochs and (self.epoch + 1) % self.validate_epochs == 0

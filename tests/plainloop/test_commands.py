@@ -196,6 +196,12 @@ def test_the_evaluate_command_finds_the_latest_run(digits_command: Done):
         file.unlink()  # the directory is as the run left it, for the other tests
 
 
+def test_a_run_that_ends_before_its_first_log_point_has_a_training_loss():
+    run = plainloop.train(["model=linear", "trainer.max_steps=2", "trainer.log_every=50", "logger=none"])
+    logged = plainloop.train(["model=linear", "trainer.max_steps=2", "trainer.log_every=2", "logger=none"])
+    assert run.metrics["train/loss"] == logged.history()[0]["train/loss"]
+
+
 def test_evaluate_with_larger_batches_asks_for_no_warm_up():
     """Which the training had; with batches of 1,000 samples there would be fewer steps than that."""
     run = plainloop.train(["model=linear", "schedule.warmup_steps=50", "trainer.max_epochs=2", "logger=none"])

@@ -43,7 +43,7 @@ SHORT = {
 }
 # What Python, Hydra, NumPy and dataclasses say to programmers, and no user should have to read.
 LEAKS = ("Traceback", "Exception", "full_key", "object_type", "object at 0x", "_MISSING_TYPE", "NoneType",
-         "allow_pickle")  # fmt: skip
+         "allow_pickle", " at 0x")  # fmt: skip
 
 
 # --- files that the rows need -----------------------------------------------------------------------------------
@@ -107,9 +107,45 @@ MODULES = {
             def forward(self, inputs):
                 return super().forward(inputs), None
 
+        class Twofaced(Net):
+            def forward(self, inputs):
+                outputs = super().forward(inputs)
+                return (outputs, None) if self.training else outputs
+
         class OneSize(Net):
             def forward(self, inputs):
                 assert inputs.shape[-1] == 224, "Wrong image height!"
+
+        class Unflattened(Net):
+            def forward(self, inputs):
+                return self.layer(inputs)
+
+        class Typo(Net):
+            def forward(self, inputs):
+                return self.layr(inputs.flatten(1))
+
+        class Detached(Net):
+            def forward(self, inputs):
+                return super().forward(inputs).detach()
+
+        class Aside(Net):
+            def __init__(self):
+                super().__init__()
+                self.aside = nn.Linear(2, 2)
+
+        class NoSuper(nn.Module):
+            def __init__(self):
+                self.layer = nn.Linear(64, 10)
+
+        class Keyed(nn.Module):
+            def __init__(self, **sizes):
+                super().__init__()
+                self.layer = nn.Linear(sizes["features"], 10)
+
+        class Lazy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.LazyLinear(10)
 
         class Fixed(nn.Module):
             def forward(self, inputs):
@@ -123,6 +159,18 @@ MODULES = {
 
         def make_number():
             return 3
+
+        made = Net()
+
+        def nothing():
+            return 0.5
+
+        def difference(outputs, targets):
+            return (outputs - targets).mean()
+
+        class CutLoss(nn.Module):
+            def forward(self, outputs, targets):
+                return torch.tensor(outputs.mean().item())
 
         class VectorLoss(nn.Module):
             def forward(self, outputs, targets):
@@ -201,6 +249,8 @@ GLOBAL = "# @package _global_\n# Mine.\n"
 NAMES = [
     Mistake("model=mpl", ("model=mpl", "Did you mean mlp?", "cnn", "linear", "torchvision")),
     Mistake("optimizer=Adam", ("Did you mean adam?", "adamw", "sgd")),
+    Mistake("model=their_models.Net", ("model=custom model._target_=their_models.Net",)),
+    Mistake("_target_=their_models.Net", ("_target_", "model._target_=")),
     Mistake("logger=wand", ("logger=wand", "tensorboard", "none")),
     Mistake("experiment=mnist", ("Did you mean mnist_mlp?", "linear_regression")),
     Mistake("debug=quick", ("debug=quick", "fast", "overfit", "profile", "anomaly")),
@@ -428,13 +478,15 @@ TARGETS = [
     Mistake("model.in_features=${nothing}", ("model.in_features", "'nothing'")),
     Mistake("model=cnn model.channels=32", ("model.channels=32", "[32,64]")),
     Mistake("model=torchvision model.name=resnet19", ("model.name=resnet19", "torchvision", "Did you mean resnet18?")),
-    Mistake("model=torchvision model.pretrained=true", ("resnet18", "pretrained")),
+    Mistake("model=torchvision model.pretrained=true", ("resnet18", "Write model.weights=DEFAULT")),
     Mistake("loss.label_smoothin=0.1", ("loss.label_smoothin", "Did you mean label_smoothing?", "CrossEntropyLoss")),
     Mistake("loss.label_smoothing=lots", ("loss.label_smoothing=lots", "number")),
     Mistake("loss.label_smoothing=2", ("label_smoothing must be between 0",)),
     Mistake("loss.reduction=none", ("loss", "mean")),
     Mistake("loss.reduction=sum", ("loss.reduction=sum", "mean")),
     Mistake("loss=custom loss._target_=their_models.VectorLoss", ("loss", "one number", "(2,)")),
+    Mistake("loss=custom loss._target_=their_models.CutLoss", ("loss", "doesn't follow from", "item()")),
+    Mistake("loss=custom loss._target_=their_models.difference", ("is a function", "in the forward of one")),
     Mistake("loss._target_=torch.nn.CrossEntropy", ("torch.nn has no CrossEntropy", "Did you mean CrossEntropyLoss?")),
     Mistake("metrics.accuracy.topk=2", ("metrics.accuracy.topk", "Did you mean top_k?", "Accuracy")),
     Mistake("metrics.accuracy.top_k=20", ("metrics.accuracy", "top_k")),
@@ -451,6 +503,12 @@ TARGETS = [
     Mistake("model._target_=Net", ("model._target_=Net", "my_package.MyClass")),
     Mistake("model._target_=no_such_package.Net", ("no module named no_such_package", "where the command is typed")),
     Mistake("model._target_=their_models.Nett", ("their_models has no Nett", "Did you mean Net?")),
+    Mistake("model=custom model._target_=their_models.py", ("has no py", "It has: ", "Net")),
+    Mistake("model=custom model._target_=their_models.made", ("exists already", "Name its class"), never=("trust",)),
+    Mistake("model=custom model._target_=their_models.NoSuper", ("NoSuper", "__init__() call", "their_models.py")),
+    Mistake("model=custom model._target_=their_models.Keyed model.feature=3",
+            ("Keyed", "feature=3", "KeyError: 'features'", "their_models.py, line ")),
+    Mistake("model=custom model._target_=their_models.Lazy", ("layer.weight", "Lazy", "${spec.num_features}")),
     Mistake("model=custom model._target_=their_broken.Net", ("their_broken", "there_is_no_such_package", "line 1")),
     Mistake("model=custom model._target_=their_raising.Net", ("RuntimeError", "licence has expired", "raising.py")),
     Mistake("model=custom model._target_=their_misspelt.Net", ("their_misspelt", "SyntaxError", "line 1")),
@@ -466,6 +524,13 @@ TARGETS = [
     Mistake("scheduler=step scheduler.step_size=0", ("scheduler", "StepLR", "step_size=0")),
     Mistake("scheduler=step scheduler.step_size=abc", ("scheduler", "StepLR", "step_size=abc")),
     Mistake("scheduler=one_cycle scheduler.total_steps=10", ("scheduler", "OneCycleLR", "total_steps=10")),
+    Mistake("scheduler=lambda scheduler.lr_lambda=0.5", ("scheduler.lr_lambda=0.5", "name of a function of a number")),
+    Mistake("scheduler=lambda scheduler.lr_lambda=half", ("scheduler.lr_lambda=half", "dotted"), never=("_target_",)),
+    Mistake("scheduler=lambda scheduler.lr_lambda=their_models.nothing trust=[their_models.nothing]",
+            ("scheduler", "lr_lambda=nothing", "takes 0 positional arguments")),
+    Mistake("scheduler=sequential scheduler.milestones=[5,9]", ("SequentialLR", "schedulers=[ConstantLR, Cosine")),
+    Mistake("optimizer=muon scheduler=one_cycle", ("optimizer=muon doesn't have", "Write scheduler.max_lr=VALUE")),
+    Mistake("optimizer=muon optimizer.lr=0.1", ("optimizer.lr", "optimizer.muon.lr, optimizer.rest.lr")),
     Mistake("scheduler=plateau schedule.interval=step", ("schedule.interval=step", "schedule.interval=validation")),
     Mistake("scheduler=cosine schedule.interval=validation", ("schedule.interval=validation", "step or epoch")),
 ]  # fmt: skip
@@ -576,6 +641,11 @@ DATA = [
     Mistake("data=points data.inputs=[[a],[b],[c]]", ("data.inputs", "number")),
     Mistake("data=mnist paths.data=nowhere data.download=false", ("MNIST is not in nowhere", "paths.data=FOLDER")),
     Mistake("data=mnist data.name=MNST", ("data.name=MNST", "Did you mean MNIST?", "CIFAR10")),
+    Mistake("model=custom model._target_=their_models.Twofaced", ("model=custom in training mode", "not tuple")),
+    Mistake("model._target_=torch.nn.Linear", ("model.hidden_sizes: Linear takes no such argument",
+            "It stands in configs/model/mlp.yaml. model=custom model._target_=torch.nn.Linear")),
+    Mistake("optimizer._target_=torch.optim.RMSprop", ("optimizer.betas", "configs/optimizer/adam.yaml",
+            "optimizer=custom")),
     Mistake("data=digits data.name=MNIST", ("data.name", "arrays takes no such argument")),
     Mistake("data=mine data.count=many", ("data.count=many", "number")),
     Mistake("data=mine data.count=0", ("training split is empty",)),
@@ -604,6 +674,11 @@ FIT = [
     Mistake("model=custom model._target_=their_models.Squeezed", ("outputs", "(2,)", "logits (N, ")),
     Mistake("model=custom model._target_=their_models.Pair", ("outputs are tuple", "logits")),
     Mistake("model=custom model._target_=their_models.OneSize", ("model=custom", "Wrong image height!")),
+    Mistake("model=custom model._target_=their_models.Unflattened", ("model=custom", "their_models.py, line ")),
+    Mistake("model=custom model._target_=their_models.Typo", ("AttributeError", "layr", "their_models.py, line ")),
+    Mistake("model=custom model._target_=their_models.Detached", ("outputs", "detach")),
+    Mistake("model=custom model._target_=their_models.Aside finetune.trainable=aside",
+            ("outputs", "no parameter that is trained", "finetune.trainable=aside")),
     Mistake("model=custom model._target_=their_models.Fixed", ("model", "nothing to train")),
     Mistake("schedule.warmup_steps=100000", ("schedule.warmup_steps=100000", "steps")),
     Mistake("schedule.warmup_steps=5 trainer.max_steps=5", ("schedule.warmup_steps=5", "only 5 steps")),
@@ -616,6 +691,12 @@ FIT = [
 
 # Runs that aren't there, or that can't be continued so.
 RUNS = [
+    Mistake(
+        "finetune.weights=mine paths.outputs=runs",
+        ("no such run or file", "Write finetune.weights=runs/mine"),
+        lambda folder, _: (folder / "runs" / "mine").mkdir(parents=True),
+        id="a folder of runs by its name alone",
+    ),
     Mistake("resume=latest", ("resume=latest", "no run with a checkpoint", "outputs/")),
     Mistake("extend=latest", ("extend=latest", "no run with a checkpoint")),
     Mistake("resume=nowhere", ("resume=nowhere", "no such directory", "resume=latest")),

@@ -138,3 +138,11 @@ def test_a_sweeps_trials_show_no_tables(type_command):
     assert done.status == 0, done.err
     assert "parameters" in done.out
     assert "Sequential" not in done.out
+
+
+def test_a_summary_warns_of_nothing(recwarn: pytest.WarningsRecorder):
+    """Watching an LSTM switches one of torch's libraries off, which must not be answered by a warning of its own."""
+    with watched(nn.LSTM(3, 4, batch_first=True), 2) as summary:
+        pass
+    assert summary.flops[""] == 0
+    assert [str(warning.message) for warning in recwarn] == []

@@ -191,7 +191,7 @@ def test_too_small_is_an_error_before_the_run_and_one_key_resizes():
     assert "transforms.resize=17" in refused(*words)
     run = plainloop.train([*words, "transforms.resize=17", "trainer.limit_batches=3"])
     assert run.config.spec.image_size == [17, 17]
-    assert run.config.spec.input_shape == [1, 8, 8]
+    assert run.config.spec.input_shape == [1, 17, 17]
     images = run.data.val.inputs[:3]
     expected = v2.functional.resize(images.float(), [17, 17], antialias=True)
     found = run.preprocess(images)

@@ -3,8 +3,6 @@
 Only what is asked for is read, and only plain numbers (and words, as NumPy's) are: nothing in such a file is executed.
 """
 
-import json
-import math
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,12 +13,8 @@ import numpy
 import torch
 
 from plainloop.errors import UserError, first_line
+from plainloop.safetensors import read_header, read_tensor
 
-# What safetensors calls the types of numbers (https://huggingface.co/docs/safetensors), all little-endian.
-TYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
-    "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
-}  # fmt: skip
 Array = torch.Tensor | numpy.ndarray
 
 
@@ -43,7 +37,7 @@ class NamedArrays:
             if not self.names:
                 raise UserError(f"data.path={path}: there are no .npy files in this folder.")
         elif place.suffix == ".safetensors":
-            self.header, self.start = _safetensors_header(place, path)
+            self.header, self.start = read_header(place, f"data.path={path}")
             self.names, self._read = list(self.header), self._safetensors
         else:
             self.names, self._read = self._guarded(lambda: self._open_npz().files), self._npz
@@ -90,56 +84,4 @@ class NamedArrays:
             ) from error
 
     def _safetensors(self, name: str) -> Array:
-        entry = self.header[name]
-        begin, end = entry["data_offsets"]
-        with open(self.place, "rb") as file:
-            file.seek(self.start + begin)
-            content = bytearray(file.read(end - begin))
-        if not content:
-            return torch.empty(entry["shape"], dtype=TYPES[entry["dtype"]])
-        return torch.frombuffer(content, dtype=TYPES[entry["dtype"]]).reshape(entry["shape"])
-
-
-def _safetensors_header(place: Path, path: str) -> tuple[dict[str, Any], int]:
-    """What a .safetensors file says of its arrays, {name: {dtype, shape, data_offsets}}, and where their bytes begin.
-
-    The file is: the header's length in 8 bytes, the header in JSON, the arrays' bytes without gaps.
-    Raises UserError where the header and the bytes don't fit together.
-    """
-
-    def refused(why: str) -> UserError:
-        return UserError(f"data.path={path}: not a whole .safetensors file: {why}.")
-
-    size = place.stat().st_size
-    with open(place, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, 100_000_000):
-            raise refused(f"its header is said to be {length:,} bytes long, and the file is {size:,}")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-        except (ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise refused("its header is not an object in JSON") from error
-    ends = 0
-    try:
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            begin, end = entry["data_offsets"]
-            if entry["dtype"] not in TYPES:
-                raise refused(f"{name} is of type {entry['dtype']}, which isn't known here")
-            if not all(isinstance(number, int) and number >= 0 for number in (*entry["shape"], begin, end)):
-                raise refused(f"{name} has the shape {entry['shape']} at {begin} to {end}")
-            if begin != ends:
-                raise refused(f"{name} begins at byte {begin}, and the one before ends at {ends}")
-            wanted = math.prod(entry["shape"]) * TYPES[entry["dtype"]].itemsize
-            if end - begin != wanted:
-                raise refused(
-                    f"{name} is {end - begin} bytes long, and {entry['dtype']} of {entry['shape']} are {wanted}"
-                )
-            ends = end
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise refused("its header doesn't say dtype, shape and data_offsets of every array") from error
-    if 8 + length + ends != size:
-        raise refused(f"its arrays end at byte {8 + length + ends:,}, and the file at {size:,}")
-    return header, 8 + length
+        return read_tensor(self.place, self.header[name], self.start)

@@ -233,7 +233,8 @@ class Characters(InMemory):
         inputs[:count], targets[:count] = numbers[:-1], numbers[1:]
         names = [_shown(character) for character in vocabulary]
         super().__init__(inputs.view(windows, length), targets.view(windows, length), classes=names, note=note)
-        self.facts = facts_of(vocabulary)
+        # Tokens are no numbers: a model that doesn't embed them must not take them for such.
+        self.facts = facts_of(vocabulary) | {"sequence_length": length, "num_features": None}
 
 
 def _shown(character: str) -> str:

@@ -25,6 +25,8 @@ class Autoencoder(nn.Module):
             gelu, silu, tanh, sigmoid or identity.
     """
 
+    for_tasks = ("reconstruction",)  # another's outputs may have its shape by chance
+
     def __init__(self, input_shape: Sequence[int], hidden_sizes: Sequence[int] = (128, 32),
                  decoder_sizes: Sequence[int] | None = None, activation: str = "relu"):  # fmt: skip
         super().__init__()

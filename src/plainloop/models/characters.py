@@ -17,6 +17,8 @@ class CharModel(nn.Module):
         vocabulary: the characters, by their numbers, for `generate`; or a string of JSON that lists them.
     """
 
+    for_tasks = ("sequence_labelling",)
+
     def __init__(self, vocabulary: str | Sequence[str] | None = None):
         super().__init__()
         self.vocabulary = list(json.loads(vocabulary) if isinstance(vocabulary, str) else vocabulary or ())

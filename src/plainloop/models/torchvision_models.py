@@ -72,6 +72,9 @@ def torchvision_model(name: str, num_classes: int, in_channels: int = 3, image_s
 def _new(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
     """The untrained model. Raises UserError for names and arguments that torchvision doesn't know."""
     build = _builder(name)
+    if "pretrained" in arguments:
+        raise UserError(f"model.pretrained={str(arguments['pretrained']).lower()}: torchvision's {name} takes its "
+                        "weights by name. Write model.weights=DEFAULT")  # fmt: skip
     if name in AUXILIARY:  # with their auxiliary heads they return a tuple while training
         arguments = {"aux_logits": False, "init_weights": True, **arguments}
     try:

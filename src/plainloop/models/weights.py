@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plainloop.errors import UserError, first_line, listed
+from plainloop.errors import UserError, listed
+from plainloop.safetensors import read_header, read_tensor
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")  # DistributedDataParallel's, torch.compile's, others' own
 
@@ -17,14 +18,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, by name: safetensors, or what torch.save wrote (a state_dict, or a dict that holds one
     as `model`, `state_dict` or `model_state_dict`). Nothing in the file is executed. Raises UserError."""
     if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise UserError(f"{path}: safetensors isn't installed: pip install safetensors") from error
-        try:
-            return load_file(path)
-        except Exception as error:  # its own kind, SafetensorError
-            raise UserError(f"{path} can't be read: {first_line(error)}") from error
+        header, start = read_header(path, str(path))
+        return {name: read_tensor(path, entry, start) for name, entry in header.items()}
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
