@@ -118,20 +118,30 @@ def models_that_fit(cfg: DictConfig) -> list[str]:
     """Options of the group model that are for the task, and whose facts the data has; first those for its kind."""
     found = {}
     for option in compose.groups()["model"]:
-        node: Any = OmegaConf.to_container(OmegaConf.load(compose.CONFIGS / "model" / f"{option}.yaml"))
+        node = _option(option)
         facts = {name: _asked(value) for name, value in node.items()}
         asked = [fact for each in facts.values() for fact in each]
         if any(cfg.spec.get(fact) is None for fact in asked):
             continue
         filled = {name: cfg.spec[facts[name][0]] if facts[name] else value for name, value in node.items()}
         try:
-            target = locate(filled.pop("_target_"), "model", list(cfg.trust))
+            target = locate(str(filled.pop("_target_", "")), "model", list(cfg.trust))
             check_arguments(target, filled, "model", {})
         except UserError:  # a user's own that can't be imported, one that needs arguments besides
             continue
         if _is_for(target, cfg):
             found[option] = all(fact in OF_ALL for fact in asked)
     return sorted(found, key=lambda option: (found[option], option))
+
+
+def _option(name: str) -> dict[str, Any]:
+    """An option of the group model as it stands in its file, and in those that it begins with."""
+    own: Any = OmegaConf.to_container(OmegaConf.load(compose.CONFIGS / "model" / f"{name}.yaml"))
+    begun: dict[str, Any] = {}
+    for other in own.pop("defaults", []):
+        if isinstance(other, str) and other != "_self_":
+            begun |= _option(other)
+    return begun | own
 
 
 def _asked(node: Any) -> list[str]:

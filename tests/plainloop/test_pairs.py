@@ -86,7 +86,7 @@ PICTURES = {"image", "spectrogram"}
 TAKES = {
     "autoencoder": {"picture to rebuild", "vector to rebuild"},
     "bare_linear": FLAT, "custom": FLAT, "linear": FLAT, "linear_zero": FLAT, "manual_linear": FLAT, "mine": FLAT,
-    "mlp": FLAT, "mnist_mlp": FLAT,
+    "mlp": FLAT, "mnist_mlp": FLAT, "large_mlp": FLAT,
     "bare_rnn": {"tokens"}, "char_rnn": {"tokens"}, "char_transformer": {"tokens"},
     "cnn": PICTURES, "hub": PICTURES, "hub_resnet": PICTURES, "resnet": PICTURES, "timm": PICTURES,
     "torchvision": PICTURES, "vit": PICTURES,
