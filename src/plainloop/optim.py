@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.build import build, check_arguments, locate
-from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.errors import UserError, did_you_mean, first_line
 from plainloop.param_groups import Options, divided, group_options
 
 
@@ -33,7 +33,6 @@ def make_optimizer(node: Mapping[str, Any], model: nn.Module, device: torch.devi
     if locate(node["_target_"], "optimizer", trust) is not Several:
         return _build(node, "optimizer", trainable, options, device, sparse, trust)
     parts = {name: part for name, part in node.items() if name != "_target_"}
-    _check_parts(parts)
     shares = divided(parts, model, trainable)
     built = {}
     for name, share in shares.items():
@@ -43,18 +42,6 @@ def make_optimizer(node: Mapping[str, Any], model: nn.Module, device: torch.devi
             raise UserError(f"optimizer.{name}: {type(built[name]).__name__} evaluates the loss itself in its steps, "
                             "and can't be one of several.")  # fmt: skip
     return Several(built)
-
-
-def _check_parts(parts: Mapping[str, Any]) -> None:
-    """Each of several is an optimizer, and not an argument of theirs. Raises UserError."""
-    nodes = [name for name, part in parts.items() if isinstance(part, Mapping)]
-    for name, part in parts.items():
-        if nodes and not isinstance(part, Mapping) and part is not None:
-            raise UserError(f"optimizer.{name}={part}: there are several optimizers, {listed(nodes)}, each with "
-                            f"arguments of its own. Write optimizer.{nodes[0]}.{name}={part}")  # fmt: skip
-        if not isinstance(part, Mapping) or not part.get("_target_"):
-            raise UserError(f"optimizer.{name}={part}: each of several optimizers names a _target_. Write "
-                            f"optimizer.{name}._target_=torch.optim.SGD, say")  # fmt: skip
 
 
 def _build(node: Mapping[str, Any], slot: str, named: Mapping[str, nn.Parameter], options: Options,

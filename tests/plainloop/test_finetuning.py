@@ -270,6 +270,8 @@ def test_weights_that_do_not_fit_are_named(run_of_mlp, capsys):
     [
         (lambda path: None, "there is no such run or file"),
         (lambda path: path.write_bytes(b"not weights"), "can't be read as weights"),
+        (lambda path: path.write_bytes(b"root:x:0:0:root:/root:/bin/bash"), "can't be read as weights"),
+        (lambda path: path.write_bytes(b"}q\x00."), "can't be read as weights"),
         (lambda path: torch.save([1, 2], path), "holds no tensors by name"),
         (lambda path: torch.save({"model": nn.Linear(1, 1)}, path), "can't be read as weights"),  # code
         (lambda path: torch.save({"a": torch.ones(1)}, path), "nothing in it fits this model"),

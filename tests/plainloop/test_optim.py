@@ -339,8 +339,8 @@ def test_parts_that_do_not_divide_the_parameters_are_answered(parts, message):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"lr": 0.1}, r"optimizer\.lr=0\.1: .*Write optimizer\.a\.lr=0\.1"),
-        ({"b": None}, r"optimizer\.b=None: .*_target_"),
+        ({"lr": 0.1}, r"optimizer\.lr: .*Write optimizer\.a\.lr"),
+        ({"b": None}, r"optimizer\.b: .*_target_"),
         ({"b": {"lr": 1.0}}, r"optimizer\.b.*_target_"),
     ],
 )
