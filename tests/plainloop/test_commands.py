@@ -466,6 +466,17 @@ def test_another_scheduler_ticks_in_its_own_interval(before, after, interval):
     assert {record["lr"] for record in longer.history()} == {0.001} or after == "cosine"
 
 
+@pytest.mark.parametrize(("before", "typed"), [
+    ("optimizer=several", "optimizer.weights.parameters=bias"),  # moments of other shapes crash a fused kernel
+    ("optimizer=several", "optimizer.rest._target_=torch.optim.RMSprop"),
+    ("optimizer=adam", "optimizer._target_=torch.optim.NAdam"),
+])  # fmt: skip
+def test_an_extended_run_keeps_its_optimizers_and_what_each_of_them_has(before, typed):
+    run = trained(before, "trainer.max_epochs=1")
+    with pytest.raises(UserError, match=r"can't change when a run is extended.*state wouldn't fit"):
+        plainloop.train([f"extend={run.path}", typed])
+
+
 def test_extend_takes_the_last_weights_and_moments():
     """One step with a rate of zero leaves the weights where the old run ended."""
     run = trained()
