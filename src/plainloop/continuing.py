@@ -62,7 +62,7 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
     saved = old.saved_config()
     saved.trust = []
     for name in (word.partition("=")[0] for word in typed):
-        of_state = re.fullmatch(r"optimizer\.(\w+\.)?(_target_|parameters)", name)
+        of_state = re.fullmatch(r"optimizer\.(\w+\.)?(_target_|parameters|amsgrad|centered)", name)
         was = OmegaConf.select(saved, name, throw_on_missing=False)
         if of_state and OmegaConf.select(composed, name) != was:
             raise UserError(f"{name}: {why} (the run has {name}={as_typed(was)}).")

@@ -470,6 +470,7 @@ def test_another_scheduler_ticks_in_its_own_interval(before, after, interval):
     ("optimizer=several", "optimizer.weights.parameters=bias"),  # moments of other shapes crash a fused kernel
     ("optimizer=several", "optimizer.rest._target_=torch.optim.RMSprop"),
     ("optimizer=adam", "optimizer._target_=torch.optim.NAdam"),
+    ("optimizer=adam", "optimizer.amsgrad=true"),
 ])  # fmt: skip
 def test_an_extended_run_keeps_its_optimizers_and_what_each_of_them_has(before, typed):
     run = trained(before, "trainer.max_epochs=1")
