@@ -196,14 +196,14 @@ def finish(cfg: DictConfig, hydra: Any, schema: type) -> DictConfig:
         cfg.choices = {
             name: value for name, value in hydra.runtime.choices.items() if not str(name).startswith("hydra/")
         }
-        words = words_of(hydra)
-        if any(word.startswith("schedule.interval=") for word in words) and cfg.scheduler is None and not cfg.extend:
-            raise UserError(f"schedule.interval={cfg.schedule.interval}: it says when a scheduler ticks, and with "
-                            "scheduler=none there is none.")  # fmt: skip
-        typed = any(word.startswith("transforms.normalize") for word in words)
+        typed = any(word.startswith("transforms.normalize") for word in words_of(hydra))
         if not typed and isinstance(cfg.model, DictConfig) and _is_pretrained(cfg.model):
             cfg.transforms.normalize = "weights"
     config.validate(cfg, schema)
+    interval = schema is config.Config and any(word.startswith("schedule.interval=") for word in words_of(hydra))
+    if interval and cfg.scheduler is None and not cfg.extend:
+        raise UserError(f"schedule.interval={cfg.schedule.interval}: it says when a scheduler ticks, and with "
+                        "scheduler=none there is none.")  # fmt: skip
     return cfg
 
 
