@@ -180,7 +180,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     task.num_outputs = cfg.spec.num_outputs
     task.fit(data)
     if hasattr(model, "auxiliary_weight"):
-        task.loss_of = with_auxiliary(task.loss_of, float(model.auxiliary_weight))  # type: ignore[arg-type]
+        task.loss_of = with_auxiliary(task, float(model.auxiliary_weight))  # type: ignore[arg-type]
 
     augment = augment_for(cfg, task, sample[0])
     notes += _leave_out_a_single_sample(cfg, data, model, device)

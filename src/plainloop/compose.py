@@ -200,6 +200,10 @@ def finish(cfg: DictConfig, hydra: Any, schema: type) -> DictConfig:
         if not typed and isinstance(cfg.model, DictConfig) and _is_pretrained(cfg.model):
             cfg.transforms.normalize = "weights"
     config.validate(cfg, schema)
+    interval = schema is config.Config and any(word.startswith("schedule.interval=") for word in words_of(hydra))
+    if interval and cfg.scheduler is None and not cfg.extend:
+        raise UserError(f"schedule.interval={cfg.schedule.interval}: it says when a scheduler ticks, and with "
+                        "scheduler=none there is none.")  # fmt: skip
     return cfg
 
 
@@ -248,6 +252,8 @@ def changed(
         OmegaConf.update(cfg, name, OmegaConf.select(composed, name), merge=False, force_add=True)
         if name in cfg.choices:
             cfg.choices[name] = composed.choices[name]
+        if name == "scheduler":  # it says when it ticks
+            cfg.schedule.interval = composed.schedule.interval
     if cfg.loader.num_workers == 0:  # the run's own options of workers mean nothing now; typed ones are a mistake
         for name in config.OF_WORKERS:
             cfg.loader[name] = composed.loader[name]

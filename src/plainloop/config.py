@@ -392,10 +392,16 @@ def _validate_training(cfg: DictConfig) -> None:
     if (cfg.trainer.swa_start or 0) > cfg.trainer.max_epochs and not cfg.choices.get("debug"):
         raise UserError(f"trainer.swa_start={cfg.trainer.swa_start}: the run ends before, with "
                         f"trainer.max_epochs={cfg.trainer.max_epochs}.")  # fmt: skip
+    for name in ("weights", "trainable"):
+        if cfg.finetune[name] == "":
+            raise UserError(f"finetune.{name}=: an empty word. Leave it out, or say which.")
     for number, rule in enumerate(cfg.param_groups.rules):
         if not isinstance(rule, DictConfig) or not isinstance(rule.get("match"), str) or len(rule) < 2:
             raise UserError(f"param_groups.rules[{number}]={as_typed(rule)}: a rule is written "
                             "{match: REGEX, lr: 1e-4}.")  # fmt: skip
+        for name in ("params", "name", "share"):  # words of our own for a group
+            if name in rule:
+                raise UserError(f"param_groups.rules[{number}]={as_typed(rule)}: {name} is no option of an optimizer.")
     if (cfg.trainer.num_threads or 1) > 1024:
         raise UserError(f"trainer.num_threads={cfg.trainer.num_threads}: at most 1024.")
     if every == "0" and not cfg.choices.get("debug"):

@@ -61,6 +61,11 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
     why = "this can't change when a run is extended, its weights and optimizer state wouldn't fit"
     saved = old.saved_config()
     saved.trust = []
+    for name in (word.partition("=")[0] for word in typed):
+        of_state = re.fullmatch(r"optimizer\.(\w+\.)?(_target_|parameters|amsgrad|centered)", name)
+        was = OmegaConf.select(saved, name, throw_on_missing=False)
+        if of_state and OmegaConf.select(composed, name) != was:
+            raise UserError(f"{name}: {why} (the run has {name}={as_typed(was)}).")
     cfg = compose.changed(saved, composed, typed, EXTENDABLE, lambda name: why)
     cfg.extend, cfg.resume = str(old), None
     validate(cfg)

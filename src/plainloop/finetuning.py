@@ -36,6 +36,9 @@ def finetune(cfg: DictConfig, model: nn.Module, preprocess: nn.Module, loaded: b
         section.weights = source  # `latest` would be another one tomorrow
         lines = load_weights(model, weights, source, section.partial)
         own = preprocess.state_dict()
+        if inputs is not None and own.keys() != inputs.keys():  # one of them resizes images besides, see pipelines.py
+            bare = {name.removeprefix("0."): value for name, value in inputs.items()}
+            inputs = bare if own.keys() == bare.keys() else {f"0.{name}": value for name, value in inputs.items()}
         if inputs is not None and own.keys() == inputs.keys() and all(own[k].shape == inputs[k].shape for k in own):
             preprocess.load_state_dict(inputs)
         elif inputs is not None:

@@ -267,10 +267,13 @@ def _parts(node: Mapping[str, Any], slot: str) -> dict[str, tuple[dict[str, Any]
 
 
 def ignored_label(node: Mapping[str, Any]) -> int:
-    """The label that a loss (or the parts of a sum) passes over."""
-    parts = node.get("parts") or {}
-    inner = [part.get("ignore_index") for part in parts.values() if isinstance(part, Mapping)]
-    return next((label for label in (node.get("ignore_index"), *inner) if label is not None), IGNORED)
+    """The label that a loss (or the parts of a sum) passes over. Raises UserError where it is no whole number."""
+    parts = {f"parts.{name}.": part for name, part in (node.get("parts") or {}).items() if isinstance(part, Mapping)}
+    labels = {f"loss.{place}ignore_index": part.get("ignore_index") for place, part in {"": node, **parts}.items()}
+    for key, label in labels.items():
+        if label is not None and type(label) is not int:
+            raise UserError(f"{key}={label}: must be a whole number, the label that is passed over.")
+    return next((label for label in labels.values() if label is not None), IGNORED)
 
 
 def balanced(node: Mapping[str, Any], kind: str, data: Data, names: Sequence[str],
@@ -335,6 +338,8 @@ def make_loss(
     target = locate(node["_target_"], "loss", trust)
     if target is WeightedSum:
         arguments = {name: value for name, value in node.items() if name != "_target_"}
+        if "factors" in arguments:
+            raise UserError(f"{slot}.factors: a factor is written with its loss: {slot}.parts.NAME=FACTOR")
         check_arguments(target, arguments, slot, given={"factors": None})
         parts = _parts(node, slot)
         built = {n: make_loss(inner, kind, count, trust, f"{slot}.parts.{n}") for n, (inner, _) in parts.items()}

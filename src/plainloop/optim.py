@@ -58,6 +58,7 @@ def _build(node: Mapping[str, Any], slot: str, named: Mapping[str, nn.Parameter]
         target, {name: value for name, value in arguments.items() if name != "_target_"}, slot, {"params": 0}
     )
     _check_fit(target, arguments, named, options, sparse, slot)
+    _check_options(arguments, slot, trust, [options[name] for name in named if options.get(name)])
     default = accepted["lr"].default if "lr" in accepted else None
     params = _grouped(named, options, arguments.get("lr", default), list(accepted), target.__name__, part)
     return build(arguments, slot, trust, params=params)
@@ -70,6 +71,8 @@ def _check_fit(target: Any, arguments: Mapping[str, Any], named: Mapping[str, nn
         return
     if issubclass(target, torch.optim.LBFGS) and any(options.values()):
         raise UserError(f"{slot}: L-BFGS has one group of parameters: leave param_groups out.")
+    if issubclass(target, torch.optim.LBFGS):
+        _check_lbfgs(arguments, slot)
     if issubclass(target, torch.optim.Muon):
         for name, parameter in named.items():
             if parameter.ndim != 2:
@@ -93,6 +96,37 @@ def _check_fit(target: Any, arguments: Mapping[str, Any], named: Mapping[str, nn
             raise UserError(f"{slot}: {next(name for name in named if name in sparse)} is a sparse embedding's: "
                             f"{first_line(error)}. Build the model without sparse=True, or give it to SparseAdam, as "
                             "optimizer=several can") from error  # fmt: skip
+
+
+def _check_lbfgs(arguments: Mapping[str, Any], slot: str) -> None:
+    """What torch finds out in a step, if ever. Raises UserError."""
+    for name in ("max_iter", "max_eval", "history_size"):
+        value = arguments.get(name, 1)
+        right = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not right and not (name == "max_eval" and value is None):
+            raise UserError(f"{slot}: LBFGS can't run with {name}={value}: it must be a whole number of at least 1.")
+    search = arguments.get("line_search_fn")
+    if search not in (None, "strong_wolfe"):
+        raise UserError(f"{slot}: LBFGS can't run with line_search_fn={search}: it must be strong_wolfe or null.")
+
+
+def _check_options(arguments: Mapping[str, Any], slot: str, trust: Sequence[str],
+                   options: Sequence[Mapping[str, Any]]) -> None:  # fmt: skip
+    """Options of groups are none that the optimizer would refuse for all: torch looks at these alone. Raises
+    UserError."""
+    accepted = inspect.signature(locate(arguments["_target_"], slot, trust)).parameters
+    tried: list[Mapping[str, Any]] = []
+    for each in [{}, *options] if options else []:
+        chosen = {name: value for name, value in each.items() if name in accepted}
+        if chosen in tried:
+            continue
+        tried.append(chosen)
+        try:
+            build({**arguments, **chosen}, slot, trust, params=[nn.Parameter(torch.zeros(2, 1))])
+        except UserError as error:
+            if not chosen:
+                raise
+            raise UserError(f"param_groups: {error}") from error
 
 
 def _chosen(arguments: Mapping[str, Any]) -> bool:

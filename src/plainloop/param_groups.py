@@ -28,6 +28,10 @@ def group_options(model: nn.Module, named: Mapping[str, nn.Parameter], no_decay_
     """
     options: Options = {name: {} for name in named}
     blocks = blocks_of(model)
+    head = blocks[-1] if blocks else None
+    if head_lr is not None and not any(name in options for name in (head.parameters if head else ())):
+        raise UserError(f"param_groups.head_lr={head_lr}: the head {head.name if head else ''} isn't trained. Leave "
+                        "it out, or choose the head by finetune.trainable")  # fmt: skip
     for below, block in enumerate(reversed(blocks)):
         for name in [name for name in block.parameters if name in options]:
             if layer_decay is not None and below > 0:
@@ -80,6 +84,8 @@ def divided(parts: Mapping[str, Any], model: nn.Module,
         if wanted is None:
             continue
         key = f"optimizer.{part}.parameters"
+        if not isinstance(wanted, str):
+            raise UserError(f"{key}={wanted}: must be a regular expression of parameters' names, or hidden_matrices.")
         names = hidden_matrices(model, named) if wanted == "hidden_matrices" else matching(wanted, named, key)
         if not names:
             raise UserError(f"{key}=hidden_matrices: the model has none (weights of two dimensions that are no "
@@ -102,7 +108,8 @@ def divided(parts: Mapping[str, Any], model: nn.Module,
 
 def hidden_matrices(model: nn.Module, named: Iterable[str]) -> list[str]:
     """Names of the weights of two dimensions, but for those of embeddings and of the head: what Muon is made for."""
-    head = set(blocks_of(model)[-1].parameters)
+    blocks = blocks_of(model)
+    head = set(blocks[-1].parameters) if blocks else set()
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     return [
         name

@@ -100,7 +100,7 @@ def curve(schedule: Schedule, steps: int, steps_per_epoch: int | None) -> list[d
 
 
 def make_schedule(node: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer, interval: str, warmup_steps: int,
-                  monitor_mode: str, trust: Sequence[str] = (), length: int = 0) -> Schedule:  # fmt: skip
+                  monitor_mode: str, trust: Sequence[str] = (), length: int | None = None) -> Schedule:  # fmt: skip
     """Build the scheduler that a config node describes ({} or None: none) and put the warm-up in front of it."""
     if not node:
         return Schedule(optimizer, None, interval, warmup_steps)
@@ -117,9 +117,12 @@ def make_schedule(node: Mapping[str, Any] | None, optimizer: torch.optim.Optimiz
 
 def _built(node: Mapping[str, Any], slot: str, optimizer: torch.optim.Optimizer, trust: Sequence[str]) -> Any:
     """A scheduler; those that it holds itself (SequentialLR, ChainedScheduler) are built first, in their order."""
-    arguments = dict(node)
-    if "_target_" not in arguments:
+    if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{slot} names no _target_, as torch.optim.lr_scheduler.StepLR")
+    arguments = dict(node)
+    milestones = arguments.get("milestones")
+    if isinstance(milestones, list) and not all(type(each) is int for each in milestones):
+        raise UserError(f"{slot}.milestones={milestones}: must be whole numbers, of ticks.")
     if isinstance(arguments.get("schedulers"), list):
         arguments["schedulers"] = [
             _built(each, f"{slot}.schedulers[{number}]", optimizer, trust)
@@ -144,7 +147,7 @@ def _for_each_group(rate: float, optimizer: torch.optim.Optimizer) -> float | li
     return rate if all(each == base for each in own) or base == 0 else [rate * each / base for each in own]
 
 
-def _try(node: Mapping[str, Any], optimizer: torch.optim.Optimizer, trust: Sequence[str], length: int) -> None:
+def _try(node: Mapping[str, Any], optimizer: torch.optim.Optimizer, trust: Sequence[str], length: int | None) -> None:
     """Let a twin of the scheduler tick, so that what it refuses is known before the first step."""
     groups = [{"params": [nn.Parameter(torch.zeros(()))]} for _ in optimizer.param_groups]
     twin = torch.optim.SGD(groups, lr=0.1)
@@ -155,14 +158,32 @@ def _try(node: Mapping[str, Any], optimizer: torch.optim.Optimizer, trust: Seque
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scheduler = _built(node, "scheduler", twin, trust)
-            total = getattr(scheduler, "total_steps", None)  # OneCycleLR has an end
-            if isinstance(total, int) and total < length:
-                raise ValueError(f"it ends after {total} of {length} steps")
-            scheduler.step(*([0.0] if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau) else []))
+            end = _end(scheduler)
+            if end is not None and length is not None and end < length:
+                raise ValueError(f"it ends after {end} of {length} steps")
+            plateau = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
+            scheduler.step(*([0.0] if plateau else []))
+            if plateau:
+                scheduler.patience = 0
+                scheduler.step(0.0)  # no better: it reduces the rates
+            scheduler.state_dict()  # functions that aren't Python's own can't be saved
     except UserError as error:
-        hint = " Write scheduler.cycle_momentum=false" if "cycle_momentum" in str(error) else ""
+        momenta = "cycle_momentum" in str(error) and node.get("cycle_momentum") is not False
+        hint = " Write scheduler.cycle_momentum=false" if momenta else ""
         raise UserError(f"{error}.{hint}" if hint else str(error)) from error
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         name = str(node["_target_"]).rpartition(".")[2]
         typed = listed(f"{key}={value}" for key, value in node.items() if key != "_target_")
         raise UserError(f"scheduler: {name} can't run with ({typed}): {first_line(error)}") from error
+
+
+def _end(scheduler: Any) -> int | None:
+    """After how many ticks a scheduler can't go on, as OneCycleLR; None for those that always can."""
+    parts = getattr(scheduler, "_schedulers", [])
+    if isinstance(scheduler, lr_scheduler.SequentialLR):  # the last one begins at the last milestone
+        end, begin = _end(parts[-1]), scheduler._milestones[-1] if scheduler._milestones else 0
+        return None if end is None else begin + end
+    if parts:
+        return min((end for end in map(_end, parts) if end is not None), default=None)
+    total = getattr(scheduler, "total_steps", None)
+    return total if isinstance(total, int) else None

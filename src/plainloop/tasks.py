@@ -119,9 +119,11 @@ class Task(nn.Module):
         """Compare shapes and types of outputs and targets. Raises UserError."""
 
 
-def with_auxiliary(loss_of: Callable[..., tuple[Tensor, Any]], weight: float) -> Callable[..., tuple[Tensor, Any]]:
+def with_auxiliary(task: Task, weight: float) -> Callable[..., tuple[Tensor, Any]]:
     """A task's `loss_of` for a model that returns (outputs, auxiliary outputs ...) while it trains: the loss of each
     auxiliary output counts with this weight; the outputs are the main ones."""
+
+    loss_of: Callable[..., tuple[Tensor, Any]] = task.loss_of
 
     def loss_of_all(model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
         others: list[Any] = []
@@ -134,8 +136,11 @@ def with_auxiliary(loss_of: Callable[..., tuple[Tensor, Any]], weight: float) ->
             return outputs[0]
 
         loss, outputs = loss_of(main, batch)
+        newest = task.parts()
         for other in others:
             loss = loss + weight * loss_of(lambda *_, other=other, **__: other, batch)[0]
+        if isinstance(task.loss, losses_room.WeightedSum):  # what is recorded is the main output's
+            task.loss.newest = newest
         return loss, outputs
 
     return loss_of_all

@@ -455,6 +455,29 @@ def test_extend_is_a_new_run_from_the_weights_with_a_schedule_of_its_own():
     assert float(state["step"]) == 5 * 40  # Adam's own count goes on
 
 
+@pytest.mark.parametrize(("before", "after", "interval"), [
+    ("cosine", "step", "epoch"), ("cosine", "plateau", "validation"), ("plateau", "cosine", "step"),
+])  # fmt: skip
+def test_another_scheduler_ticks_in_its_own_interval(before, after, interval):
+    """Else scheduler=step would take a tenth of the rate after every 10 steps, and not epochs."""
+    run = trained(f"scheduler={before}", "trainer.max_epochs=1")
+    longer = plainloop.train([f"extend={run.path}", f"scheduler={after}"])
+    assert longer.config.schedule.interval == interval
+    assert {record["lr"] for record in longer.history()} == {0.001} or after == "cosine"
+
+
+@pytest.mark.parametrize(("before", "typed"), [
+    ("optimizer=several", "optimizer.weights.parameters=bias"),  # moments of other shapes crash a fused kernel
+    ("optimizer=several", "optimizer.rest._target_=torch.optim.RMSprop"),
+    ("optimizer=adam", "optimizer._target_=torch.optim.NAdam"),
+    ("optimizer=adam", "optimizer.amsgrad=true"),
+])  # fmt: skip
+def test_an_extended_run_keeps_its_optimizers_and_what_each_of_them_has(before, typed):
+    run = trained(before, "trainer.max_epochs=1")
+    with pytest.raises(UserError, match=r"can't change when a run is extended.*state wouldn't fit"):
+        plainloop.train([f"extend={run.path}", typed])
+
+
 def test_extend_takes_the_last_weights_and_moments():
     """One step with a rate of zero leaves the weights where the old run ended."""
     run = trained()

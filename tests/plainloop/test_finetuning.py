@@ -245,8 +245,19 @@ def test_what_a_run_does_to_its_inputs_goes_with_its_weights(run_of_mlp, capsys)
     for name, value in run_of_mlp.preprocess.state_dict().items():
         assert torch.equal(other.preprocess.state_dict()[name], value), name
     assert "warning" not in capsys.readouterr().out
-    plainloop.train([*words, "transforms.resize=8"])
+    plainloop.train([*words, "transforms.normalize=none"])
     assert "inputs are normalised in another way" in capsys.readouterr().out
+
+
+def test_another_size_of_images_does_not_change_how_they_are_normalised(tmp_path, capsys):
+    words = ["model=resnet", "model.width=4", "transforms.normalize=train", "trainer.max_steps=1", "logger=none"]
+    first = plainloop.train(words)
+    for resize in ("16", "none"):
+        run = plainloop.train([*words, "seed=1", f"transforms.resize={resize}", f"finetune.weights={first.path}"])
+        both = [each.preprocess.state_dict().values() for each in (run, first)]
+        assert all(torch.equal(one, other) for one, other in zip(*both, strict=True))
+        first = run
+    assert "normalised in another way" not in capsys.readouterr().out
 
 
 def test_weights_that_do_not_fit_are_named(run_of_mlp, capsys):
@@ -270,6 +281,8 @@ def test_weights_that_do_not_fit_are_named(run_of_mlp, capsys):
     [
         (lambda path: None, "there is no such run or file"),
         (lambda path: path.write_bytes(b"not weights"), "can't be read as weights"),
+        (lambda path: path.write_bytes(b"root:x:0:0:root:/root:/bin/bash"), "can't be read as weights"),
+        (lambda path: path.write_bytes(b"}q\x00."), "can't be read as weights"),
         (lambda path: torch.save([1, 2], path), "holds no tensors by name"),
         (lambda path: torch.save({"model": nn.Linear(1, 1)}, path), "can't be read as weights"),  # code
         (lambda path: torch.save({"a": torch.ones(1)}, path), "nothing in it fits this model"),

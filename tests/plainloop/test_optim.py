@@ -15,8 +15,10 @@ from plainloop.assemble import assemble, make_trainer
 from plainloop.closures import check_closure_settings
 from plainloop.errors import UserError
 from plainloop.models import CNN, MLP, TransformerClassifier
+from plainloop.models.freezing import freeze
 from plainloop.optim import make_optimizer
 from plainloop.schedule import make_schedule
+from plainloop.tasks import Multiclass
 
 CPU = torch.device("cpu")
 
@@ -195,11 +197,30 @@ def test_rules_by_regular_expressions_later_ones_win():
         ({"match": "convolution", "lr": 1}, "convolution matches no trained parameter.*layers.1.weight"),
         ({"match": "(", "lr": 1}, "no regular expression"),
         ({"match": "weight", "learning_rate": 1}, "AdamW, which trains layers.1.weight, has no option learning_rate"),
+        ({"match": "weight", "lr": -1}, "param_groups: .*lr=-1.*Invalid learning rate"),
+        ({"match": "weight", "lr": None}, "param_groups: .*lr=None"),
+        ({"match": "weight", "weight_decay": "much"}, "param_groups: .*weight_decay=much.*takes a number"),
+        ({"match": "weight", "betas": 5}, "param_groups: .*betas=5"),
     ],
 )
 def test_wrong_rules_are_answered(rule, message):
     with pytest.raises(UserError, match=message):
         grouped(MLP(4, 3, [5]), rules=[rule])
+
+
+@pytest.mark.parametrize("rate", [None, [1.0], -1.0])
+def test_a_wrong_rate_of_which_groups_would_take_a_share_is_answered(rate):
+    node = {"_target_": "torch.optim.SGD", "lr": rate}
+    with pytest.raises(UserError, match="SGD refused its arguments"):
+        make_optimizer(node, MLP(4, 3, [5]), CPU, {"layer_decay": 0.5})
+
+
+def test_a_rate_for_a_head_that_is_not_trained_is_refused():
+    """Else it would be passed over without a word."""
+    model = MLP(4, 3, [5])
+    freeze(model, "layers.1")
+    with pytest.raises(UserError, match=r"param_groups\.head_lr=0\.1: .*layers\.3"):
+        grouped(model, head_lr=0.1)
 
 
 def test_groups_are_those_of_a_loop_by_hand():
@@ -305,12 +326,37 @@ def test_muon_has_the_hidden_matrices_and_adamw_the_rest():
         ({"a": {"parameters": "convolution"}, "b": {}}, "optimizer.a.parameters: convolution matches no"),
         ({"a": {"_target_": "torch.optim.LBFGS", "parameters": "weight"}, "b": {}}, "optimizer.a: LBFGS"),
         ({"a": {"_target_": "torch.optim.SGDD", "parameters": "weight"}, "b": {}}, "Did you mean SGD"),
+        ({"a": {"parameters": ["weight"]}, "b": {}}, r"optimizer\.a\.parameters=\['weight'\]: .*regular expression"),
+        ({"a": {"parameters": 3}, "b": {}}, r"optimizer\.a\.parameters=3: .*regular expression"),
     ],
 )
 def test_parts_that_do_not_divide_the_parameters_are_answered(parts, message):
     node = {name: {"_target_": "torch.optim.SGD", **part} for name, part in parts.items()}
     with pytest.raises(UserError, match=message):
         make_optimizer({"_target_": "plainloop.optim.Several", **node}, MLP(4, 3, [5]), CPU)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"lr": 0.1}, r"optimizer\.lr: .*Write optimizer\.a\.lr"),
+        ({"b": None}, r"optimizer\.b: .*_target_"),
+        ({"b": {"lr": 1.0}}, r"optimizer\.b.*_target_"),
+    ],
+)
+def test_what_is_no_part_of_several_is_answered(extra, message):
+    node = {"_target_": "plainloop.optim.Several", "a": {"_target_": "torch.optim.SGD"}, **extra}
+    with pytest.raises(UserError, match=message):
+        make_optimizer(node, MLP(4, 3, [5]), CPU)
+
+
+def test_muon_for_a_model_without_parameters_is_answered():
+    """A loss that learns something can be trained over it; there is no head then."""
+    task = Multiclass(nn.Bilinear(2, 2, 2))
+    node = {"_target_": "plainloop.optim.Several", "a": {"_target_": "torch.optim.Muon",
+            "parameters": "hidden_matrices"}, "b": {"_target_": "torch.optim.SGD"}}  # fmt: skip
+    with pytest.raises(UserError, match="hidden_matrices: the model has none"):
+        make_optimizer(node, nn.Flatten(), CPU, task=task)
 
 
 # --- L-BFGS -------------------------------------------------------------------------------------------------
@@ -378,6 +424,14 @@ def test_lbfgs_has_no_fp16():
     optimizer = torch.optim.LBFGS(weights())
     with pytest.raises(UserError, match=r"trainer\.precision=fp16.*LBFGS"):
         check_closure_settings(optimizer, "fp16", 1, None, "stop")
+
+
+@pytest.mark.parametrize(
+    "typed", ["history_size=null", "history_size=-3", "line_search_fn=wolfe", "max_iter=-1", "max_iter=1.5"]
+)
+def test_what_lbfgs_finds_out_in_its_steps_is_known_before(typed):
+    with pytest.raises(UserError, match=f"optimizer: LBFGS .*{typed.replace('null', 'None')}"):
+        plainloop.train(["model=linear", "optimizer=lbfgs", f"optimizer.{typed}"])
 
 
 def test_lbfgs_has_one_group():

@@ -224,11 +224,62 @@ def test_what_a_scheduler_refuses_is_known_before_the_first_step():
          r"schedulers\[0\] names no _target_"),
         ({"_target_": "torch.optim.lr_scheduler.ChainedScheduler", "schedulers": [{"_target_": "torch.nn.ReLU"}]},
          "not a torch.optim.lr_scheduler.LRScheduler"),
+        ({"_target_": "torch.optim.lr_scheduler.SequentialLR", "schedulers": ["step"], "milestones": []},
+         r"schedulers\[0\] names no _target_"),
         ({"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "math.exp"}, "trust=.math.exp."),
+        # One that lies in another ends too.
+        ({"_target_": "torch.optim.lr_scheduler.ChainedScheduler", "schedulers": [{**one_cycle, "total_steps": 3}]},
+         "ends after 3 of 30 steps"),
+        ({"_target_": "torch.optim.lr_scheduler.SequentialLR", "milestones": [20], "schedulers": [
+            {"_target_": "torch.optim.lr_scheduler.ConstantLR"}, {**one_cycle, "total_steps": 9}]},
+         "ends after 29 of 30 steps"),
+        ({"_target_": "torch.optim.lr_scheduler.MultiStepLR", "milestones": ["ten"]}, r"milestones=\['ten'\]"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             make_schedule(node, optimizer, "step", 0, "min", length=STEPS)
     assert optimizer.param_groups[0]["lr"] == RATE
+
+
+def test_a_scheduler_within_another_may_end_with_the_run():
+    optimizer = sgd()
+    parts = [{"_target_": "torch.optim.lr_scheduler.ConstantLR"},
+             {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 1.0, "total_steps": STEPS - 20,
+              "cycle_momentum": False}]  # fmt: skip
+    node = {"_target_": "torch.optim.lr_scheduler.SequentialLR", "schedulers": parts, "milestones": [20]}
+    assert len(list(run(make_schedule(node, optimizer, "step", 0, "min", length=STEPS)))) == STEPS
+
+
+def test_the_length_of_a_cycle_may_be_given_where_nobody_knows_the_runs():
+    node = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 1.0, "total_steps": 50,
+            "cycle_momentum": False}  # fmt: skip
+    assert len(list(run(make_schedule(node, sgd(), "step", 0, "min", length=None)))) == STEPS
+
+
+@pytest.mark.parametrize("name", ["min_lr", "eps"])
+def test_what_plateau_finds_out_when_it_reduces_is_known_before(name):
+    node = {"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", name: None}
+    with pytest.raises(UserError, match=f"ReduceLROnPlateau can't run with .*{name}=None"):
+        make_schedule(node, sgd(), "validation", 0, "min")
+
+
+def test_a_function_that_can_not_be_saved_is_refused():
+    """Else the first checkpoint would find out."""
+    node = {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "math.exp"}
+    with pytest.raises(UserError, match=r"LambdaLR can't run with .*math\.exp"):
+        make_schedule(node, sgd(), "step", 0, "min", trust=["math.exp"])
+
+
+def test_only_what_is_about_momenta_is_answered_with_them():
+    node = {"_target_": "torch.optim.lr_scheduler.CyclicLR", "base_lr": 0.1, "max_lr": 1.0, "mode": "square",
+            "cycle_momentum": False}  # fmt: skip
+    with pytest.raises(UserError, match="mode is invalid") as caught:
+        make_schedule(node, sgd(), "step", 0, "min")
+    assert "Write scheduler.cycle_momentum" not in str(caught.value)
+
+
+def test_an_interval_without_a_scheduler_is_refused():
+    with pytest.raises(UserError, match=r"schedule\.interval=epoch: .*scheduler=none"):
+        compose.compose(["schedule.interval=epoch"])
 
 
 def test_a_scheduler_of_momenta_needs_an_optimizer_with_one():

@@ -144,3 +144,11 @@ def test_its_statistics_by_the_word_weights():
     session = assemble(compose([*QUICK, f"model.name={TINY}", "transforms.normalize=ResNet18_Weights.DEFAULT",
                                 "data=fake", "transforms.resize=32"]))  # fmt: skip
     assert session.preprocess[0].shift.shape == (3, 1, 1)
+
+
+def test_a_file_of_weights_is_not_needed_again(tmp_path):
+    """A run has its own."""
+    words = {"name": "test_resnet", "num_classes": 3, "image_size": [32, 32], "checkpoint_path": "gone.pth"}
+    with pytest.raises(UserError, match=r"model\.checkpoint_path=gone\.pth: there is no such file"):
+        timm_model(**words)
+    assert timm_model(**words, loaded=True).num_classes == 3

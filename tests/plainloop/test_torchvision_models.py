@@ -18,6 +18,7 @@ import plainloop
 from plainloop.assemble import assemble, make_trainer
 from plainloop.compose import compose
 from plainloop.errors import UserError
+from plainloop.losses import WeightedSum
 from plainloop.models import torchvision_model
 from plainloop.preprocess import Resize
 from plainloop.tasks import Multiclass, with_auxiliary
@@ -244,6 +245,11 @@ def test_only_images_are_resized():
 # --- auxiliary outputs ----------------------------------------------------------------------------------------------
 
 
+def test_a_name_that_is_no_word_is_answered():
+    with pytest.raises(UserError, match=r"model\.name=\['resnet18'\]: torchvision has no such"):
+        torchvision_model(["resnet18"], 3, image_size=[32, 32])
+
+
 @pytest.mark.parametrize(
     ("name", "weight", "size"), [("googlenet", 0.3, 32), pytest.param("inception_v3", 0.4, 299, marks=pytest.mark.slow)]
 )
@@ -272,7 +278,19 @@ def test_auxiliary_outputs_count_in_the_training_loss(name, weight, size):
 def test_a_single_output_is_left_alone():
     task = Multiclass(nn.CrossEntropyLoss())
     model, batch = nn.Linear(3, 2), (torch.randn(4, 3), torch.tensor([0, 1, 1, 0]))
-    assert torch.equal(with_auxiliary(task.loss_of, 0.3)(model, batch)[0], task.loss_of(model, batch)[0])
+    assert torch.equal(with_auxiliary(task, 0.3)(model, batch)[0], task.loss_of(model, batch)[0])
+
+
+def test_the_recorded_parts_of_a_sum_are_those_of_the_main_output():
+    class Two(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs), -super().forward(inputs)
+
+    task = Multiclass(WeightedSum({"one": nn.CrossEntropyLoss(), "two": nn.MultiMarginLoss()}))
+    model, (inputs, labels) = Two(3, 2), (torch.randn(4, 3), torch.tensor([0, 1, 1, 0]))
+    with_auxiliary(task, 0.3)(model, (inputs, labels))
+    expected = nn.functional.cross_entropy(model(inputs)[0], labels)
+    torch.testing.assert_close(task.parts()["one"], expected.detach())
 
 
 # --- pretrained weights ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Every model of timm (Wightman 2019, "PyTorch Image Models"), by name: the extra `plainloop[timm]`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -31,6 +32,11 @@ def timm_model(name: str, num_classes: int, in_channels: int = 3, image_size: Se
     timm = _timm()
     preset = _preset(timm, name)
     given = {"num_classes": num_classes, "in_chans": in_channels, **arguments}
+    file = given.get("checkpoint_path")
+    if file and loaded:
+        del given["checkpoint_path"]
+    elif file and not Path(str(file)).is_file():
+        raise UserError(f"model.checkpoint_path={file}: there is no such file.")
     if image_size is not None and preset.fixed_input_size:
         given = {"img_size": tuple(image_size), **given}
     if pretrained and preset.url in (None, "") and not preset.hf_hub_id:

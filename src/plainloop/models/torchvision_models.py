@@ -49,6 +49,7 @@ def torchvision_model(name: str, num_classes: int, in_channels: int = 3, image_s
         UserError: an unknown name or argument, an image size that the model can't take, weights that can't be fetched
             or don't fit.
     """
+    _builder(name)
     chosen = None if weights is None or is_file(weights) else weights_named(name, weights)
     if image_size is not None:
         arguments = _size_filled(name, image_size, arguments)

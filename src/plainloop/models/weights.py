@@ -1,6 +1,5 @@
 """Initial weights from a file: which of them fit a model, and which don't."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return {name: read_tensor(path, entry, start) for name, entry in header.items()}
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # pickle's, zip's and torch's own, for whatever the file holds
         raise UserError(
             f"{path} can't be read as weights: it must be a safetensors file, or hold nothing but tensors and plain "
             "containers, as torch.save(model.state_dict(), path) writes it."
