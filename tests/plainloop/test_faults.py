@@ -47,11 +47,10 @@ from plainloop.compose import compose
 from plainloop.data import make_loader
 from plainloop.errors import MachineError, UserError
 from tests.conftest import ROOT, Done
-
-pytestmark = pytest.mark.slow  # the whole table: plain `pytest` has the catalogue of mistakes, and stays short
 from tests.plainloop.test_checkpoint import assert_same
 
 HERE = __name__
+pytestmark = pytest.mark.slow  # plain `pytest` has the catalogue of mistakes, and stays short
 
 # --- a data set and a model that fail when they are told to ---------------------------------------------------------
 
