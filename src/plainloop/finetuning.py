@@ -61,7 +61,7 @@ def initial_weights(text: str, outputs: str) -> tuple[Mapping[str, Tensor], Mapp
         except checkpoint_room.Damaged as error:
             if checkpoint_room.is_ours(path):
                 raise UserError(f"{key}={text}: {error}") from error
-            return read_weights(path), None, str(path)
+            return read_weights(path, f"{key}={text}"), None, str(path)
         return chosen_weights(state), state["preprocess"], str(path)
     if text != "latest" and path.is_dir() and not (path / "config.yaml").is_file():
         run = rundir.latest(str(path), key)

@@ -303,7 +303,7 @@ def test_partial_alone_says_nothing():
 def test_a_file_of_safetensors_that_is_none(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match=r"not a whole \.safetensors file"):
-        read_weights(tmp_path / "weights.safetensors")
+        read_weights(tmp_path / "weights.safetensors", "finetune.weights=FILE")
 
 
 def test_prefixes_are_taken_off_only_where_they_are_wrappers():

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from plainloop.errors import UserError, first_line, listed
+from plainloop.models.weights import unwrapped
 
-FILES = (".pth", ".pt", ".bin", ".ckpt")
+FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 LARGEST = 1024  # side of the largest image that is tried when a model's smallest is looked for
 
 
@@ -130,25 +131,6 @@ def explained_downloads(what: str, url: str, folder: str, key: str) -> Iterator[
     )
 
 
-def read_state(weights: str) -> Mapping[str, Tensor]:
-    """A state_dict from a file, also one that lies in a checkpoint under `state_dict` or `model`. Nothing but tensors
-    and plain containers is read. Raises UserError."""
-    what = f"model.weights={weights}"
-    if not Path(weights).is_file():
-        raise UserError(f"{what}: there is no such file (looked for from the folder where the command is typed).")
-    try:
-        found = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's, zip's and torch's own, for whatever the file holds
-        raise UserError(f"{what}: it isn't a file of weights that torch.save wrote as plain tensors: "
-                        f"{first_line(error)}") from error  # fmt: skip
-    for name in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"{what}: it holds no state_dict, which is a dict of names and tensors.")
-    return found
-
-
 def load_pretrained(model: nn.Module, state: Mapping[str, Tensor], num_classes: int, what: str) -> None:
     """Load a state_dict that was trained elsewhere, but for a head of another number of outputs, which stays new, and
     for auxiliary heads that the model was built without. Raises UserError where anything else doesn't fit.
@@ -157,7 +139,7 @@ def load_pretrained(model: nn.Module, state: Mapping[str, Tensor], num_classes: 
     channels for each of them.
     """
     own = model.state_dict()
-    state = dict(state)
+    state = unwrapped(state, own)
     first = f"{first_convolution(model)}.weight"
     if first in own and first in state and state[first].ndim == 4 and own[first].shape[1] != state[first].shape[1]:
         state[first] = over_channels(state[first], own[first].shape[1])

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from plainloop.models.pretrained import (
     explained_downloads,
     is_file,
     load_pretrained,
-    read_state,
     replace_first_convolution,
 )
+from plainloop.models.weights import read_weights
 
 # How much the loss of an auxiliary output weighs beside the main one's: Szegedy et al. 2014 ("Going deeper with
 # convolutions"), and 2015 ("Rethinking the Inception architecture for computer vision") as torchvision trained it.
@@ -61,7 +62,11 @@ def torchvision_model(name: str, num_classes: int, in_channels: int = 3, image_s
     if image_size is not None:
         check_takes(model, f"model.name={name}", (in_channels, *image_size))
     if weights is not None and not loaded:
-        state = read_state(weights) if chosen is None else _fetched(name, weights, chosen)
+        state = (
+            read_weights(Path(weights), f"model.weights={weights}")
+            if chosen is None
+            else _fetched(name, weights, chosen)
+        )
         if name.startswith("vit_") and image_size is not None:  # positions of other patches: interpolated
             state = _at_positions(name, image_size, state)
         load_pretrained(model, state, num_classes, f"model.weights={weights}")

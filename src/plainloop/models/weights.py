@@ -13,17 +13,26 @@ from plainloop.safetensors import read_header, read_tensor
 WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")  # DistributedDataParallel's, torch.compile's, others' own
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, what: str) -> dict[str, Tensor]:
     """The tensors of a file, by name: safetensors, or what torch.save wrote (a state_dict, or a dict that holds one
-    as `model`, `state_dict` or `model_state_dict`). Nothing in the file is executed. Raises UserError."""
+    as `model`, `state_dict` or `model_state_dict`). Nothing in the file is executed.
+
+    Args:
+        what: the file as it was typed, for messages: `finetune.weights=FILE`.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{what}: there is no such file (looked for from the folder where the command is typed).")
     if path.suffix == ".safetensors":
-        header, start = read_header(path, str(path))
+        header, start = read_header(path, what)
         return {name: read_tensor(path, entry, start) for name, entry in header.items()}
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zip's and torch's own, for whatever the file holds
         raise UserError(
-            f"{path} can't be read as weights: it must be a safetensors file, or hold nothing but tensors and plain "
+            f"{what}: can't be read as weights: it must be a safetensors file, or hold nothing but tensors and plain "
             "containers, as torch.save(model.state_dict(), path) writes it."
         ) from error
     for key in ("model", "state_dict", "model_state_dict"):
@@ -33,7 +42,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         {name: value for name, value in held.items() if isinstance(value, Tensor)} if isinstance(held, Mapping) else {}
     )
     if not weights:
-        raise UserError(f"{path} holds no tensors by name: torch.save(model.state_dict(), path) writes such a file.")
+        raise UserError(f"{what}: holds no tensors by name: torch.save(model.state_dict(), path) writes such a file.")
     return weights
 
 
@@ -51,7 +60,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, p
         UserError: some don't fit, and `partial` isn't said; or none do.
     """
     own = model.state_dict()
-    weights = _unwrapped(weights, own)
+    weights = unwrapped(weights, own)
     fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
     other = [f"{name} {tuple(value.shape)}, here {tuple(own[name].shape)}" for name, value in weights.items()
              if name in own and name not in fitting]  # fmt: skip
@@ -76,7 +85,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, p
     return [f"weights {len(fitting)} of {len(own)} tensors from {source}", *[f"not loaded: {line}" for line in reasons]]
 
 
-def _unwrapped(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+def unwrapped(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
     """The names without what wrappers put before all of them, where they fit better so."""
     found = dict(weights)
     for prefix in WRAPPERS * 2:  # one may lie in the other
