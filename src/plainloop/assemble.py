@@ -369,16 +369,13 @@ def check_forward(session: Session, split: str) -> None:
 
 
 def _in_training_mode(session: Session, batch: Any) -> None:
-    """Some models return something else while they train. What the batch leaves behind (in the statistics of
-    BatchNorm) is taken back."""
-    buffers = [*session.model.buffers(), *session.task.buffers()]
-    before = [buffer.clone() for buffer in buffers]
-    train_mode(session.model)  # the caller's `eval_mode` restores it
+    """Some models return something else while they train. A copy is asked, in which the batch may leave its traces."""
     try:
-        session.task.loss_of(session.model, batch)
-    finally:
-        for buffer, kept in zip(buffers, before, strict=True):
-            buffer.copy_(kept)
+        model = copy.deepcopy(session.model)
+    except Exception:  # one that can't be copied will be asked in the first step
+        return
+    train_mode(model)
+    session.task.loss_of(model, batch)
 
 
 def _described(inputs: Any) -> str:
