@@ -57,6 +57,7 @@ def error_of_components(inputs: torch.Tensor, kept: int) -> float:
     return (left_out.square().sum() / inputs.numel()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["digits", "vectors"])
 def test_a_linear_autoencoder_finds_the_principal_components(tmp_path, data):
     """Images and vectors: its error on the training split is that of the closed form, and never less."""
@@ -80,6 +81,7 @@ def train(*words: str) -> Any:
     return plainloop.train(["experiment=autoencoder", "logger=none", *words])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["data=breast_cancer"]], ids=["images", "a table"])
 def test_it_trains_evaluates_and_resumes(words):
     """Whatever the data's own task is; the evaluation finds the run's numbers again."""

@@ -160,6 +160,7 @@ def in_the_pass(self: Trainer, model: nn.Module) -> bool:
 VALIDATE, SEE = Trainer.validate, Trainer._see_training_split
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[*CNN, "transforms.crop=1"], STREAM], ids=["in memory", "stream"])
 @pytest.mark.parametrize("where", [in_validation, in_the_pass], ids=lambda function: function.__name__)
 def test_an_interruption_counts_once_and_changes_nothing(where, words, monkeypatch, tmp_path: Path):
@@ -183,6 +184,7 @@ def test_an_interruption_counts_once_and_changes_nothing(where, words, monkeypat
     assert keep == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_the_number_of_workers_does_not_matter():
     """With what is random about a sample, and about a batch on the device."""

@@ -238,6 +238,7 @@ def strangers_run(short_run, tmp_path: Path):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trust", [False, True], ids=["untrusted", "trusting itself"])
 @pytest.mark.parametrize("section", ["data", "model", "loss", "task", "metrics.extra"])
 def test_a_strangers_run_cant_authorise_itself(section, trust, strangers_run):
@@ -264,6 +265,7 @@ def test_a_strangers_run_cant_authorise_itself_when_it_is_continued(section, how
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_a_strangers_run(strangers_run, type_command):
     """The real command: exit status 2, two lines, and nothing has been executed."""
     path, executed = strangers_run("model", trust=True)

@@ -107,6 +107,7 @@ def test_what_cannot_be_built_is_refused(arguments, message):
         CharTransformer(4, 5, tie_weights=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["model.tie_weights=true"]], ids=["head", "tied"])
 def test_the_string_is_learned(words):
     """experiment=char_rnn with a transformer in place of the RNN, whose learning rate is too large for it."""

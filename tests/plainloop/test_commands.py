@@ -107,6 +107,7 @@ def test_the_best_epoch_is_chosen_by_validation_alone(digits_command: Done):
     assert not any(name.startswith("test/") for record in records for name in record)
 
 
+@pytest.mark.slow
 def test_a_pipe_that_is_closed_does_not_end_the_training(tmp_path: Path):
     """`python train.py | head -1`: nobody reads any more, and the run goes on to its end."""
     import os
@@ -125,6 +126,7 @@ def test_a_pipe_that_is_closed_does_not_end_the_training(tmp_path: Path):
     assert "done    3 epochs done" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_per_epoch(tmp_path: Path):
     """A pseudo-terminal stands in for the screen."""
     import os
@@ -188,6 +190,7 @@ def test_what_is_no_number_is_compared_too(values, own, said, tmp_path, capsys):
     assert re.search(f"check   {said}", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_evaluate_command_finds_the_latest_run(digits_command: Done):
     done = command("evaluate.py", "run=latest", folder=digits_command.folder)
     assert done.status == 0, done.err
@@ -297,6 +300,7 @@ def comparable(run) -> list[dict]:
     return [{name: v for name, v in record.items() if name != "samples_per_second"} for record in run.history()]
 
 
+@pytest.mark.slow
 def test_a_longer_resumed_run_equals_one_that_was_never_interrupted():
     whole = trained("model=cnn", "trainer.max_epochs=4", "model.dropout=0.3", "trainer.log_every=10")
     run = trained("model=cnn", "trainer.max_epochs=2", "model.dropout=0.3", "trainer.log_every=10")
@@ -336,6 +340,7 @@ def test_resume_goes_on_within_an_epoch(monkeypatch: pytest.MonkeyPatch):
     assert resumed.metrics["test/loss"] == whole.metrics["test/loss"]
 
 
+@pytest.mark.slow
 def test_a_signal_during_validation_is_obeyed_and_the_validation_repeated(monkeypatch: pytest.MonkeyPatch):
     """In the middle of an epoch and at its end: nothing is lost, nothing is counted twice."""
     for every, at in (("15s", 15), ("1", 40)):
@@ -489,6 +494,7 @@ def test_extend_takes_the_last_weights_and_moments():
 # --- sweeps -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_ranks_its_trials_and_tests_the_winner_alone(tmp_path: Path):
     done = command(
         "train.py", "-m", "model=mlp,linear", "seed=0,1", "trainer.max_epochs=2", "logger=none", folder=tmp_path
@@ -510,6 +516,7 @@ def test_a_sweep_ranks_its_trials_and_tests_the_winner_alone(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_folds_prints_their_mean_and_deviation(capsys: pytest.CaptureFixture):
     """Of each model; the folds' validation samples are everything but the test split, each once."""
     words = ["model=linear,mlp", "split.folds=3", "split.fold=0,1,2", "trainer.max_epochs=1", "logger=none"]
@@ -573,6 +580,7 @@ def test_debug_fast_takes_a_few_batches_and_leaves_the_test_split_alone():
         plainloop.load_run("latest")  # a debug run is nobody's latest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["digits", "breast_cancer", "penguins"])
 def test_debug_overfit_learns_one_batch_by_heart(data):
     run = plainloop.train(["debug=overfit", f"data={data}", "logger=none"])
@@ -580,6 +588,7 @@ def test_debug_overfit_learns_one_batch_by_heart(data):
     assert run.metrics["steps"] < 1000
 
 
+@pytest.mark.slow
 def test_debug_profile_writes_a_trace_for_the_browser():
     run = plainloop.train(["debug=profile"])
     trace = json.loads((run.path / "profile/trace.json").read_text())
@@ -608,6 +617,7 @@ def test_debug_anomaly_names_the_operation_that_made_a_nan(tmp_path: Path, monke
 # --- every group can be swapped alone -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

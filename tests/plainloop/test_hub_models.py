@@ -153,6 +153,7 @@ def test_any_arguments_are_passed_on_where_the_entry_point_takes_any(folder):
     assert [layer.p for layer in session.model.modules() if isinstance(layer, nn.Dropout)] == [0.25]
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_and_resumed_when_it_is_trusted_again(folder):
     """The run's own config, which a stranger may have written, can't say so."""
     run = plainloop.train(words(folder))

@@ -210,6 +210,7 @@ def test_it_trains_and_is_measured_again(kind, trained):
         assert measured == {name: run.metrics[name] for name in measured}
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("ended", [False, True], ids=["within an epoch", "at an epoch's end"])
 def test_it_goes_on_bit_for_bit(kind, ended, trained, tmp_path):
@@ -221,6 +222,7 @@ def test_it_goes_on_bit_for_bit(kind, ended, trained, tmp_path):
     assert differences(trained(kind).run.path, again) == []
 
 
+@pytest.mark.slow
 @every_kind
 def test_loading_processes_do_not_matter(kind, trained):
     run = plainloop.train([*trained(kind).words, "checkpoint.every_steps=1", *TWO])
@@ -257,6 +259,7 @@ def moved_to(folder: Path, kind: str, one: Trained) -> tuple[Path, Path, list[st
     return path, data, [word for word in words_of(kind, data) if str(data) in word]
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_run_and_its_data_may_be_moved(kind, trained, tmp_path, capsys):
     """Loaded elsewhere, it says of raw samples what it said before, and is measured with the same numbers."""
@@ -278,6 +281,7 @@ def test_a_run_and_its_data_may_be_moved(kind, trained, tmp_path, capsys):
         shutil.move(one.data.with_name("away"), one.data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "texts' classes", "a stream's classes"])
 def test_it_goes_on_where_it_has_been_moved_to(kind, trained, tmp_path):
     """From within an epoch, with another number of processes."""

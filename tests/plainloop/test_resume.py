@@ -340,6 +340,7 @@ def killed(words: list[str], step: int) -> None:
             plainloop.train(words)
 
 
+@pytest.mark.slow
 def test_after_five_kills_everything_is_there_once(uninterrupted, tmp_path):
     """The same command line every time, as a cluster types it, with other workers; killed twice before anything was
     saved, and then three times between two saves."""

@@ -35,6 +35,7 @@ def states() -> tuple:
     return random.getstate(), (kind, keys.tolist(), *rest), torch.get_rng_state().tolist()
 
 
+@pytest.mark.slow
 def test_derive_is_the_same_in_every_process():
     """No hash of Python's, which differs from process to process."""
     code = "from plainloop.seeding import derive; print(derive(7, 3, 1, 4), derive(2**63, 0))"

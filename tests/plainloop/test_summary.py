@@ -133,6 +133,7 @@ def test_the_run_keeps_the_whole_table(short_run):
     assert any("Linear" in line and "8,320" in line and "16.4 k" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_sweeps_trials_show_no_tables(type_command):
     done = type_command("train.py", "-m", "seed=0,1", "trainer.max_steps=1", "logger=none")
     assert done.status == 0, done.err

@@ -518,6 +518,7 @@ def test_its_numbers_are_those_of_the_files(tmp_path):
         assert run.metrics[f"{split}/accuracy"] == pytest.approx((logits.argmax(1) == kinds).float().mean().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "shorter"),
     [

@@ -441,6 +441,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_table_trains_and_is_measured_again(patients, kind):
     """The task is found out, the loss falls, and evaluate finds the same numbers from the run directory alone."""
@@ -453,6 +454,7 @@ def test_every_kind_of_table_trains_and_is_measured_again(patients, kind):
     assert measured["test/loss"] == run.metrics["test/loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("data.categories=embed", "model=tabular")], ids=["one-hot", "embedded"])
 def test_a_resumed_run_ends_with_the_same_bits(patients, more):
     whole = plainloop.train(words_for(patients, "sick", *more, "trainer.max_epochs=3"))
