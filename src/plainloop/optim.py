@@ -69,9 +69,9 @@ def _check_fit(target: Any, arguments: Mapping[str, Any], named: Mapping[str, nn
     """Optimizers that take only some parameters, or no sparse gradients. Raises UserError."""
     if not (inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)):
         return
-    if issubclass(target, torch.optim.LBFGS) and any(options.values()):
-        raise UserError(f"{slot}: L-BFGS has one group of parameters: leave param_groups out.")
     if issubclass(target, torch.optim.LBFGS):
+        if any(options.values()):
+            raise UserError(f"{slot}: L-BFGS has one group of parameters: leave param_groups out.")
         _check_lbfgs(arguments, slot)
     if issubclass(target, torch.optim.Muon):
         for name, parameter in named.items():

@@ -24,7 +24,7 @@ def group_options(model: nn.Module, named: Mapping[str, nn.Parameter], no_decay_
             "ELECTRA: Pre-training text encoders as discriminators rather than generators").
         head_lr: the last block's rate.
         rules: options by regular expression, as {match: "^features", lr: 1e-4}; where several match, later ones win.
-            Where no layer is chosen by them, they beat what the others say.
+            They beat what the keys above say of the same option.
     """
     options: Options = {name: {} for name in named}
     blocks = blocks_of(model)
