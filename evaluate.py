@@ -7,13 +7,13 @@ from pathlib import Path
 # This checkout's src/ first, then the folder where the command is typed (for modules of your own).
 sys.path[:1] = [str(Path(__file__).resolve().parent / "src"), str(Path.cwd())]
 
-from plainloop.cli import door
+from plainloop.commands.cli import door
 
 
 @door("evaluate")
 def main(cfg, typed, directory=None, is_trial=False):
     gc.disable()  # importing torch makes a million objects and no garbage; switched on again before the work begins
-    from plainloop.commands import evaluate_config
+    from plainloop.commands.evaluate import evaluate_config
 
     evaluate_config(cfg, typed)
 

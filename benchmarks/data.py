@@ -23,8 +23,8 @@ from loop import Batch, assert_equal_weights, bare_loop, mlp, plainloop_trainer,
 from torch import nn
 
 from plainloop.data import InMemory, Loader, make_loader
-from plainloop.preprocess import Preprocess, make_preprocess
-from plainloop.trainer import Trainer
+from plainloop.data.preprocess import Preprocess, make_preprocess
+from plainloop.training.trainer import Trainer
 
 TARGET = 1.1
 
@@ -64,8 +64,9 @@ def epoch_of(trainer: Trainer) -> Callable[[], None]:
     return epoch
 
 
-def take_turns(contestants: dict[str, Callable[[], None]], models: dict[str, nn.Module],
-               rounds: int) -> dict[str, list[float]]:  # fmt: skip
+def take_turns(
+    contestants: dict[str, Callable[[], None]], models: dict[str, nn.Module], rounds: int
+) -> dict[str, list[float]]:
     """Seconds of each contestant in each round, in turned order every other round."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
@@ -123,10 +124,17 @@ def main() -> None:
         }
         seconds = take_turns(contestants, models, arguments.rounds)
     title = f"MLP 784-128-64-10, batches of {arguments.batch_size}"
-    result = report(title, seconds, len(batches), TARGET, pairs=(
-        ("plainloop, images", "plainloop, floats"), ("plainloop, images", "bare, floats"),
-        ("plainloop, floats", "bare, floats"),
-    ))  # fmt: skip
+    result = report(
+        title,
+        seconds,
+        len(batches),
+        TARGET,
+        pairs=(
+            ("plainloop, images", "plainloop, floats"),
+            ("plainloop, images", "bare, floats"),
+            ("plainloop, floats", "bare, floats"),
+        ),
+    )
     print("  weights equal bit for bit after the first epoch")
     print_parts(loader, preprocess)
     if arguments.json:

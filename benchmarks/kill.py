@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import torch
 
-from plainloop import checkpoint
-from plainloop.checkpoint import Checkpoints
 from plainloop.errors import MachineError
+from plainloop.runs import checkpoint
+from plainloop.runs.checkpoint import Checkpoints
 
 TRAIN = str(Path(__file__).resolve().parents[1] / "train.py")
 # A data set that draws from all three generators for every sample, and takes its time.
@@ -76,7 +76,7 @@ WATCHED = """
 import contextlib
 import os
 
-from plainloop.trainer import Trainer
+from plainloop.training.trainer import Trainer
 
 
 class Watched(Trainer):
@@ -140,19 +140,28 @@ class Life:
         words: of the command.
     """
 
-    def __init__(self, folder: Path, name: str, workers: int = 0, method: str = "forkserver",
-                 words: Sequence[str] = WORDS):  # fmt: skip
+    def __init__(
+        self, folder: Path, name: str, workers: int = 0, method: str = "forkserver", words: Sequence[str] = WORDS
+    ):
         self.folder, self.run = folder, folder / name
         (folder / "phase").write_text(f"{'start-up':12}{0:8}")
         self.loading = f"{workers} workers by {method}" if workers else "no workers"
         how = method if workers else "null"
-        own = (f"hydra.run.dir={name}", "resume=auto", f"loader.num_workers={workers}",
-               f"loader.multiprocessing_context={how}")  # fmt: skip
+        own = (
+            f"hydra.run.dir={name}",
+            "resume=auto",
+            f"loader.num_workers={workers}",
+            f"loader.multiprocessing_context={how}",
+        )
         self.screen = open(folder / f"{name}.err", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, TRAIN, *words, *own], cwd=folder, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=self.screen, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            [sys.executable, TRAIN, *words, *own],
+            cwd=folder,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=self.screen,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         self.began = time.monotonic()
 
     def phase(self) -> tuple[str, int]:
@@ -453,8 +462,16 @@ def rehearse(folder: Path, kills: int, seed: int, say: Callable[[str], None] = p
     return tally
 
 
-def survive(folder: Path, name: str, reference: Path, kills: int, startup: float, draw: random.Random, tally: Tally,
-            say: Callable[[str], None]) -> None:  # fmt: skip
+def survive(
+    folder: Path,
+    name: str,
+    reference: Path,
+    kills: int,
+    startup: float,
+    draw: random.Random,
+    tally: Tally,
+    say: Callable[[str], None],
+) -> None:
     """One run, killed again and again until it is finished, and then compared."""
     before, failures = tally.kills, len(tally.refused)
     old: Life | None = None

@@ -30,16 +30,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plainloop.checkpoint import Checkpoints
+from plainloop.data.preprocess import Preprocess
 from plainloop.loggers import Console, History, TensorBoard
-from plainloop.metrics import F1, Accuracy
 from plainloop.models import MLP, Linear
-from plainloop.optim import make_optimizer
-from plainloop.preprocess import Preprocess
-from plainloop.rundir import RunDir
-from plainloop.schedule import Schedule
-from plainloop.tasks import Multiclass
-from plainloop.trainer import Trainer
+from plainloop.runs.checkpoint import Checkpoints
+from plainloop.runs.directory import RunDir
+from plainloop.tasks.classification import Multiclass
+from plainloop.tasks.metrics import F1, Accuracy
+from plainloop.training.optimizer import make_optimizer
+from plainloop.training.schedule import Schedule
+from plainloop.training.trainer import Trainer
 
 Batch = tuple[Tensor, Tensor]
 FEATURES, CLASSES, LR = 784, 10, 1e-3
@@ -105,8 +105,9 @@ def barest_loop(model: nn.Module) -> Callable[[Sequence[Batch]], None]:
 
 
 @contextlib.contextmanager
-def plainloop_trainer(model: nn.Module, batches: Any, epochs: int = 1,
-                      preprocess: nn.Module | None = None) -> Iterator[Trainer]:  # fmt: skip
+def plainloop_trainer(
+    model: nn.Module, batches: Any, epochs: int = 1, preprocess: nn.Module | None = None
+) -> Iterator[Trainer]:
     """A Trainer with everything on that `python train.py` turns on, but validation and checkpoints.
 
     Args:
@@ -128,9 +129,18 @@ def plainloop_trainer(model: nn.Module, batches: Any, epochs: int = 1,
         run = RunDir(Path(folder))
         checkpoints = Checkpoints(run.checkpoints, every_epochs=None)  # asked after every step, and always says no
         trainer = Trainer(
-            model, task, optimizer, Schedule(optimizer), preprocess, batches,
-            max_epochs=epochs, log_every=LOG_EVERY, log=log, progress=console.progress, due=checkpoints.due,
-        )  # fmt: skip
+            model,
+            task,
+            optimizer,
+            Schedule(optimizer),
+            preprocess,
+            batches,
+            max_epochs=epochs,
+            log_every=LOG_EVERY,
+            log=log,
+            progress=console.progress,
+            due=checkpoints.due,
+        )
         for logger in loggers:
             logger.open(run, {"trainer": {"max_epochs": epochs}}, 0)
         yield trainer
@@ -179,8 +189,9 @@ class Turns:
 # --- the figures ----------------------------------------------------------------------------------------------
 
 
-def report(title: str, seconds: Mapping[str, list[float]], steps: int, target: float,
-           pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:  # fmt: skip
+def report(
+    title: str, seconds: Mapping[str, list[float]], steps: int, target: float, pairs: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
     """Print microseconds per step, and ratios: of the minima, of the medians, of the totals, and the median over
     rounds of the ratio in a round, which is the steadiest on a machine that has other work. What happens in few rounds
     only (the end of an epoch, a collection of garbage) counts in the totals alone.

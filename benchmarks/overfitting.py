@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import torch
 
 import plainloop
-from plainloop.figures import line_plot
+from plainloop.reports.figures import line_plot
 
 NONE = "none"
 REMEDIES = {
@@ -74,8 +74,15 @@ def measured(words: Sequence[str]) -> dict[str, Any]:
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Rows of Markdown: mean ± standard deviation over the seeds; the last column is the mean of each seed's own
     difference, which doesn't contain how easy its split is."""
-    columns = {"train/loss": 3, "train/accuracy": 1, "val/loss": 2, "val/accuracy": 1, "test/loss": 2,
-               "test/accuracy": 1, "gap": 2}  # fmt: skip
+    columns = {
+        "train/loss": 3,
+        "train/accuracy": 1,
+        "val/loss": 2,
+        "val/accuracy": 1,
+        "test/loss": 2,
+        "test/accuracy": 1,
+        "gap": 2,
+    }
     names = [name.replace("/", " ").replace("accuracy", "%") for name in columns]
     lines = ["| remedy | " + " | ".join(names) + " | test %, beside none |", "| --- " * (len(columns) + 2) + "|"]
     for remedy, runs in found.items():

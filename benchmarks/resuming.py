@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, default_collate
 
-from plainloop import checkpoint
 from plainloop.data import InMemory, make_loader
-from plainloop.data.fetching import Fetch
+from plainloop.data.fetch import Fetch
+from plainloop.runs import checkpoint
 
 BATCH = 64
 # (what, beside what, at most so many more, of which unit)

@@ -58,8 +58,16 @@ def memory_of(process: int) -> int:
 
 def peak_of_training(path: str, folder: Path, workers: int, buffer: int) -> tuple[int, float]:
     """The most memory that a training takes, and its seconds."""
-    words = ["data=stream", f"data.path={path}", f"data.buffer={buffer}", f"loader.num_workers={workers}",
-             "loader.batch_size=64", "trainer.max_epochs=1", "logger=none", "console.progress=false"]  # fmt: skip
+    words = [
+        "data=stream",
+        f"data.path={path}",
+        f"data.buffer={buffer}",
+        f"loader.num_workers={workers}",
+        "loader.batch_size=64",
+        "trainer.max_epochs=1",
+        "logger=none",
+        "console.progress=false",
+    ]
     started = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(

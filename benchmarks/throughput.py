@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 from plainloop.data import InMemory, Loader, make_loader
-from plainloop.data.fetching import ByLength
-from plainloop.data.images import decode, images
+from plainloop.data.kinds.images import decode, images
+from plainloop.data.order import ByLength
 from plainloop.data.workers import default_start_method
 
 BATCH = 64

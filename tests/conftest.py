@@ -43,9 +43,13 @@ def command(script: str, *words: str, folder: Path, env: dict[str, str] | None =
     """Type `python SCRIPT words...` in a folder, as a user would; outputs/ comes to lie there."""
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *words],
-        check=False, cwd=folder, capture_output=True, text=True, timeout=300,
+        check=False,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-    )  # fmt: skip
+    )
     return Done(done.returncode, done.stdout, done.stderr, folder)
 
 

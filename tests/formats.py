@@ -106,8 +106,14 @@ def write_cifar10(root: Path, per_file: int = 20, test: int = 50) -> tuple[dict[
 # --- folders of images and of sounds --------------------------------------------------------------------------
 
 
-def write_images(root: Path, counts: Mapping[str, int], size: tuple[int, int] = (24, 24), channels: int = 3,
-                 suffix: str = ".png", seed: int = 0) -> dict[str, numpy.ndarray]:  # fmt: skip
+def write_images(
+    root: Path,
+    counts: Mapping[str, int],
+    size: tuple[int, int] = (24, 24),
+    channels: int = 3,
+    suffix: str = ".png",
+    seed: int = 0,
+) -> dict[str, numpy.ndarray]:
     """A folder for each class under `root`, with so many images in it.
 
     Args:
@@ -167,9 +173,19 @@ def write_patients(file: Path, count: int = 240) -> str:
         age, smoker, city = draw.normal(50, 12), draw.random() < 0.3, draw.choice(["Bonn", "Kiel", "Ulm"])
         drug = "new" if number >= count * 7 // 8 else draw.choice(["a", "b"])
         risk = (age - 50) / 12 + 2 * smoker + (city == "Kiel") + 0.3 * draw.normal()
-        cells = [f"p{number % 60}", f"2024-{1 + number // 28:02}-{1 + number % 28:02}", f"{age:.3f}",
-                 str(draw.integers(1, 9)), str(bool(smoker)).lower(), city, drug, "yes" if risk > 0.8 else "no",
-                 f"{1e4 * risk + 5e4:.1f}", str(int(risk > 1)), str(int(smoker or city == "Ulm"))]  # fmt: skip
+        cells = [
+            f"p{number % 60}",
+            f"2024-{1 + number // 28:02}-{1 + number % 28:02}",
+            f"{age:.3f}",
+            str(draw.integers(1, 9)),
+            str(bool(smoker)).lower(),
+            city,
+            drug,
+            "yes" if risk > 0.8 else "no",
+            f"{1e4 * risk + 5e4:.1f}",
+            str(int(risk > 1)),
+            str(int(smoker or city == "Ulm")),
+        ]
         for place in (2, 5):  # an age, a city that nobody noted
             cells[place] = "" if draw.random() < 0.1 else cells[place]
         lines.append(",".join(cells))
@@ -188,9 +204,15 @@ def reviews(count: int = 160) -> list[dict[str, Any]]:
         words = draw.choices(FILL, k=draw.randint(2, 12))
         for _ in range(3):
             words.insert(draw.randrange(len(words)), draw.choice(GOOD if number % 2 else BAD))
-        rows.append({"review": " ".join(words) + ".", "mood": "glad" if number % 2 else "cross",
-                     "stars": draw.uniform(3, 5) if number % 2 else draw.uniform(1, 3), "who": f"n{number % 40}",
-                     "day": f"2024-01-{number % 28 + 1:02d}"})  # fmt: skip
+        rows.append(
+            {
+                "review": " ".join(words) + ".",
+                "mood": "glad" if number % 2 else "cross",
+                "stars": draw.uniform(3, 5) if number % 2 else draw.uniform(1, 3),
+                "who": f"n{number % 40}",
+                "day": f"2024-01-{number % 28 + 1:02d}",
+            }
+        )
     return rows
 
 
@@ -205,8 +227,14 @@ def write_wave(file: Path, count: int = 400) -> str:
     """A CSV of hours: a wave of 24 of them with some noise, and whether it is day."""
     draw, start = numpy.random.default_rng(1), datetime.datetime(2024, 1, 1)
     load = 500 + 100 * numpy.sin(numpy.arange(count) / 24 * 2 * numpy.pi) + draw.normal(size=count)
-    rows = [{"when": (start + datetime.timedelta(hours=hour)).isoformat(), "load": value,
-             "kind": "day" if hour % 24 < 12 else "night"} for hour, value in enumerate(load)]  # fmt: skip
+    rows = [
+        {
+            "when": (start + datetime.timedelta(hours=hour)).isoformat(),
+            "load": value,
+            "kind": "day" if hour % 24 < 12 else "night",
+        }
+        for hour, value in enumerate(load)
+    ]
     return write_rows(file, rows)
 
 

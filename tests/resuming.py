@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import plainloop
-from plainloop import checkpoint
-from plainloop.checkpoint import Checkpoints
+from plainloop.runs import checkpoint
+from plainloop.runs.checkpoint import Checkpoints
 
 
 @dataclass

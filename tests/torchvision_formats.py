@@ -136,10 +136,14 @@ def write_aircraft(root: Path) -> None:
     _lines(folder / "variants.txt", "A320", "Boeing 707")
     _lines(folder / "manufacturers.txt", "Airbus", "Boeing")
     for split, seed in (("train", 0), ("val", 30), ("test", 60)):
-        _lines(folder / f"images_variant_{split}.txt",
-               *(f"{seed + number:07d} {('A320', 'Boeing 707')[number % 2]}" for number in range(10)))  # fmt: skip
-        _lines(folder / f"images_manufacturer_{split}.txt",
-               *(f"{seed + number:07d} {('Airbus', 'Boeing')[number % 2]}" for number in range(10)))  # fmt: skip
+        _lines(
+            folder / f"images_variant_{split}.txt",
+            *(f"{seed + number:07d} {('A320', 'Boeing 707')[number % 2]}" for number in range(10)),
+        )
+        _lines(
+            folder / f"images_manufacturer_{split}.txt",
+            *(f"{seed + number:07d} {('Airbus', 'Boeing')[number % 2]}" for number in range(10)),
+        )
         for number in range(10):
             _colour(folder / f"images/{seed + number:07d}.jpg", number % 2, seed + number)
 
@@ -154,8 +158,15 @@ def write_pets(root: Path) -> None:
             _colour(folder / f"images/{name}.jpg", int(name.startswith("pug")), seed + number)
 
 
-def write_folders(root: Path, *classes: str, suffix: str = ".jpg", each: int = 6, seed: int = 0, grey: bool = False,
-                  name: str = "image_{:04d}") -> None:  # fmt: skip
+def write_folders(
+    root: Path,
+    *classes: str,
+    suffix: str = ".jpg",
+    each: int = 6,
+    seed: int = 0,
+    grey: bool = False,
+    name: str = "image_{:04d}",
+) -> None:
     """A folder for each class, as many sets have them."""
     for label, folder in enumerate(classes):
         for number in range(each):
@@ -166,8 +177,11 @@ def write_gtsrb(root: Path) -> None:
     folder = root / "gtsrb/GTSRB"
     write_folders(folder / "Training", "00000", "00001", "00002", suffix=".ppm")
     write_folders(folder / "Final_Test", "Images", suffix=".ppm", seed=50)
-    _lines(root / "gtsrb/GT-final_test.csv", "Filename;Width;Height;ClassId",
-           *(f"image_{number:04d}.ppm;40;40;{number % 3}" for number in range(1, 7)))  # fmt: skip
+    _lines(
+        root / "gtsrb/GT-final_test.csv",
+        "Filename;Width;Height;ClassId",
+        *(f"image_{number:04d}.ppm;40;40;{number % 3}" for number in range(1, 7)),
+    )
 
 
 def write_stanford_cars(root: Path) -> None:
@@ -207,8 +221,9 @@ def write_imagenette(root: Path) -> None:
 
 
 def write_omniglot(root: Path) -> None:
-    write_folders(root / "omniglot-py/images_background/Greek", "character01", "character02", suffix=".png", each=10,
-                  grey=True)  # fmt: skip
+    write_folders(
+        root / "omniglot-py/images_background/Greek", "character01", "character02", suffix=".png", each=10, grey=True
+    )
     (root / "omniglot-py/images_background.zip").write_bytes(b"")
 
 
@@ -218,14 +233,17 @@ def write_caltech101(root: Path) -> None:
 
 def write_caltech256(root: Path) -> None:
     for number, name in enumerate(("001.ak47", "002.bear")):
-        write_folders(root / "caltech256/256_ObjectCategories", name, each=10, seed=20 * number,
-                      name=f"{number + 1:03d}_{{:04d}}")  # fmt: skip
+        write_folders(
+            root / "caltech256/256_ObjectCategories", name, each=10, seed=20 * number, name=f"{number + 1:03d}_{{:04d}}"
+        )
 
 
 def write_fer2013(root: Path) -> None:
     labels = balanced_labels(30, classes=7)
-    rows = [f"{label},{' '.join(map(str, image.ravel()))},{'PublicTest' if number % 3 == 0 else 'Training'}"
-            for number, (label, image) in enumerate(zip(labels, class_images(labels, 48), strict=True))]  # fmt: skip
+    rows = [
+        f"{label},{' '.join(map(str, image.ravel()))},{'PublicTest' if number % 3 == 0 else 'Training'}"
+        for number, (label, image) in enumerate(zip(labels, class_images(labels, 48), strict=True))
+    ]
     _lines(root / "fer2013/fer2013.csv", "emotion,pixels,Usage", *rows)
 
 
@@ -248,8 +266,10 @@ def write_inaturalist(root: Path) -> None:
 
 def write_places365(root: Path) -> None:
     _lines(root / "categories_places365.txt", "/a/airfield 0", "/a/alcove 1")
-    for split, name, file in (("train", "data_256_standard", "places365_train_standard"),
-                              ("val", "val_256", "places365_val")):  # fmt: skip
+    for split, name, file in (
+        ("train", "data_256_standard", "places365_train_standard"),
+        ("val", "val_256", "places365_val"),
+    ):
         names = [f"{number:05d}.jpg" for number in range(10)]
         _lines(root / f"{file}.txt", *(f"/{path} {number % 2}" for number, path in enumerate(names)))
         for number, path in enumerate(names):

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,83 +37,88 @@ def factory(slot: str) -> Callable[[F], F]:
     return mark
 
 
-def _kinds() -> dict[str, tuple[tuple[type, ...], str]]:
-    """Slot -> (base classes, their name in an error)."""
-    import torch
-    from torch.utils.data import Dataset, Sampler
+def hands_on(front: str, folder: str) -> Callable[[str], Any]:
+    """A `__getattr__` for a room whose options lie in a folder, one in each file and called as the file is: so
+    `plainloop.data.images` is `images` of data/kinds/images.py, and a file that is deleted or added needs no line."""
 
-    from plainloop.callbacks import Callback
-    from plainloop.loggers import Logger
-    from plainloop.tasks import Task
-    from plainloop.trainer import Trainer
+    def found(name: str) -> Any:
+        place = f"{front}.{folder}.{name}"
+        if name.startswith("_") or importlib.util.find_spec(place) is None:
+            raise AttributeError(f"module {front!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(place), name)
 
-    return {
-        "data": ((Dataset,), "a torch.utils.data.Dataset"),
-        "model": ((torch.nn.Module,), "a torch.nn.Module"),
-        "loss": ((torch.nn.Module,), "a torch.nn.Module"),
-        "task": ((Task,), "a plainloop.tasks.Task"),
-        "optimizer": ((torch.optim.Optimizer,), "a torch.optim.Optimizer"),
-        "scheduler": ((torch.optim.lr_scheduler.LRScheduler,), "a torch.optim.lr_scheduler.LRScheduler"),
-        "scheduler.lr_lambda": ((), "a function of a number of ticks"),
-        "scheduler.scale_fn": ((), "a function of a share of a cycle"),
-        "trainer": ((Trainer,), "a plainloop.trainer.Trainer"),
-        "logger": ((Logger,), "a plainloop.loggers.Logger"),
-        "callbacks": ((Callback,), "a plainloop.callbacks.Callback"),
-        "metrics": ((), "a class with update, compute and reset"),
-        "transforms": ((torch.nn.Module,), "a torchvision.transforms.v2 transform, or another torch.nn.Module"),
-        "loader.sampler": ((Sampler,), "a torch.utils.data.Sampler"),
-        "loader.batch_sampler": ((Sampler,), "a torch.utils.data.Sampler"),
-        "loader.collate_fn": ((), "a function of a list of samples"),
-        "loader.worker_init_fn": ((), "a function of the worker's number"),
-    }
+    return found
 
 
-def locate(path: str, slot: str, trust: Sequence[str] = (), key: str = "") -> Any:
+# What a slot takes: a class (of which an object is built), words for a function, or the methods that a class must have.
+Kind = type | str | tuple[str, ...]
+
+
+def locate(path: str, slot: str, kind: Kind, trust: Sequence[str] = (), key: str = "") -> Any:
     """The class or function that a `_target_` names, if this slot may build it. Raises UserError.
 
     Args:
+        slot: where it stands, as "model", "metrics.accuracy" or "loader.collate_fn".
+        kind: what the slot takes: nn.Module, say; "a function of a list of samples"; ("update", "compute", "reset").
         key: what names it, if not SLOT._target_.
     """
     key = key or f"{slot}._target_"
     target = _imported(str(path), key)
-    group = _group(slot)
-    bases, kind = _kinds()[group]
-    if inspect.isclass(target) and (bases or group == "metrics"):
-        fits = issubclass(target, bases) if bases else all(hasattr(target, m) for m in ("update", "compute", "reset"))
+    if inspect.isclass(target) and not isinstance(kind, str):
+        fits = issubclass(target, kind) if isinstance(kind, type) else all(hasattr(target, name) for name in kind)
         if fits:
             return target
-    elif path in trust or (callable(target) and getattr(target, "plainloop_factory", None) == group):
+    elif path in trust or (callable(target) and getattr(target, "plainloop_factory", None) in _groups(slot, kind)):
         return target
-    elif bases and isinstance(target, bases):
-        raise UserError(f"{key}={path} is {kind} that exists already. Name its class, of which one is built here, or a "
-                        "function that returns it.")  # fmt: skip
+    elif isinstance(kind, type) and isinstance(target, kind):
+        raise UserError(
+            f"{key}={path} is {in_words(kind)} that exists already. Name its class, of which one is built "
+            "here, or a function that returns it."
+        )
     elif callable(target):
+        group, is_one = slot.partition(".")[0], not isinstance(kind, type)
         own = " (a function of outputs and targets: call it in the forward of one)" if group == "loss" else ""
         raise UserError(
-            f"{key}={path} is a function, and {slot} takes {kind}{own}.\n"
-            f"If you know the function and it {'is' if not bases else 'returns'} one, say so on the command line: "
+            f"{key}={path} is a function, and {slot} takes {in_words(kind)}{own}.\n"
+            f"If you know the function and it {'is' if is_one else 'returns'} one, say so on the command line: "
             f"'trust=[{path}]'"
         )
-    raise UserError(f"{key}={path} is not {kind}.")
+    raise UserError(f"{key}={path} is not {in_words(kind)}.")
 
 
-def _group(slot: str) -> str:
-    """ "metrics.accuracy" is of the group "metrics"; "loader.sampler" is a group of its own."""
-    return slot if slot in _kinds() else slot.split(".")[0]
+def _groups(slot: str, kind: Kind) -> tuple[str, ...]:
+    """The words of `@factory` that are meant for a slot: "metrics.accuracy" is of the group "metrics"."""
+    return (slot,) if isinstance(kind, str) else (slot, slot.split(".")[0].partition("[")[0])
 
 
-def function(node: Any, slot: str, trust: Sequence[str] = ()) -> Any:
+def in_words(kind: Kind) -> str:
+    """A kind as it is called in errors: "a torch.nn.Module", by the shortest path that leads to the class."""
+    if isinstance(kind, str):
+        return kind
+    if isinstance(kind, tuple):
+        return f"a class with {', '.join(kind[:-1])} and {kind[-1]}"
+    parts = kind.__module__.split(".")
+    paths = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    front = next(path for path in paths if getattr(sys.modules.get(path), kind.__name__, None) is kind)
+    return f"a {front}.{kind.__name__}"
+
+
+def function(node: Any, slot: str, kind: str, trust: Sequence[str] = ()) -> Any:
     """A function that is named by its path, or an object that a node describes and that can be called. What isn't
-    marked with `@factory(slot)` must be trusted. Raises UserError."""
+    marked with `@factory(slot)` must be trusted. Raises UserError.
+
+    Args:
+        kind: the function in words: "a function of a list of samples".
+    """
     if isinstance(node, str):
         if node in ("torch.utils.data.default_collate", "default_collate"):
             from torch.utils.data import default_collate
 
             return default_collate
-        return locate(node, slot, trust, slot)
+        return locate(node, slot, kind, trust, slot)
     if not isinstance(node, Mapping):
-        raise UserError(f"{slot}={node}: must be the name of {_kinds()[slot][1]}, as in {slot}=my_module.my_function")
-    return build(node, slot, trust)
+        raise UserError(f"{slot}={node}: must be the name of {kind}, as in {slot}=my_module.my_function")
+    return build(node, slot, kind, trust)
 
 
 def _imported(path: str, key: str) -> Any:
@@ -170,13 +176,19 @@ def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
             raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
 
 
-def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given: Any) -> Any:
+def build(node: Mapping[str, Any], slot: str, kind: Kind, trust: Sequence[str] = (), **given: Any) -> Any:
     """Build what a plain (resolved) config node describes: `_target_` and its keyword arguments.
 
-    `given` are arguments that come from us (a Dataset's split, an optimizer's params), not from the config.
+    Args:
+        slot, kind: as for `locate`.
+        given: arguments that come from us (a Dataset's split, an optimizer's params), not from the config.
     """
+    return construct(locate(node["_target_"], slot, kind, trust), node, slot, kind, **given)
+
+
+def construct(target: Any, node: Mapping[str, Any], slot: str, kind: Kind, **given: Any) -> Any:
+    """The same with a target that has been located already."""
     arguments = {name: value for name, value in node.items() if name != "_target_"}
-    target = locate(node["_target_"], slot, trust)
     check_arguments(target, arguments, slot, given)
     try:
         built = target(**given, **arguments)
@@ -190,10 +202,11 @@ def build(node: Mapping[str, Any], slot: str, trust: Sequence[str] = (), **given
         if isinstance(error, TypeError | ValueError | AssertionError | ArithmeticError | RuntimeError):
             what = f"{target.__name__} refused its arguments"
         raise UserError(f"{slot}: {what} ({typed or 'none'}): {told(error)} ({origin(error)})") from error
-    bases, kind = _kinds()[_group(slot)]
     no_split = slot == "data" and built is None  # what a function returns for a split that it doesn't have
-    if bases and not inspect.isclass(target) and not isinstance(built, bases) and not no_split:
-        raise UserError(f"{slot}: {node['_target_']} returned {type(built).__name__}, and {slot} takes {kind}.")
+    is_none = isinstance(kind, type) and not inspect.isclass(target) and not isinstance(built, kind)
+    if is_none and not no_split:
+        returned = type(built).__name__
+        raise UserError(f"{slot}: {node['_target_']} returned {returned}, and {slot} takes {in_words(kind)}.")
     return built
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from plainloop.tasks import Multiclass, forward
+from plainloop.tasks.classification import Multiclass
+from plainloop.tasks.task import forward
 
 
 class ConfidentMulticlass(Multiclass):

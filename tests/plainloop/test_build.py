@@ -10,11 +10,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import plainloop
-from plainloop import callbacks, loggers, metrics, models, tasks, trainer
-from plainloop.build import build, factory, locate
+from plainloop import build as building
+from plainloop import loggers, models
+from plainloop.build import factory
 from plainloop.data import points, table
 from plainloop.errors import UserError
-from plainloop.optim import make_optimizer
+from plainloop.tasks import Task, classification, metrics
+from plainloop.training import callbacks, trainer
+from plainloop.training.optimizer import make_optimizer
 
 # Slot, something of its kind, and that kind's name in an error.
 KINDS = [
@@ -22,16 +25,43 @@ KINDS = [
     ("model", "plainloop.models.MLP", models.MLP, "torch.nn.Module"),
     ("model", "torch.nn.Linear", nn.Linear, "torch.nn.Module"),
     ("loss", "torch.nn.HuberLoss", nn.HuberLoss, "torch.nn.Module"),
-    ("task", "plainloop.tasks.Multiclass", tasks.Multiclass, "plainloop.tasks.Task"),
+    ("task", "plainloop.tasks.Multiclass", classification.Multiclass, "plainloop.tasks.Task"),
     ("optimizer", "torch.optim.SGD", torch.optim.SGD, "torch.optim.Optimizer"),
     ("scheduler", "torch.optim.lr_scheduler.StepLR", torch.optim.lr_scheduler.StepLR, "LRScheduler"),
     ("scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau", torch.optim.lr_scheduler.ReduceLROnPlateau, ""),
-    ("trainer", "plainloop.trainer.Trainer", trainer.Trainer, "plainloop.trainer.Trainer"),
+    ("trainer", "plainloop.training.Trainer", trainer.Trainer, "plainloop.training.Trainer"),
     ("logger.mine", "plainloop.loggers.TensorBoard", loggers.TensorBoard, "plainloop.loggers.Logger"),
-    ("callbacks.mine", "plainloop.callbacks.Callback", callbacks.Callback, "plainloop.callbacks.Callback"),
-    ("metrics.mine", "plainloop.metrics.MAE", metrics.MAE, "update, compute and reset"),
+    (
+        "callbacks.mine",
+        "plainloop.training.Callback",
+        callbacks.Callback,
+        "plainloop.training.Callback",
+    ),
+    ("metrics.mine", "plainloop.tasks.MAE", metrics.MAE, "update, compute and reset"),
 ]
 SLOTS = list(dict.fromkeys(slot for slot, *_ in KINDS))
+
+# What whoever builds something for a slot says of its kind.
+KIND_OF = {
+    "data": torch.utils.data.Dataset,
+    "model": nn.Module,
+    "loss": nn.Module,
+    "task": Task,
+    "optimizer": torch.optim.Optimizer,
+    "scheduler": torch.optim.lr_scheduler.LRScheduler,
+    "trainer": trainer.Trainer,
+    "logger": loggers.Logger,
+    "callbacks": callbacks.Callback,
+    "metrics": metrics.METRIC,
+}
+
+
+def locate(path, slot, trust=()):
+    return building.locate(path, slot, KIND_OF[slot.partition(".")[0]], trust)
+
+
+def build(node, slot, trust=(), **given):
+    return building.build(node, slot, KIND_OF[slot.partition(".")[0]], trust, **given)
 
 
 @factory("model")
@@ -109,20 +139,23 @@ def test_os_system_is_refused_before_it_runs(slot, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("path", "said"), [
-    ("Net", "dotted name"),
-    ("my-package.Net", "dotted name"),
-    ("my package.Net", "dotted name"),
-    (".Net", "dotted name"),
-    ("torch.nn.", "dotted name"),
-    ("", "dotted name"),
-    ("torch.nn", "is not a torch.nn.Module"),
-    ("torch.nn.Lineer", "torch.nn has no Lineer. Did you mean Linear?"),
-    ("torch.nn.Linear.forwards", "torch.nn.Linear has no forwards. Did you mean forward?"),
-    ("no_such_package.models.Net", "no module named no_such_package"),
-    ("torch.no_such_module.Net", "torch has no no_such_module"),
-    ("math.pi", "is not a torch.nn.Module"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("Net", "dotted name"),
+        ("my-package.Net", "dotted name"),
+        ("my package.Net", "dotted name"),
+        (".Net", "dotted name"),
+        ("torch.nn.", "dotted name"),
+        ("", "dotted name"),
+        ("torch.nn", "is not a torch.nn.Module"),
+        ("torch.nn.Lineer", "torch.nn has no Lineer. Did you mean Linear?"),
+        ("torch.nn.Linear.forwards", "torch.nn.Linear has no forwards. Did you mean forward?"),
+        ("no_such_package.models.Net", "no module named no_such_package"),
+        ("torch.no_such_module.Net", "torch has no no_such_module"),
+        ("math.pi", "is not a torch.nn.Module"),
+    ],
+)
 def test_names_that_lead_nowhere(path, said):
     """The answer says which part of the name is wrong."""
     with pytest.raises(UserError) as caught:
@@ -165,13 +198,16 @@ def test_what_a_trusted_function_returns_is_checked():
 # --- arguments ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [
-    ({}, {}),
-    ({"rate": 2}, {"rate": 2}),
-    ({"rate": None}, {"rate": None}),
-    ({"name": "other", "bias": False}, {"name": "other", "bias": False}),
-    ({"rule": "auto"}, {"rule": "auto"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, {}),
+        ({"rate": 2}, {"rate": 2}),
+        ({"rate": None}, {"rate": None}),
+        ({"name": "other", "bias": False}, {"name": "other", "bias": False}),
+        ({"rule": "auto"}, {"rule": "auto"}),
+    ],
+)
 def test_build_passes_the_arguments_on(arguments, expected):
     """What the config says arrives as it is; the rest are the target's defaults."""
     net = build({"_target_": f"{HERE}.Net", "sizes": [1, 2], **arguments}, "model")
@@ -179,15 +215,21 @@ def test_build_passes_the_arguments_on(arguments, expected):
     assert net.arguments == {"sizes": [1, 2], **defaults, **expected}
 
 
-@pytest.mark.parametrize(("arguments", "pieces"), [
-    ({"sizes": [1], "rat": 1}, ("model.rat", "Net takes no such argument", "Did you mean rate?", "sizes, rate, name")),
-    ({"sizes": [1], "xyzzy": 1}, ("model.xyzzy", "It accepts: sizes, rate, name, bias, rule")),
-    ({}, ("model.sizes", "Net needs it", "model.sizes=VALUE")),
-    ({"sizes": None}, ("model.sizes", "Net needs it")),
-    ({"sizes": [1], "rate": "fast"}, ("model.rate=fast", "number", "0.1")),
-    ({"sizes": [1], "bias": "maybe"}, ("model.bias=maybe", "true or false")),
-    ({"sizes": [1], "self": 1}, ("model.self",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "pieces"),
+    [
+        (
+            {"sizes": [1], "rat": 1},
+            ("model.rat", "Net takes no such argument", "Did you mean rate?", "sizes, rate, name"),
+        ),
+        ({"sizes": [1], "xyzzy": 1}, ("model.xyzzy", "It accepts: sizes, rate, name, bias, rule")),
+        ({}, ("model.sizes", "Net needs it", "model.sizes=VALUE")),
+        ({"sizes": None}, ("model.sizes", "Net needs it")),
+        ({"sizes": [1], "rate": "fast"}, ("model.rate=fast", "number", "0.1")),
+        ({"sizes": [1], "bias": "maybe"}, ("model.bias=maybe", "true or false")),
+        ({"sizes": [1], "self": 1}, ("model.self",)),
+    ],
+)
 def test_wrong_arguments_are_answered(arguments, pieces):
     """Unknown and missing arguments, and words where numbers belong, are found before anything is built."""
     with pytest.raises(UserError) as caught:

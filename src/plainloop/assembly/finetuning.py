@@ -7,13 +7,13 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from plainloop import checkpoint as checkpoint_room
-from plainloop import rundir
-from plainloop.averaging import chosen_weights
-from plainloop.checkpoint import Checkpoints
 from plainloop.errors import MachineError, UserError
 from plainloop.models.freezing import freeze
 from plainloop.models.weights import load_weights, read_weights
+from plainloop.runs import checkpoint as checkpoint_room
+from plainloop.runs.checkpoint import Checkpoints
+from plainloop.runs.directory import find, latest
+from plainloop.training.averaging import chosen_weights
 
 
 def finetune(cfg: DictConfig, model: nn.Module, preprocess: nn.Module, loaded: bool) -> list[str]:
@@ -42,8 +42,10 @@ def finetune(cfg: DictConfig, model: nn.Module, preprocess: nn.Module, loaded: b
         if inputs is not None and own.keys() == inputs.keys() and all(own[k].shape == inputs[k].shape for k in own):
             preprocess.load_state_dict(inputs)
         elif inputs is not None:
-            lines.append(f"warning: inputs are normalised in another way than in {source}, which these weights know "
-                         "(transforms.normalize)")  # fmt: skip
+            lines.append(
+                f"warning: inputs are normalised in another way than in {source}, which these weights know "
+                "(transforms.normalize)"
+            )
     freeze(model, section.trainable)
     return lines
 
@@ -64,13 +66,13 @@ def initial_weights(text: str, outputs: str) -> tuple[Mapping[str, Tensor], Mapp
             return read_weights(path, f"{key}={text}"), None, str(path)
         return chosen_weights(state), state["preprocess"], str(path)
     if text != "latest" and path.is_dir() and not (path / "config.yaml").is_file():
-        run = rundir.latest(str(path), key)
+        run = latest(str(path), key)
     elif text != "latest" and not path.exists():
         meant = Path(outputs) / text
         hint = f"Write {key}={meant}" if meant.exists() else f"{key}=latest takes the newest run in {outputs}/."
         raise UserError(f"{key}={text}: there is no such run or file. {hint}")
     else:
-        run = rundir.find(text, outputs, key)
+        run = find(text, outputs, key)
     best = run.checkpoints / "best.pt"
     try:
         state = checkpoint_room.load(best) if best.exists() else Checkpoints(run.checkpoints).last()[1]

@@ -4,20 +4,23 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
-from plainloop.build import build, function, locate
-from plainloop.config import OF_WORKERS, plain
+from plainloop.assembly.loss import ignored_label
+from plainloop.build import construct, function, locate
+from plainloop.config.schema import OF_WORKERS, plain
 from plainloop.data import Loader, make_loader
-from plainloop.data.fetching import Balanced, ByLength, Stream
-from plainloop.data.loading import Skipped
-from plainloop.data.splits import length, per_sample, size
+from plainloop.data.dataset import length, per_sample, size
+from plainloop.data.loader import Skipped
+from plainloop.data.order import Balanced, ByLength
+from plainloop.data.stream import Stream
 from plainloop.errors import UserError
-from plainloop.losses import ignored_label
 
 # Keys that are handed to make_loader as they are.
 AS_GIVEN = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers", "timeout",
             "multiprocessing_context", "skip_unreadable")  # fmt: skip
+
+FUNCTIONS = {"collate_fn": "a function of a list of samples", "worker_init_fn": "a function of the worker's number"}
 
 
 def training_loader(cfg: DictConfig, dataset: Dataset, device: torch.device, skipped: Skipped | None = None) -> Loader:
@@ -26,10 +29,17 @@ def training_loader(cfg: DictConfig, dataset: Dataset, device: torch.device, ski
     ignored = ignored_label(cfg.loss)
     sampler, batch_sampler = _samplers(section, dataset, ignored, list(cfg.trust))
     return make_loader(
-        dataset, batch_size=section["batch_size"], shuffle=section["shuffle"], drop_last=section["drop_last"],
-        sampler=sampler, batch_sampler=batch_sampler, limit=cfg.trainer.limit_batches,
-        split="train", skipped=skipped, **_shared(cfg, section, device),
-    )  # fmt: skip
+        dataset,
+        batch_size=section["batch_size"],
+        shuffle=section["shuffle"],
+        drop_last=section["drop_last"],
+        sampler=sampler,
+        batch_sampler=batch_sampler,
+        limit=cfg.trainer.limit_batches,
+        split="train",
+        skipped=skipped,
+        **_shared(cfg, section, device),
+    )
 
 
 def drawn(loader: Loader) -> int | None:
@@ -47,9 +57,15 @@ def evaluation_loader(
     """The batches of a split in their own order, whole: for validation, test and evaluation."""
     section = _for_evaluation(cfg)
     return make_loader(
-        dataset, batch_size=section["batch_size"], shuffle=False, drop_last=False, limit=cfg.trainer.limit_batches,
-        split=split, skipped=skipped, **_shared(cfg, section, device),
-    )  # fmt: skip
+        dataset,
+        batch_size=section["batch_size"],
+        shuffle=False,
+        drop_last=False,
+        limit=cfg.trainer.limit_batches,
+        split=split,
+        skipped=skipped,
+        **_shared(cfg, section, device),
+    )
 
 
 def reading_loader(cfg: DictConfig, dataset: Dataset, skipped: Skipped, limit: int | None = None) -> Loader:
@@ -60,9 +76,15 @@ def reading_loader(cfg: DictConfig, dataset: Dataset, skipped: Skipped, limit: i
     if limit:
         shared |= {**dict.fromkeys(OF_WORKERS), "num_workers": 0}
     return make_loader(
-        dataset, batch_size=1024 if in_memory else 64, shuffle=False, drop_last=False, limit=limit, split="train",
-        skipped=skipped, **shared,
-    )  # fmt: skip
+        dataset,
+        batch_size=1024 if in_memory else 64,
+        shuffle=False,
+        drop_last=False,
+        limit=limit,
+        split="train",
+        skipped=skipped,
+        **shared,
+    )
 
 
 def first_two(cfg: DictConfig, dataset: Dataset, split: str, skipped: Skipped) -> Loader:
@@ -70,10 +92,19 @@ def first_two(cfg: DictConfig, dataset: Dataset, split: str, skipped: Skipped) -
     section = plain(cfg.loader) if split == "train" else _for_evaluation(cfg)
     count = 2 + min(section["skip_unreadable"], 62)
     return make_loader(
-        dataset, batch_size=count, shuffle=False, drop_last=False, limit=1, num_workers=0, seed=cfg.seed,
-        device=torch.device("cpu"), skip_unreadable=section["skip_unreadable"],
-        collate_fn=_function(cfg, section, "collate_fn"), split=split, skipped=skipped,
-    )  # fmt: skip
+        dataset,
+        batch_size=count,
+        shuffle=False,
+        drop_last=False,
+        limit=1,
+        num_workers=0,
+        seed=cfg.seed,
+        device=torch.device("cpu"),
+        skip_unreadable=section["skip_unreadable"],
+        collate_fn=_function(cfg, section, "collate_fn"),
+        split=split,
+        skipped=skipped,
+    )
 
 
 def _for_evaluation(cfg: DictConfig) -> dict[str, Any]:
@@ -99,7 +130,7 @@ def _shared(cfg: DictConfig, section: dict[str, Any], device: torch.device) -> d
 
 def _function(cfg: DictConfig, section: dict[str, Any], name: str) -> Any:
     node = section[name]
-    return None if node is None else function(node, f"loader.{name}", list(cfg.trust))
+    return None if node is None else function(node, f"loader.{name}", FUNCTIONS[name], list(cfg.trust))
 
 
 def _samplers(section: dict[str, Any], dataset: Dataset, ignored: int, trust: list[str]) -> tuple[Any, Any]:
@@ -108,8 +139,10 @@ def _samplers(section: dict[str, Any], dataset: Dataset, ignored: int, trust: li
     if sampler == "balanced":
         targets = per_sample(dataset, "targets")
         if targets is None or targets.is_floating_point() or targets.ndim != 1:
-            raise UserError("loader.sampler=balanced: it draws every class as often, and this data set has no classes "
-                            "that are known beforehand (an attribute `targets`).")  # fmt: skip
+            raise UserError(
+                "loader.sampler=balanced: it draws every class as often, and this data set has no classes "
+                "that are known beforehand (an attribute `targets`)."
+            )
         sampler = Balanced(targets, ignored)
     elif sampler is not None:
         sampler = _own(sampler, "loader.sampler", dataset, section, trust)
@@ -127,7 +160,7 @@ def _own(node: Any, slot: str, dataset: Dataset, section: dict[str, Any], trust:
     """A sampler of the user's, given what its signature asks for: the data set, its targets, the batch size, ..."""
     import inspect
 
-    target = locate(node["_target_"], slot, trust)
+    target = locate(node["_target_"], slot, Sampler, trust)
     facts = {
         "data_source": dataset,
         "dataset": dataset,
@@ -141,7 +174,7 @@ def _own(node: Any, slot: str, dataset: Dataset, section: dict[str, Any], trust:
     if slot == "loader.batch_sampler" and "sampler" in wanted:
         facts["sampler"] = torch.utils.data.RandomSampler(range(length(dataset)))
     given = {name: value for name, value in facts.items() if name in wanted and name not in node}
-    built = build(node, slot, trust, **given)
+    built = construct(target, node, slot, Sampler, **given)
     if not hasattr(built, "__len__"):
         raise UserError(f"{slot}: {type(built).__name__} has no __len__: the run's length must be known.")
     return built

@@ -124,8 +124,9 @@ def _state_bytes(optimizer: torch.optim.Optimizer) -> int | None:
             stepped.step()
         except Exception:  # those that read a number from a tensor, or ask for the loss: it is a remark, no more
             return None
-        total += sum(_bytes(value) for state in stepped.state.values() for value in state.values()
-                     if isinstance(value, Tensor))  # fmt: skip
+        total += sum(
+            _bytes(value) for state in stepped.state.values() for value in state.values() if isinstance(value, Tensor)
+        )
     return total
 
 

@@ -7,18 +7,18 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from plainloop.augment import Augment
+from plainloop.assembly.loaders import reading_loader
 from plainloop.build import build
-from plainloop.config import plain
+from plainloop.config.schema import plain
 from plainloop.data import Data
-from plainloop.data.fetching import first_sample
-from plainloop.data.loading import Skipped
-from plainloop.data.splits import own
+from plainloop.data.augment import Augment
+from plainloop.data.dataset import own
+from plainloop.data.fetch import first_sample
+from plainloop.data.loader import Skipped
+from plainloop.data.preprocess import Resize, make_preprocess, preset_of, statistics_of_weights
 from plainloop.data.transforms import transformed
 from plainloop.errors import UserError, first_line, out_of_memory
-from plainloop.loaders import reading_loader
-from plainloop.preprocess import Resize, make_preprocess, preset_of, statistics_of_weights
-from plainloop.tasks import Task
+from plainloop.tasks.task import Task
 
 
 def apply_transforms(cfg: DictConfig, data: Data) -> None:
@@ -43,7 +43,7 @@ def _transform(node: dict[str, Any], slot: str, trust: list[str]) -> nn.Module:
         if isinstance(value, list) and value and all(isinstance(each, dict) and "_target_" in each for each in value)
     }
     types = {name: _type_named(value) for name, value in node.items() if _type_named(value) is not None}
-    return build({**node, **held, **types}, slot, trust)
+    return build({**node, **held, **types}, slot, nn.Module, trust)
 
 
 def _type_named(word: Any) -> torch.dtype | None:
@@ -60,8 +60,10 @@ def check_alike(data: Data, sample: Any) -> None:
     types = {name: getattr(kind[0], "dtype", None) for name, kind in kinds.items() if isinstance(kind, tuple | list)}
     if len(set(types.values())) > 1:
         seen = {name: str(dtype).removeprefix("torch.") for name, dtype in types.items()}
-        raise UserError(f"transforms.train makes {seen['train']} of a sample, and transforms.eval {seen['eval']}: what "
-                        "changes the type belongs into both.")  # fmt: skip
+        raise UserError(
+            f"transforms.train makes {seen['train']} of a sample, and transforms.eval {seen['eval']}: what "
+            "changes the type belongs into both."
+        )
 
 
 def preprocess_for(cfg: DictConfig, data: Data, few: Dataset, inputs: Any, skipped: Skipped, loaded: bool) -> nn.Module:
@@ -117,11 +119,14 @@ def augment_for(cfg: DictConfig, task: Task, inputs: Any) -> Augment | None:
         raise UserError(f"transforms.{(moved or wanted)[0]}: it is for images, and the inputs are of shape {shape}.")
     mixes = chosen["mixup"] or chosen["cutmix"]
     if mixes and not task.takes_shares:
-        raise UserError(f"transforms.{wanted[-1]}: it mixes labels, and task={cfg.choices.get('task')} can't learn "
-                        "shares of classes: it is for task=multiclass.")  # fmt: skip
+        raise UserError(
+            f"transforms.{wanted[-1]}: it mixes labels, and task={cfg.choices.get('task')} can't learn "
+            "shares of classes: it is for task=multiclass."
+        )
     if mixes and getattr(task, "ignored", None) is not None:
-        raise UserError(f"transforms.{wanted[-1]}: it mixes labels, and some of the data's are {task.ignored}: "
-                        "they have none.")  # fmt: skip
+        raise UserError(
+            f"transforms.{wanted[-1]}: it mixes labels, and some of the data's are {task.ignored}: they have none."
+        )
     return Augment(**chosen, num_classes=cfg.spec.num_classes)
 
 
@@ -134,5 +139,7 @@ def check_shares(cfg: DictConfig, task: Task, outputs: torch.Tensor) -> None:
         if out_of_memory(error):
             raise
         name = "mixup" if cfg.transforms.mixup else "cutmix"
-        raise UserError(f"transforms.{name}: it makes labels shares of classes, as {tuple(shares.shape)}, and "
-                        f"loss={cfg.choices.get('loss')} can't take them: {first_line(error)}") from error  # fmt: skip
+        raise UserError(
+            f"transforms.{name}: it makes labels shares of classes, as {tuple(shares.shape)}, and "
+            f"loss={cfg.choices.get('loss')} can't take them: {first_line(error)}"
+        ) from error

@@ -3,7 +3,6 @@
 Torch-free, so that `--help`, `--cfg job` and a mistyped override are answered at once.
 """
 
-import argparse
 import os
 import signal
 import sys
@@ -14,8 +13,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from plainloop import compose, config, rundir, sweep
+from plainloop.commands import sweep
+from plainloop.commands.startup import guard_argparse
+from plainloop.config import complaints, compose
+from plainloop.config.options import CONFIGS, groups
+from plainloop.config.schema import EVALUABLE, SCHEMAS, default_of, typed_keys
 from plainloop.errors import Interrupted, MachineError, UserError, shown
+from plainloop.runs.directory import find, to_continue
 
 # Hydra's own flags that are of use here; what else begins with a dash is a mistake.
 FLAGS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "--info", "-i", "--shell-completion",
@@ -23,24 +27,6 @@ FLAGS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "--i
          "--run", "-r")  # fmt: skip
 FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "--config-dir", "-cd", "--config-path", "-cp",
                     "--config-name", "-cn")  # fmt: skip
-
-
-def guard_argparse() -> None:
-    """Hydra 1.3.8 gives argparse a lazy object as a help string, and Python 3.14's argparse asks whether '%' is
-    in it. Give every help string as text instead. To be deleted when Hydra 1.4 is the least version."""
-    original = argparse.ArgumentParser.add_argument
-    if getattr(original, "plainloop_guard", False):
-        return
-
-    def add_argument(self, *names, **options):
-        if options.get("help") is not None and not isinstance(options["help"], str):
-            options["help"] = str(options["help"])
-        return original(self, *names, **options)
-
-    add_argument.plainloop_guard = True  # type: ignore[attr-defined]
-    argparse.ArgumentParser.add_argument = add_argument  # type: ignore[method-assign]
-
-
 # cfg, what was typed, the run directory where one is given, and whether this is a trial of a sweep
 Command = Callable[[DictConfig, list[str], str | None, bool], object]
 
@@ -69,7 +55,7 @@ def end_children() -> None:
 
 def _run(name: str, function: Command, words: list[str]) -> int:
     """Run a door's function under Hydra; the exit status."""
-    schema = config.SCHEMAS[name]
+    schema = SCHEMAS[name]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them: explain() does that
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler tells of GPUs that aren't there
     guard_argparse()
@@ -82,15 +68,15 @@ def _run(name: str, function: Command, words: list[str]) -> int:
         try:
             composed = compose.from_hydra(cfg, name)
             if composed.get("resume"):
-                rundir.to_continue(composed.resume, composed.paths.outputs, given)
+                to_continue(composed.resume, composed.paths.outputs, given)
             for key in ("extend", "run"):
                 if composed.get(key):
-                    rundir.find(composed[key], composed.paths.outputs, key)
+                    find(composed[key], composed.paths.outputs, key)
             function(composed, typed, given, False)
         except Exception as error:  # raised below: Hydra would print a line of its own about it
             failures.append(error)
 
-    main = hydra.main(config_path=str(compose.CONFIGS), config_name=name, version_base="1.3")(task)
+    main = hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")(task)
     try:
         if "--help" in words or "-h" in words:
             print(help_text(name), flush=True)
@@ -99,7 +85,7 @@ def _run(name: str, function: Command, words: list[str]) -> int:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("torchrun: training on several processes isn't built yet; start one: python train.py ...")
         overrides = _overrides_only(words)
-        compose.check_overrides(overrides, schema)
+        complaints.check_overrides(overrides, schema)
         if "-m" in words or "--multirun" in words:
             sweep.run(overrides, function)
             return 0
@@ -123,7 +109,7 @@ def _run(name: str, function: Command, words: list[str]) -> int:
             what = f"the run directory can't be created: {error}. Another place: hydra.run.dir=FOLDER"
             return shown(MachineError(what))
         end_children()
-        explained = compose.explain(error, schema)
+        explained = complaints.explain(error, schema)
         if isinstance(explained, UserError):
             explained.__cause__ = error
             return shown(explained)
@@ -185,19 +171,24 @@ def help_text(name: str) -> str:
     ]
     if name == "train":
         lines += ["", "Groups and their options (configs/GROUP/OPTION.yaml):"]
-        for group, options in compose.groups().items():
+        for group, options in groups().items():
             # Broken between options only.
             broken = textwrap.wrap(
                 f"{group}={' |'.join(options)}", 100, initial_indent="  ", subsequent_indent="      "
             )
-            lines += [line.replace(" |", "|") if number == 0 else "      " + line[6:].replace(" |", "|")
-                      for number, line in enumerate(broken)]  # fmt: skip
+            lines += [
+                line.replace(" |", "|") if number == 0 else "      " + line[6:].replace(" |", "|")
+                for number, line in enumerate(broken)
+            ]
     own = name == "train"
     lines += ["", "Keys, with their defaults:" if own else "Keys; what isn't given is as in the run:"]
-    for key, item in config.typed_keys(config.SCHEMAS[name]):
-        allowed = own or key in config.EVALUABLE or f"{key.partition('.')[0]}.*" in config.EVALUABLE
+    for key, item in typed_keys(SCHEMAS[name]):
+        allowed = own or key in EVALUABLE or f"{key.partition('.')[0]}.*" in EVALUABLE
         if allowed and not key.startswith("spec."):
-            lines.append(f"  {f'{key}={config.default_of(item)}':<42} {item.metadata['help']}")
-    lines += ["", "A group's own arguments are those of its _target_, as in optimizer.weight_decay=0.01.",
-              "PLAINLOOP_DEBUG=1 shows the traceback of an error."]  # fmt: skip
+            lines.append(f"  {f'{key}={default_of(item)}':<42} {item.metadata['help']}")
+    lines += [
+        "",
+        "A group's own arguments are those of its _target_, as in optimizer.weight_decay=0.01.",
+        "PLAINLOOP_DEBUG=1 shows the traceback of an error.",
+    ]
     return "\n".join(lines)

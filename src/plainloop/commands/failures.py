@@ -1,30 +1,14 @@
-"""Around a training: failures of the machine in two lines, signals, and the profiler."""
+"""Failures of the machine in two lines: what happened, and how to go on."""
 
-import atexit
 import contextlib
-import gc
 import re
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from plainloop import continuing
-from plainloop.checkpoint import DISK_FULL, Checkpoints
-from plainloop.errors import Interrupted, MachineError, UserError, first_line, label_outside, out_of_memory, tell
-from plainloop.loggers import Console
-from plainloop.rundir import Busy, RunDir, typed
-from plainloop.trainer import Trainer
-
-
-def collect_garbage_again() -> None:
-    """A door has switched the collector off for the imports (over a second of its looking at torch's objects);
-    what has been imported by now stays for good, so it needn't be looked at again."""
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
-        atexit.register(gc.unfreeze)  # triton complains of leaks when Python ends and objects are still frozen
+from plainloop.commands import resume
+from plainloop.errors import Interrupted, MachineError, UserError, first_line, label_outside, out_of_memory
+from plainloop.places import typed
+from plainloop.runs.checkpoint import DISK_FULL, Checkpoints
+from plainloop.runs.directory import Busy, RunDir
 
 
 @contextlib.contextmanager
@@ -95,59 +79,6 @@ def _smaller_batch(run: RunDir | None, resumable: Callable[..., str]) -> str:
     advice = "lower loader.batch_size and raise trainer.accumulate_steps by as much."
     parts = next(number for number in range(2, size + 1) if size % number == 0)
     words = [f"loader.batch_size={size // parts}", f"trainer.accumulate_steps={windows * parts}"]
-    if continuing.keeps_length(cfg, size // parts, windows * parts):
+    if resume.keeps_length(cfg, size // parts, windows * parts):
         return f"{advice}{resumable('resume_inexact=true', *words) or ' Try ' + ' '.join(words)}"
     return f"{advice}{resumable(*words, go_on='extend') or ' Try ' + ' '.join(words)}"
-
-
-@contextlib.contextmanager
-def obeying_signals(trainer: Trainer, checkpoints: Checkpoints) -> Iterator[None]:
-    """SIGINT and SIGTERM finish the step, save and leave; a second one ends at once. SIGUSR1 saves and goes on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if trainer.signal is not None:
-            raise Interrupted("ended at once by a second signal.", number)
-        trainer.signal = number
-        tell("\nfinishing the step, then saving; once more ends at once", sys.stderr)
-
-    def save_and_go_on(number: int, frame: Any) -> None:
-        checkpoints.wanted = True
-
-    handlers: dict[Any, Any] = {signal.SIGINT: handle, signal.SIGTERM: handle}
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
-        handlers[signal.SIGHUP] = handle
-    if hasattr(signal, "SIGUSR1"):
-        handlers[signal.SIGUSR1] = save_and_go_on
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def profiled(run: RunDir, trainer: Trainer, console: Console, wanted: bool) -> Iterator[None]:
-    """trainer.profile: torch's profiler around the training, its trace and table in profile/."""
-    if not wanted:
-        yield
-        return
-    from torch.profiler import ProfilerActivity, profile
-
-    cuda = trainer.device.type == "cuda"
-    with profile(
-        activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])], record_shapes=True
-    ) as profiler:
-        yield
-    run.profile.mkdir(exist_ok=True)
-    profiler.export_chrome_trace(str(run.profile / "trace.json"))
-    by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-    table = profiler.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=40)
-    (run.profile / "operations.txt").write_text(table)
-    console.say("\n".join(table.splitlines()[:14]))
-    console.say(
-        f"profile {run}/profile/operations.txt; open trace.json beside it in chrome://tracing or ui.perfetto.dev"
-    )

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from plainloop import compose
-from plainloop.assemble import Session
-from plainloop.averaging import chosen_weights
-from plainloop.checkpoint import Damaged, load
-from plainloop.config import MOVABLE, as_typed, plain, validate
+from plainloop.assembly.session import Session
+from plainloop.config import compose
+from plainloop.config.rules import depends_on_length, validate
+from plainloop.config.schema import MOVABLE, as_typed, plain
 from plainloop.errors import MachineError, UserError, first_line
-from plainloop.rundir import RunDir
-from plainloop.trainer import Trainer
+from plainloop.runs.checkpoint import Damaged, load
+from plainloop.runs.directory import RunDir
+from plainloop.training.averaging import chosen_weights
+from plainloop.training.trainer import Trainer
 
 # What may differ when a run is continued: nothing that its numbers follow from.
 RESUMABLE = ("trainer.log_every", "trainer.device", "trainer.num_threads", "trainer.max_epochs", "trainer.max_steps",
@@ -50,11 +51,6 @@ def resumed_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> D
     cfg.resume, cfg.extend = str(old), None
     validate(cfg)
     return cfg
-
-
-def depends_on_length(cfg: DictConfig) -> bool:
-    """Whether the schedule refers to the length of the run."""
-    return bool(re.search(r"spec\.(total_steps|schedule_length)|trainer\.max_", OmegaConf.to_yaml(cfg.scheduler or {})))
 
 
 def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> DictConfig:
@@ -176,11 +172,16 @@ def check_fingerprint(was: dict[str, Any] | None, now: dict[str, Any], inexact: 
     changed = changed_splits(was["digests"], now["digests"])
     differences += [f"the content of split {split} has changed" for split in changed]
     if differences and not inexact:
-        raise UserError(f"since {old}: {', '.join(differences)}.\nGo on all the same, without the same bits, with "
-                        "resume_inexact=true")  # fmt: skip
+        raise UserError(
+            f"since {old}: {', '.join(differences)}.\nGo on all the same, without the same bits, with "
+            "resume_inexact=true"
+        )
     before = was["circumstances"]
-    other = [f"{name} was {before[name]} and is {found}" for name, found in now["circumstances"].items()
-             if before[name] != found]  # fmt: skip
+    other = [
+        f"{name} was {before[name]} and is {found}"
+        for name, found in now["circumstances"].items()
+        if before[name] != found
+    ]
     return differences + other
 
 

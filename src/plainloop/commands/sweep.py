@@ -17,8 +17,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from plainloop import compose, rundir, tables
+from plainloop import places
+from plainloop.config import compose
 from plainloop.errors import MachineError, UserError, first_line, shown
+from plainloop.reports import tables
+from plainloop.runs.directory import RunDir, unique
 
 
 @dataclass
@@ -66,16 +69,16 @@ def _folder(configs: Sequence[DictConfig], hydra: DictConfig) -> Path:
         return Path(hydra.sweep.dir)
     shared = [names.pop() for group in ("data", "model") if len(names := {cfg.choices[group] for cfg in configs}) == 1]
     name = configs[0].name or "_".join(shared) or "sweep"
-    return rundir.unique(Path(configs[0].paths.outputs) / name, f"sweep-{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+    return unique(Path(configs[0].paths.outputs) / name, f"sweep-{time.strftime('%Y-%m-%d_%H-%M-%S')}")
 
 
 def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
     """Print and write the trials, best first, and measure the best one on the test split."""
     done = [trial for trial in trials if not trial.failure]
-    saved = rundir.RunDir(done[0].folder).saved_config()
+    saved = RunDir(done[0].folder).saved_config()
     sign = -1.0 if saved.monitor_mode == "max" else 1.0
     for trial in done:
-        trial.value = rundir.RunDir(trial.folder).read_metrics().get(saved.monitor)
+        trial.value = RunDir(trial.folder).read_metrics().get(saved.monitor)
     done.sort(key=lambda trial: math.inf if trial.value is None else sign * trial.value)
     swept = [key for key in _keys(trials) if len({trial.setting(key) for trial in trials}) > 1]
     lines = [["rank", saved.monitor, *swept, "run"]]
@@ -92,12 +95,12 @@ def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
     ranking = [{"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done]
     (folder / "ranking.json").write_text(json.dumps(ranking, indent=2) + "\n")
     if test and done[0].value is not None and _has_test(saved):
-        from plainloop.commands import evaluate
+        from plainloop.commands.evaluate import evaluate
 
         print("The winner on the test split, which no trial has touched:", flush=True)
         evaluate(done[0].folder, split="test")
     if done[0].value is not None:
-        print(f"next    {rundir.typed('train.py', f'extend={done[0].folder}')}")
+        print(f"next    {places.typed('train.py', f'extend={done[0].folder}')}")
         print(f"        {shlex.join(['tensorboard', '--logdir', str(folder)])}", flush=True)
 
 
@@ -110,8 +113,11 @@ def over_repeats(trials: Sequence[Trial], swept: Sequence[str]) -> list[tuple[fl
     for trial in trials:
         if trial.value is not None:
             values.setdefault(tuple(map(trial.setting, others)), []).append(trial.value)
-    return [(statistics.fmean(each), statistics.stdev(each), len(each), dict(zip(others, setting, strict=True)))
-            for setting, each in values.items() if len(each) > 1]  # fmt: skip
+    return [
+        (statistics.fmean(each), statistics.stdev(each), len(each), dict(zip(others, setting, strict=True)))
+        for setting, each in values.items()
+        if len(each) > 1
+    ]
 
 
 def _row(spread: tuple[float, float, int, dict[str, str]]) -> list[str]:

@@ -1,66 +1,47 @@
-"""What the doors and a notebook call: train, evaluate, load_run."""
+"""`python train.py`: a new run, one that is continued, one that is extended."""
 
 import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
-from plainloop import checkpoint as checkpoint_room
-from plainloop import compose, continuing, report, rundir
-from plainloop.assemble import Session, assemble, make_trainer, settled
+from plainloop.assembly.assemble import assemble, settled
+from plainloop.assembly.session import Session
+from plainloop.assembly.summary import table
+from plainloop.assembly.trainer import make_trainer
 from plainloop.build import build
-from plainloop.checkpoint import Checkpoints
-from plainloop.config import EVALUABLE, plain, validate
-from plainloop.data import Data
+from plainloop.commands import resume
+from plainloop.commands.failures import explained
+from plainloop.commands.profiler import profiled
+from plainloop.commands.run import Run
+from plainloop.commands.signals import obeying_signals
+from plainloop.commands.startup import collect_garbage_again
+from plainloop.config import complaints, compose
+from plainloop.config.schema import plain
 from plainloop.errors import MachineError, UserError
-from plainloop.guards import collect_garbage_again, explained, obeying_signals, profiled
 from plainloop.loggers import Console, History, Logger
-from plainloop.metrics import ConfusionMatrix
-from plainloop.rundir import RunDir
-from plainloop.summary import table
-from plainloop.trainer import Trainer
-
-
-@dataclass
-class Run:
-    """A run: its directory, and what it is made of."""
-
-    path: Path
-    session: Session = field(repr=False)
-    metrics: dict[str, float]
-
-    @property
-    def config(self) -> DictConfig:
-        """The composed config, with the data's facts in `spec`."""
-        return self.session.config
-
-    @property
-    def model(self) -> nn.Module:
-        return self.session.model
-
-    @property
-    def preprocess(self) -> nn.Module:
-        return self.session.preprocess
-
-    @property
-    def data(self) -> Data:
-        return self.session.data
-
-    def history(self) -> list[dict[str, Any]]:
-        """The records of history.jsonl."""
-        return [json.loads(line) for line in RunDir(self.path).history.read_text().splitlines()]
-
-
-# --- train --------------------------------------------------------------------------------------------------
+from plainloop.reports import pictures, terminal
+from plainloop.runs import atomic
+from plainloop.runs import checkpoint as checkpoint_room
+from plainloop.runs.checkpoint import Checkpoints
+from plainloop.runs.directory import (
+    RunDir,
+    check_free,
+    clear,
+    create,
+    find,
+    record_config,
+    record_rest,
+    record_resumption,
+    to_continue,
+)
+from plainloop.tasks.metrics import ConfusionMatrix
+from plainloop.training.trainer import Trainer
 
 
 def train(overrides: Sequence[str] = ()) -> Run:
@@ -87,14 +68,14 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     console = Console(cfg.console.every_epochs, cfg.console.progress)
     old, auto = None, cfg.resume == "auto"
     if cfg.resume:
-        old = rundir.to_continue(cfg.resume, cfg.paths.outputs, directory)
+        old = to_continue(cfg.resume, cfg.paths.outputs, directory)
         cfg.resume = None  # auto, and nothing is there yet: it is started
     elif cfg.extend:
-        old = rundir.find(cfg.extend, cfg.paths.outputs, "extend")
+        old = find(cfg.extend, cfg.paths.outputs, "extend")
     resumes = old is not None and not cfg.extend
     state: dict[str, Any] = {}
     if old is not None:
-        cfg = continuing.resumed_config(old, cfg, typed) if resumes else continuing.extended_config(old, cfg, typed)
+        cfg = resume.resumed_config(old, cfg, typed) if resumes else resume.extended_config(old, cfg, typed)
         console.say(f"{'resume' if resumes else 'extend'}  {old}")
         state = Checkpoints(old.checkpoints).last(console.say)[1]
     else:
@@ -103,30 +84,32 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
             console.say(f"note    {remark}")
     console.monitor = cfg.monitor
 
-    with explained(None), compose.explaining_leftovers(cfg):
+    with explained(None), complaints.explaining_leftovers(cfg):
         session = assemble(cfg, loaded=old is not None)
     if old is not None:
-        continuing.check_same_data(cfg, session, old)
+        resume.check_same_data(cfg, session, old)
     if resumes:
-        continuing.check_same_length(cfg, session)
+        resume.check_same_length(cfg, session)
     cfg = session.config
     if is_trial or cfg.choices.get("debug"):
         cfg.test = False
-    report.say_what_was_found(session, console, is_trial)
-    others = {name: build(node, f"logger.{name}", list(cfg.trust)) for name, node in plain(cfg.logger or {}).items()}
+    terminal.say_what_was_found(session, console, is_trial)
+    others = {
+        name: build(node, f"logger.{name}", Logger, list(cfg.trust)) for name, node in plain(cfg.logger or {}).items()
+    }
     loggers: dict[str, Logger] = {"history": History(), "console": console, **others}
-    with explained(None), compose.explaining_leftovers(cfg):
+    with explained(None), complaints.explaining_leftovers(cfg):
         trainer = make_trainer(session, log=_to_all(loggers), progress=console.progress)
-        report.say_memory(session, trainer, console)
+        terminal.say_memory(session, trainer, console)
 
     inexact, cfg.resume, cfg.resume_inexact = cfg.resume_inexact, None, False  # the run's own config has neither
-    identity = continuing.fingerprint(session, trainer)
+    identity = resume.fingerprint(session, trainer)
     if resumes:
         assert old is not None
-        continuing.check_best(old)
-        for line in continuing.check_fingerprint(state.get("fingerprint"), identity, inexact, old):
+        resume.check_best(old)
+        for line in resume.check_fingerprint(state.get("fingerprint"), identity, inexact, old):
             console.say(f"warning: {line}: this run's bits may not be those of one without an interruption")
-        continuing.load_all(trainer, state, old)
+        resume.load_all(trainer, state, old)
         for name, logger in loggers.items():
             logger.load_state_dict(state["loggers"].get(name, {}))
         if trainer.finished() and old.metrics.is_file():
@@ -136,23 +119,23 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
         run = old
     else:
         if old is not None:
-            continuing.start_from(trainer, state, old)
-            for split in continuing.changed_splits(state["fingerprint"]["digests"], identity["digests"]):
+            resume.start_from(trainer, state, old)
+            for split in resume.changed_splits(state["fingerprint"]["digests"], identity["digests"]):
                 console.say(f"warning: the content of split {split} isn't what {old} was trained on.")
-        run = rundir.create(cfg.paths.outputs, run_name(cfg), directory)
+        run = create(cfg.paths.outputs, run_name(cfg), directory)
     with explained(run):
         lock = run.lock()
     try:
         with explained(run):
             if directory is not None and run is not old:
-                rundir.check_free(run, auto)
-                rundir.clear(run)
-            rundir.record_config(run, cfg, plain(cfg))
+                check_free(run, auto)
+                clear(run)
+            record_config(run, cfg, plain(cfg))
             if state and run is old:
-                rundir.record_resumption(run, cfg.seed, typed)
+                record_resumption(run, cfg.seed, typed)
             else:
-                rundir.record_rest(run, cfg.seed, typed, session.data.indices)
-                rundir.replace_text(run.layers, "\n".join(table(session.model, session.summary)) + "\n")
+                record_rest(run, cfg.seed, typed, session.data.indices)
+                atomic.replace_text(run.layers, "\n".join(table(session.model, session.summary)) + "\n")
         return _train(
             run,
             session,
@@ -167,9 +150,14 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
 
 
 def _train(
-    run: RunDir, session: Session, trainer: Trainer, loggers: dict[str, Logger], identity: dict[str, Any],
-    hints: bool, earlier: float,
-) -> Run:  # fmt: skip
+    run: RunDir,
+    session: Session,
+    trainer: Trainer,
+    loggers: dict[str, Logger],
+    identity: dict[str, Any],
+    hints: bool,
+    earlier: float,
+) -> Run:
     """From an assembled trainer and an empty (or resumed) run directory to the result.
 
     Args:
@@ -194,10 +182,10 @@ def _train(
                 logger.open(run, plain(cfg), trainer.step)
             console.say(f"run     {run}")
             if cfg.schedule.draw:
-                report.draw_schedule(run, session, trainer.schedule, console)
+                pictures.draw_schedule(run, session, trainer.schedule, console)
                 return Run(run.path, session, {})
             if trainer.step == 0:
-                report.draw_inputs(run, session, loggers)
+                pictures.draw_inputs(run, session, loggers)
             anomaly = torch.autograd.set_detect_anomaly(cfg.trainer.detect_anomaly)
             validating = contextlib.nullcontext() if trainer.val_batches is None else trainer.val_batches
             with anomaly, profiled(run, trainer, console, cfg.trainer.profile), trainer.train_batches, validating:
@@ -208,8 +196,8 @@ def _train(
             for logger in loggers.values():
                 logger.result(metrics, trainer.step)
             # Last: it is what says that the run is finished.
-            rundir.replace_text(run.metrics, json.dumps(_plain_numbers(metrics), indent=2) + "\n")
-        report.say_result(run, session, trainer, metrics, console, hints)
+            atomic.replace_text(run.metrics, json.dumps(_plain_numbers(metrics), indent=2) + "\n")
+        terminal.say_result(run, session, trainer, metrics, console, hints)
         return Run(run.path, session, metrics)
     except (UserError, MachineError) as error:
         with contextlib.suppress(OSError):
@@ -254,10 +242,14 @@ def _measure_result(run: RunDir, session: Session, trainer: Trainer, loggers: Ma
         values = session.measure(split, lambda: trainer.obey_signal(save=False), confusion)
         metrics |= {f"{split}/{name}": value for name, value in values.items()}
     for matrix in confusion if session.data[split] is not None else ():
-        report.draw_confusion(run, session, split, matrix, trainer.step, loggers)
+        pictures.draw_confusion(run, session, split, matrix, trainer.step, loggers)
     parameters = sum(parameter.numel() for parameter in session.model.parameters())
-    return metrics | {"epochs": trainer.epoch, "steps": trainer.step, "samples": trainer.samples,
-                      "parameters": parameters}  # fmt: skip
+    return metrics | {
+        "epochs": trainer.epoch,
+        "steps": trainer.step,
+        "samples": trainer.samples,
+        "parameters": parameters,
+    }
 
 
 def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, Any] | None:
@@ -269,107 +261,10 @@ def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, A
             session.model.load_state_dict(trainer.average.model.state_dict())
         return None
     state = checkpoint_room.load(best)
-    continuing.load_weights(session, state)
+    resume.load_weights(session, state)
     return state
 
 
 def _plain_numbers(values: Mapping[str, float]) -> dict[str, float | None]:
     """JSON has no NaN: null instead."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-# --- evaluate and load_run ----------------------------------------------------------------------------------
-
-
-def load_run(path: str | Path = "latest", checkpoint: str = "best", overrides: Sequence[str] = ()) -> Run:
-    """Rebuild a run from its directory alone: model (in eval mode), preprocess, data, config.
-
-    Args:
-        path: a run directory, or "latest".
-        checkpoint: "best", "last", or the path of a checkpoint file.
-        overrides: what may differ, as ["trainer.device=cpu", "paths.data=FOLDER", "trust=[my.function]"].
-    """
-    typed = [_quoted("run", path), _quoted("checkpoint", checkpoint), *overrides]
-    return _load_run(compose.compose(typed, "evaluate"), typed)[0]
-
-
-def _quoted(key: str, value: str | Path) -> str:
-    """An override whose value may hold spaces and brackets."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{text}'"
-
-
-def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
-    """The run that a composed evaluate config names, and the name of the checkpoint that was taken."""
-    run = rundir.find(composed.run, composed.paths.outputs)
-    saved = run.saved_config()
-    saved.trust = list(composed.trust)  # a stranger's run can't authorise itself
-    own = ("run", "split", "checkpoint", "trust")
-    typed = [word for word in typed if word.partition("=")[0] not in own]
-    cfg = compose.changed(saved, composed, typed, EVALUABLE, lambda name: "this can't change when a run is evaluated")
-    validate(cfg)
-    name, state = _chosen_checkpoint(run, composed.checkpoint)
-    with explained(None):
-        session = assemble(cfg, loaded=True)
-    continuing.check_same_data(saved, session, run)
-    for split in continuing.changed_splits(saved.spec.digests, session.config.spec.digests):
-        print(f"warning: the content of split {split} isn't what this run was trained and tested on.", file=sys.stderr)
-    try:
-        continuing.load_weights(session, state)
-    except (RuntimeError, KeyError) as error:
-        raise UserError(
-            f"checkpoint={composed.checkpoint} doesn't fit the model of {run}: {continuing.what_differs(error)}"
-        ) from error
-    session.model.eval()
-    return Run(run.path, session, run.read_metrics()), name
-
-
-def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any]]:
-    checkpoints = Checkpoints(run.checkpoints)
-    best = run.checkpoints / "best.pt"
-    if which == "best" and best.exists():
-        try:
-            return "best", checkpoint_room.load(best)
-        except checkpoint_room.Damaged as error:
-            raise MachineError(f"{error} The newest weights instead: checkpoint=last") from error
-    if which in ("best", "last"):  # without validation nothing was selected: the last one is what there is
-        if not checkpoints.all():
-            raise UserError(f"run={run}: it has no checkpoint.")
-        return "last", checkpoints.last()[1]
-    if not Path(which).is_file():
-        raise UserError(f"checkpoint={which}: must be best, last, or the path of a file.")
-    try:
-        state = checkpoint_room.load(Path(which))
-    except checkpoint_room.Damaged as error:
-        raise UserError(f"checkpoint={which}: {error}") from error
-    inside = Path(which).resolve().parent == run.checkpoints.resolve()
-    return Path(which).stem if inside else "other", state
-
-
-def evaluate(run: str | Path = "latest", split: str = "test", checkpoint: str = "best",
-             overrides: Sequence[str] = ()) -> dict[str, float]:  # fmt: skip
-    """Measure a run on a split, rebuilt from its directory alone, and write the result beside its own.
-
-    Args:
-        run: a run directory, or "latest".
-        split: "train", "val" or "test".
-        checkpoint: "best", "last", or the path of a checkpoint file.
-        overrides: what may differ, as for `load_run`.
-
-    Returns:
-        {"test/loss": ..., "test/accuracy": ...}, also in evaluate-<split>-<checkpoint>.json.
-    """
-    typed = [_quoted("run", run), f"split={split}", _quoted("checkpoint", checkpoint), *overrides]
-    return evaluate_config(compose.compose(typed, "evaluate"), typed)
-
-
-def evaluate_config(cfg: DictConfig, typed: Sequence[str]) -> dict[str, float]:
-    """Evaluate what a composed config of `evaluate.py` describes."""
-    run, name = _load_run(cfg, typed)
-    with explained(None):
-        collect_garbage_again()
-        values = {f"{cfg.split}/{metric}": value for metric, value in run.session.measure(cfg.split).items()}
-        file = run.path / f"evaluate-{cfg.split}-{name}.json"
-        rundir.replace_text(file, json.dumps(_plain_numbers(values), indent=2) + "\n")
-    report.say_evaluation(run.path, values, run.metrics, cfg.split, asked=cfg.checkpoint, taken=name, file=file)
-    return values

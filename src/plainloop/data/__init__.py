@@ -1,32 +1,41 @@
-"""The data side of the house: data sets, splits, loaders. It knows nothing of models or training.
+"""Samples and batches. This room knows nothing of models or training.
 
-Read in this order: `datasets.py` (where samples come from), `splits.py` (which sample is in which split),
-`fetching.py` (their order, and the seed of each), `loading.py` (how they become batches), `workers.py` (in which
-processes). Beside them each kind of data has a file of its own, which none of these knows.
+    dataset.py       where samples come from
+    splits.py        which sample is in which split
+    classes.py       the classes of a data set
+    order.py         in which order, and in which batch
+    fetch.py         how a batch's samples are fetched, each under a seed of its own
+    stream.py        the same for data that can only be walked through
+    loader.py        how they become batches
+    workers.py       in which processes
+    transforms.py    what happens to a sample where it is loaded
+    augment.py       what happens to training batches on the device
+    preprocess.py    what happens to every batch there
+    digest.py, overlap.py    whether data has changed, and whether splits share samples
+
+Each kind of data has a file in kinds/, which none of these knows; its factory is named `plainloop.data.NAME`.
+
+Imports: config, ground.
 """
 
-from plainloop.data.datasets import InMemory, arrays, points
-from plainloop.data.fetching import each_sample, first_sample
-from plainloop.data.loading import Loader, make_loader
-from plainloop.data.splits import Data, Division, build_data, check_classes, class_names_of, targets_of
-from plainloop.data.tables import table
-from plainloop.data.torchvision_sets import fake, torchvision_set
+from plainloop.build import hands_on
+from plainloop.data.classes import check_classes, class_names_of
+from plainloop.data.dataset import InMemory, targets_of
+from plainloop.data.fetch import each_sample, first_sample
+from plainloop.data.loader import Loader, make_loader
+from plainloop.data.splits import Data, Division, build_data
 
 __all__ = [
     "Data",
     "Division",
     "InMemory",
     "Loader",
-    "arrays",
     "build_data",
     "check_classes",
     "class_names_of",
     "each_sample",
-    "fake",
     "first_sample",
     "make_loader",
-    "points",
-    "table",
     "targets_of",
-    "torchvision_set",
 ]
+__getattr__ = hands_on(__name__, "kinds")

@@ -26,8 +26,15 @@ class Augment:
         num_classes: of the targets.
     """
 
-    def __init__(self, flip: bool = False, crop: int = 0, cutout: int = 0, mixup: float | None = None,
-                 cutmix: float | None = None, num_classes: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        flip: bool = False,
+        crop: int = 0,
+        cutout: int = 0,
+        mixup: float | None = None,
+        cutmix: float | None = None,
+        num_classes: int | None = None,
+    ):
         self.flip, self.crop, self.cutout = flip, crop, cutout
         self.mixup, self.cutmix, self.num_classes = mixup, cutmix, num_classes
         self.mixes = bool(mixup or cutmix)

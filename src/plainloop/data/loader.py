@@ -1,4 +1,6 @@
-"""The batches of a split. A normal torch `DataLoader` does the work; `fetching.py` says of what, `workers.py` where."""
+"""The batches of a split. A normal torch `DataLoader` does the work; `order.py` says of what, `fetch.py` how,
+`workers.py` where.
+"""
 
 import itertools
 import sys
@@ -9,8 +11,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from plainloop.data.fetching import BatchOrder, Fetch, Fetched, Requests, Stream, hint_to_skip
-from plainloop.data.splits import own, size
+from plainloop.data.dataset import own, size
+from plainloop.data.fetch import Fetch, Fetched, hint_to_skip
+from plainloop.data.order import BatchOrder, Requests
+from plainloop.data.stream import Stream
 from plainloop.data.workers import Prepared, default_start_method, default_workers, end, signals_held, watch
 from plainloop.errors import MachineError, UserError
 
@@ -49,8 +53,9 @@ class Loader:
         skipped: the samples that can't be read.
     """
 
-    def __init__(self, loader: DataLoader, source: BatchOrder | Stream, limit: int | None, split: str,
-                 skipped: Skipped):  # fmt: skip
+    def __init__(
+        self, loader: DataLoader, source: BatchOrder | Stream, limit: int | None, split: str, skipped: Skipped
+    ):
         self.loader, self.source, self.limit, self.split, self.skipped = loader, source, limit, split, skipped
         self.batch_size = source.batch_size
         self.state: Any = None  # of a stream that has a state_dict
@@ -171,8 +176,10 @@ def make_loader(
     `loader` says."""
     count = size(dataset)
     if isinstance(dataset, IterableDataset) and (sampler is not None or batch_sampler is not None):
-        raise UserError(f"loader.{'batch_' if sampler is None else ''}sampler: {type(dataset).__name__} is a stream, "
-                        "which gives its samples in an order of its own.")  # fmt: skip
+        raise UserError(
+            f"loader.{'batch_' if sampler is None else ''}sampler: {type(dataset).__name__} is a stream, "
+            "which gives its samples in an order of its own."
+        )
     drawn = count if sampler is None else len(sampler)
     if drop_last and batch_sampler is None and drawn is not None and drawn < batch_size:
         raise UserError(

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from plainloop import seeding
-from plainloop.data.splits import Data, length
+from plainloop.data.dataset import length
+from plainloop.data.splits import Data
 
 MOST_SAMPLES, MOST_BYTES = 200_000, 2_000_000_000  # of larger data sets nobody waits for the answer
 PIECE = 4096  # bytes

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.errors import UserError, first_line
-from plainloop.models import timm_models, torchvision_models
-from plainloop.models.pretrained import Preset
+from plainloop.models.zoo import timm_model, torchvision_model
+from plainloop.models.zoo.pretrained import Preset
 
 
 class Preprocess(nn.Module):
@@ -120,9 +120,9 @@ def make_preprocess(normalize: Any, train: Iterable[Any], sample: Any) -> Prepro
 def preset_of(model: Mapping[str, Any]) -> Preset | None:
     """What the pretrained weights that a model's config names expect of images; None where it names none."""
     if str(model.get("_target_", "")).endswith("timm_model"):
-        return timm_models.preset_of(model) if model.get("pretrained") else None
+        return timm_model.preset_of(model) if model.get("pretrained") else None
     if str(model.get("_target_", "torchvision_model")).endswith("torchvision_model") and model.get("weights"):
-        return torchvision_models.preset_of(model)
+        return torchvision_model.preset_of(model)
     return None
 
 
@@ -137,16 +137,19 @@ def statistics_of_weights(name: str, model: Mapping[str, Any]) -> dict[str, list
         import torchvision
 
         try:
-            preset = torchvision_models.preset_named(torchvision.models.get_weight(name))
+            preset = torchvision_model.preset_named(torchvision.models.get_weight(name))
         except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"transforms.normalize={name}: torchvision has no such weights: "
-                            f"{first_line(error)}") from error  # fmt: skip
+            raise UserError(
+                f"transforms.normalize={name}: torchvision has no such weights: {first_line(error)}"
+            ) from error
         return {"mean": preset.mean, "std": preset.std}
     found = preset_of(model)
     if found is None:
         if model.get("weights"):
-            raise UserError(f"transforms.normalize=weights: nobody knows how images were normalised for "
-                            f"model.weights={model['weights']}. Write transforms.normalize=train, say.")  # fmt: skip
+            raise UserError(
+                f"transforms.normalize=weights: nobody knows how images were normalised for "
+                f"model.weights={model['weights']}. Write transforms.normalize=train, say."
+            )
         raise UserError("transforms.normalize=weights: the model names no weights (model.weights=DEFAULT).")
     if model.get("in_channels", 3) in (3, None):
         return {"mean": found.mean, "std": found.std}

@@ -1,24 +1,19 @@
 """Which sample is in which split: decided by the seed, written into the run directory."""
 
-import hashlib
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from plainloop import seeding
-from plainloop.data.fetching import each_sample, first_sample
+from plainloop.data.dataset import IGNORED, SPLITS, length, size, targets_of
 from plainloop.errors import UserError, first_line, listed
-
-SPLITS = ("train", "val", "test")
-IGNORED = -100  # the label that torch's losses pass over, unless their ignore_index names another
 
 
 @dataclass
@@ -36,26 +31,6 @@ class Data:
 
     def __getitem__(self, split: str) -> Dataset | None:
         return getattr(self, split)
-
-
-def size(dataset: Dataset | None) -> int | None:
-    """Samples in a split: 0 for none, None for a stream that doesn't know."""
-    if dataset is None:
-        return 0
-    unknown = isinstance(dataset, IterableDataset) and not hasattr(dataset, "__len__")
-    return None if unknown else len(dataset)  # type: ignore[arg-type]
-
-
-def own(dataset: Any, name: str) -> Any:
-    """An attribute of the user's data set, whatever it has been wrapped in (a Subset, transforms); None for none."""
-    while not hasattr(dataset, name) and hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
-    return getattr(dataset, name, None)
-
-
-def length(dataset: Dataset) -> int:
-    """Samples in a split that can be looked up by index."""
-    return len(dataset)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -144,8 +119,10 @@ def _made(make: Callable[..., Dataset | None], split: str, unsaid: bool) -> Data
     except UserError as error:
         if split == "train" or not unsaid:
             raise
-        raise UserError(f"{error}\nIt was asked for split={split}. A class that lacks one of train, val and test lists "
-                        'those that it has: splits = ("train", "test")') from error  # fmt: skip
+        raise UserError(
+            f"{error}\nIt was asked for split={split}. A class that lacks one of train, val and test lists "
+            'those that it has: splits = ("train", "test")'
+        ) from error
 
 
 def _divided(whole: Dataset, shares: Mapping[str, float], division: Division, seed: int) -> dict[str, Tensor]:
@@ -157,8 +134,9 @@ def _divided(whole: Dataset, shares: Mapping[str, float], division: Division, se
             return dict(zip(wanted, by_time(times, list(wanted.values())), strict=True))
         except TypeError as error:
             kinds = listed(sorted({type(value).__name__ for value in times}))
-            raise UserError(f"split.time={division.time}: its values can't be put in order ({kinds}): "
-                            f"{first_line(error)}") from error  # fmt: skip
+            raise UserError(
+                f"split.time={division.time}: its values can't be put in order ({kinds}): {first_line(error)}"
+            ) from error
     labels = targets_of(whole) if division.stratify else None
     groups = _column(whole, division.group, "group") if division.group else None
 
@@ -268,93 +246,6 @@ def by_group(groups: Sequence[Any], shares: Sequence[float], seed: int, stream: 
     return [torch.tensor(sorted(part), dtype=torch.int64) for part in parts]
 
 
-def digest(dataset: Dataset | None) -> str | None:
-    """A SHA-256 of a split's content, so that changed data is noticed; None for streams, and for data that is another
-    one whenever it is read.
-
-    Of tensors in memory every byte, or every n-th sample where they are over 100 MB. Of other data sets all targets,
-    what their `content_of(index)` says of each sample (its text, the size of its file), if they have such a method, and
-    up to 32 samples, evenly spread, as they are under a fixed seed.
-    """
-    if dataset is None or isinstance(dataset, IterableDataset):
-        return None
-    count = length(dataset)
-    found = hashlib.sha256(str(count).encode())
-    if getattr(dataset, "gives_batches", False):
-        few = dataset.__getitems__(torch.arange(1))  # type: ignore[attr-defined]
-        size_of_one = sum(part.nbytes for part in few if isinstance(part, Tensor))
-        every = 1 + count * size_of_one // 100_000_000
-        for start in range(0, count, 1024 * every):
-            rows = torch.arange(start, min(start + 1024 * every, count), every)
-            _add_content(dataset.__getitems__(rows), found)  # type: ignore[attr-defined]
-        return found.hexdigest()
-    _add_content(targets_of(dataset), found)
-    for told in _contents(dataset):
-        _add_content(told, found)
-
-    def add_sample(position: int, found: Any) -> None:
-        seeding.seed_sample(0, 0, position)
-        try:
-            _add_content(dataset[position * count // min(32, count)], found)
-        except Exception:  # it is told when the sample is needed
-            found.update(b"unreadable")
-
-    with seeding.as_in_a_worker():
-        looks = [hashlib.sha256(), hashlib.sha256()]
-        for look in looks:
-            add_sample(0, look)
-        if looks[0].digest() != looks[1].digest():  # it draws from a generator of its own, or asks the time
-            return None
-        for position in range(min(32, count)):
-            add_sample(position, found)
-    return found.hexdigest()
-
-
-def _contents(dataset: Any) -> Iterator[Any]:
-    """What the user's data set says of each sample by `content_of`, whatever it has been wrapped in."""
-    chosen: Sequence[int] = range(length(dataset))
-    while not hasattr(dataset, "content_of") and hasattr(dataset, "dataset"):
-        if hasattr(dataset, "indices"):
-            chosen = [dataset.indices[index] for index in chosen]
-        dataset = dataset.dataset
-    return map(dataset.content_of, chosen) if hasattr(dataset, "content_of") else iter(())
-
-
-def _add_content(value: Any, found: Any) -> None:
-    """Add what a sample holds to a hash."""
-    if isinstance(value, numpy.ndarray | numpy.generic) and value.dtype.kind in "biufc":
-        value = torch.as_tensor(value)
-    if isinstance(value, Tensor) and value.layout is torch.strided:
-        found.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            found.update(str(name).encode())
-            _add_content(item, found)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            _add_content(item, found)
-    else:
-        found.update(repr(value).encode() if isinstance(value, str | int | float | bool) else b"?")
-
-
-def check_begins_anew(dataset: Dataset | None, skip: int = 0) -> None:
-    """A stream with a state must begin at its beginning whenever it is iterated: else a look at it before the training,
-    or limit_batches, would cost samples, and a resumed run would see others. Raises UserError."""
-    if not isinstance(dataset, IterableDataset) or not hasattr(dataset, "state_dict"):
-        return
-    looks = [hashlib.sha256(), hashlib.sha256()]
-    with seeding.preserved():
-        for look in looks:
-            seeding.seed_default(0)
-            _add_content(first_sample(dataset, skip), look)
-    if looks[0].digest() != looks[1].digest():
-        raise UserError(
-            f"data: {type(dataset).__name__} goes on where it was when it is iterated again. Let its __iter__ begin at "
-            "the beginning, unless load_state_dict was called since it was last called."
-        )
-
-
 def divide(count: int, shares: Sequence[float], labels: Tensor | None, seed: int, stream: int = 0) -> list[Tensor]:
     """Indices 0 .. count-1 in disjoint random parts of these relative shares, each in rising order.
 
@@ -387,100 +278,7 @@ def take(dataset: Dataset, indices: Tensor) -> Dataset:
     return dataset.select(indices) if hasattr(dataset, "select") else Subset(dataset, indices.tolist())
 
 
-def targets_of(dataset: Dataset | None) -> Tensor | None:
-    """All targets of a data set that holds them as `targets` (as ours and torchvision's do), or None."""
-    return per_sample(dataset, "targets")
-
-
-def per_sample(dataset: Any, name: str) -> Tensor | None:
-    """A number for each sample, (N, ...), that a data set holds as an attribute: its targets, lengths; or None."""
-    if not hasattr(dataset, name) and hasattr(dataset, "dataset"):
-        inner = per_sample(dataset.dataset, name)
-        chosen = getattr(dataset, "indices", None)
-        return inner if inner is None or chosen is None else inner[torch.as_tensor(chosen)]
-    values = getattr(dataset, name, None)
-    if values is None:
-        return None
-    try:
-        return torch.as_tensor(values, device="cpu")
-    except (TypeError, ValueError, RuntimeError):
-        return None
-
-
-def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED, skip: int = 0) -> list[str]:
-    """The names of the classes: the data set's own `classes`, or the whole numbers among its targets.
-
-    A data set that has neither `classes` nor `targets` is read through, if it isn't longer than `most`.
-    Raises UserError where there are no classes to be found.
-    """
-    names = own(dataset, "classes")
-    if names is not None:
-        return [str(name) for name in names]
-    targets = targets_of(dataset)
-    if targets is None:
-        count = size(dataset)
-        if count is None or count > most or isinstance(dataset, IterableDataset):
-            long = "a stream is" if isinstance(dataset, IterableDataset) else f"{count:,} samples are"
-            raise UserError(
-                "data: how many classes are there? Give the data set an attribute `classes` (their names) or `targets` "
-                f"(all labels): {long} too long to be read through."
-            )
-        try:
-            targets = torch.as_tensor([torch.as_tensor(sample[1]) for sample in each_sample(dataset, skip)])
-        except UserError:
-            raise
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"data: the target of sample 0 is {dataset[0][1]!r}, where this task needs a class "
-                            "(a whole number from 0).") from error  # fmt: skip
-    if targets.is_floating_point():
-        raise UserError(
-            f"data: the targets are {str(targets.dtype).removeprefix('torch.')} numbers, where this task needs classes "
-            f"(whole numbers from 0). For numbers: task=regression"
-        )
-    kept = targets[targets != ignored]
-    return [str(number) for number in range(int(kept.max()) + 1 if len(kept) else 0)]
-
-
 def by_position(count: int, fractions: Iterable[float]) -> dict[str, tuple[int, int]]:
     """Where each split begins and ends in a sequence of so many elements: one split behind the other."""
     ends = [round(count * share) for share in itertools.accumulate(fractions)]
     return dict(zip(SPLITS, itertools.pairwise([0, *ends]), strict=True))
-
-
-def check_classes(data: Data, names: Sequence[str]) -> None:
-    """Every known label of every split is one of the classes, and none of val and test is new to train. Raises
-    UserError with the split and the index, or with the place that the data set's `where(index)` tells."""
-    for split in SPLITS:
-        targets = targets_of(data[split])
-        if targets is None or targets.is_floating_point() or targets.ndim != 1:
-            continue
-        outside = (((targets < 0) | (targets >= len(names))) & (targets != data.ignored)).nonzero()
-        if len(outside):
-            index = int(outside[0])
-            raise UserError(
-                f"data: sample {index} of {split} has label {int(targets[index])}, outside the {len(names)} classes "
-                f"0 to {len(names) - 1} ({listed(names, 10)})."
-            )
-    known = targets_of(data.train)
-    if known is None or known.is_floating_point() or known.ndim != 1 or bool((known == data.ignored).all()):
-        return
-    for split in SPLITS[1:]:
-        targets = targets_of(data[split])
-        if targets is None:
-            continue
-        strange = (~torch.isin(targets, known) & (targets != data.ignored)).nonzero()[:, 0]
-        if len(strange):
-            index = int(strange[0])
-            label, where = int(targets[index]), _place(data[split], split, index)
-            raise UserError(f"{where}: the class {names[label]} isn't in the training split "
-                            f"({int((targets == label).sum())} in {split}, the first here), and can't be learned. "
-                            "Leave it out, or change the split.")  # fmt: skip
-
-
-def _place(dataset: Any, split: str, index: int) -> str:
-    """Where a sample stands, as the user's data set tells it, whatever it has been wrapped in; else its index."""
-    own_index = index
-    while not hasattr(dataset, "where") and hasattr(dataset, "dataset"):
-        own_index = int(dataset.indices[own_index]) if hasattr(dataset, "indices") else own_index
-        dataset = dataset.dataset
-    return dataset.where(own_index) if hasattr(dataset, "where") else f"data: sample {index} of {split}"

@@ -1,7 +1,7 @@
 """What happens to one sample after it was read: a pipeline of torchvision's transforms, or of modules of one's own.
 
 It runs where the sample is loaded, under the sample's seed. What can be done to a whole batch at once is cheaper on
-the device: `plainloop.augment`.
+the device: `plainloop.data.augment`.
 """
 
 from collections.abc import Callable, Iterator

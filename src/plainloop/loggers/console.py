@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from plainloop.errors import tell
-from plainloop.loggers import Logger
+from plainloop.loggers.logger import Logger
 
 if TYPE_CHECKING:
-    from plainloop.rundir import RunDir
+    from plainloop.runs.directory import RunDir
 
 
 class Console(Logger):
@@ -59,11 +59,15 @@ class Console(Logger):
         self._close_bar()
         loader = trainer.train_batches
         self.bar = tqdm(
-            total=loader.num_samples, initial=trainer.batch * loader.batch_size,
-            desc=f"epoch {trainer.epoch + 1}/{trainer.max_epochs}", unit=" samples", unit_scale=True, leave=True,
+            total=loader.num_samples,
+            initial=trainer.batch * loader.batch_size,
+            desc=f"epoch {trainer.epoch + 1}/{trainer.max_epochs}",
+            unit=" samples",
+            unit_scale=True,
+            leave=True,
             **({"dynamic_ncols": True} if shutil.get_terminal_size((0, 0)).columns else {"ncols": 100, "nrows": 24}),
             bar_format="{desc} {percentage:3.0f}%|{bar:16}| {rate_fmt}{postfix}",
-        )  # fmt: skip
+        )
         counted = trainer.samples
         for window in windows:
             yield window

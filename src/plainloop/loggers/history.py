@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from plainloop.loggers import Logger
+from plainloop.loggers.logger import Logger
 
 if TYPE_CHECKING:
-    from plainloop.rundir import RunDir
+    from plainloop.runs.directory import RunDir
 
 
 class History(Logger):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainloop.loggers import Logger
+from plainloop.loggers.logger import Logger
 
 if TYPE_CHECKING:
-    from plainloop.rundir import RunDir
+    from plainloop.runs.directory import RunDir
 
 SPLITS = ("train", "val", "test")
 

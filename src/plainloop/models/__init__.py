@@ -13,24 +13,25 @@
     transformer.py         it reads texts
     char_transformer.py    it writes
     vit.py                 it sees: an image is a sequence of patches
-    torchvision_models.py  all that others have built of such pieces, by name
+    zoo/                   all that others have built of such pieces, by name
 
 A model is a `torch.nn.Module` that gets its sizes as arguments; the configs fill them in from the data, as in
-`in_features: ${spec.num_features}`. It knows nothing of data, losses or training.
+`in_features: ${spec.num_features}`. It knows nothing of data, losses or training. What is done to models: blocks.py takes one apart,
+freezing.py says which parts are trained, weights.py loads initial ones.
+
+Imports: ground.
 """
 
+from plainloop.build import hands_on
 from plainloop.models.autoencoder import Autoencoder
 from plainloop.models.char_transformer import CharTransformer
 from plainloop.models.cnn import CNN
-from plainloop.models.hub_models import hub_model
 from plainloop.models.linear import BareLinear, Linear
-from plainloop.models.logistic import ManualLinear
+from plainloop.models.logistic import ManualBCE, ManualLinear
 from plainloop.models.mlp import MLP
 from plainloop.models.recurrent import CharRNN, RNNClassifier, SeriesRNN
 from plainloop.models.resnet import ResNet
 from plainloop.models.tabular import TabularMLP
-from plainloop.models.timm_models import timm_model
-from plainloop.models.torchvision_models import torchvision_model
 from plainloop.models.transformer import TransformerClassifier
 from plainloop.models.vit import ViT
 
@@ -42,6 +43,7 @@ __all__ = [
     "CharRNN",
     "CharTransformer",
     "Linear",
+    "ManualBCE",
     "ManualLinear",
     "RNNClassifier",
     "ResNet",
@@ -49,7 +51,5 @@ __all__ = [
     "TabularMLP",
     "TransformerClassifier",
     "ViT",
-    "hub_model",
-    "timm_model",
-    "torchvision_model",
 ]
+__getattr__ = hands_on(__name__, "zoo")

@@ -27,8 +27,13 @@ class Autoencoder(nn.Module):
 
     for_tasks = ("reconstruction",)  # another's outputs may have its shape by chance
 
-    def __init__(self, input_shape: Sequence[int], hidden_sizes: Sequence[int] = (128, 32),
-                 decoder_sizes: Sequence[int] | None = None, activation: str = "relu"):  # fmt: skip
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        hidden_sizes: Sequence[int] = (128, 32),
+        decoder_sizes: Sequence[int] | None = None,
+        activation: str = "relu",
+    ):
         super().__init__()
         check_sizes(least=1, hidden_sizes=hidden_sizes)
         if decoder_sizes is None:

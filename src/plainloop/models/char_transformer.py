@@ -26,14 +26,25 @@ class CharTransformer(CharModel):
         vocabulary: the tokens, for `generate`; or a string of JSON that lists them.
     """
 
-    def __init__(self, vocab_size: int, num_outputs: int, context_length: int = 256, width: int = 128, layers: int = 4,
-                 heads: int = 4, dropout: float = 0.0, tie_weights: bool = False,
-                 vocabulary: str | Sequence[str] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        vocab_size: int,
+        num_outputs: int,
+        context_length: int = 256,
+        width: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        dropout: float = 0.0,
+        tie_weights: bool = False,
+        vocabulary: str | Sequence[str] | None = None,
+    ):
         super().__init__(vocabulary)
         check_counts(context_length=context_length)
         if tie_weights and vocab_size != num_outputs:
-            raise UserError(f"model.tie_weights=true: what is read has {vocab_size} tokens, and what is said "
-                            f"{num_outputs}: set it to false.")  # fmt: skip
+            raise UserError(
+                f"model.tie_weights=true: what is read has {vocab_size} tokens, and what is said "
+                f"{num_outputs}: set it to false."
+            )
         self.context_length = context_length
         transformer = Transformer(width, layers, heads, dropout)
         self.embedding = nn.Embedding(vocab_size, width)
@@ -48,8 +59,10 @@ class CharTransformer(CharModel):
         """Tokens (N, T) to logits (N, T, num_outputs). Raises UserError where T is more than the context's length."""
         count = tokens.shape[1]
         if count > self.context_length:
-            raise UserError(f"model.context_length={self.context_length}: these sequences have {count} characters: set "
-                            f"model.context_length={count}, or data.length={self.context_length}.")  # fmt: skip
+            raise UserError(
+                f"model.context_length={self.context_length}: these sequences have {count} characters: set "
+                f"model.context_length={count}, or data.length={self.context_length}."
+            )
         vectors = self.embedding(tokens) + self.positions.weight[:count]
         vectors = self.transformer(self.dropout(vectors), causal=True)
         return vectors @ self.embedding.weight.T if self.head is None else self.head(vectors)

@@ -29,8 +29,9 @@ class CharModel(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def generate(self, prompt: str, length: int, temperature: float = 1.0,
-                 generator: torch.Generator | None = None) -> str:  # fmt: skip
+    def generate(
+        self, prompt: str, length: int, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> str:
         """What may come behind `prompt`: so many characters, each drawn by the probabilities that the model gives it
         after all before it.
 

@@ -21,19 +21,25 @@ def freeze(model: nn.Module, trainable: str) -> None:
     if last := re.fullmatch(r"head|last:(\d+)", trainable):
         count = int(last[1] or 1)
         if not 1 <= count <= len(blocks):
-            raise UserError(f"finetune.trainable={trainable}: the model has {len(blocks)} blocks, "
-                            f"{listed([block.name or 'its own' for block in blocks], 6)}.")  # fmt: skip
+            raise UserError(
+                f"finetune.trainable={trainable}: the model has {len(blocks)} blocks, "
+                f"{listed([block.name or 'its own' for block in blocks], 6)}."
+            )
         chosen = {name for block in blocks[-count:] for name in block.parameters}
     else:
         names = [name for name, _ in model.named_parameters()]
         try:
             chosen = {name for name in names if re.search(trainable, name)}
         except re.error as error:
-            raise UserError(f"finetune.trainable={trainable}: must be all, head, last:N, or a regular expression, and "
-                            f"as one it is wrong: {error}.") from error  # fmt: skip
+            raise UserError(
+                f"finetune.trainable={trainable}: must be all, head, last:N, or a regular expression, and "
+                f"as one it is wrong: {error}."
+            ) from error
         if not chosen:
-            raise UserError(f"finetune.trainable={trainable}: no parameter's name has it. There are: "
-                            f"{listed(names, 6)}; all, head and last:N are names for whole parts.")  # fmt: skip
+            raise UserError(
+                f"finetune.trainable={trainable}: no parameter's name has it. There are: "
+                f"{listed(names, 6)}; all, head and last:N are names for whole parts."
+            )
     for name, parameter in model.named_parameters():
         if name not in chosen:
             parameter.requires_grad_(False)

@@ -19,8 +19,9 @@ from plainloop.models.layers import check_counts, check_dropout
 CELLS: dict[str, Any] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
-def recurrent_layers(cell: str, in_features: int, hidden_size: int, layers: int = 1, bidirectional: bool = False,
-                     dropout: float = 0.0) -> nn.RNNBase:  # fmt: skip
+def recurrent_layers(
+    cell: str, in_features: int, hidden_size: int, layers: int = 1, bidirectional: bool = False, dropout: float = 0.0
+) -> nn.RNNBase:
     """Layers of one cell over sequences (N, T, in_features). Raises UserError for what can't be built.
 
     Args:
@@ -65,9 +66,18 @@ class RNNClassifier(nn.Module):
         padding: the token that fills up a batch; its embedding is zero and isn't learned.
     """
 
-    def __init__(self, vocab_size: int, num_outputs: int, embedding_size: int = 64, hidden_size: int = 64,
-                 cell: str = "lstm", layers: int = 1, bidirectional: bool = True, dropout: float = 0.0,
-                 padding: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        vocab_size: int,
+        num_outputs: int,
+        embedding_size: int = 64,
+        hidden_size: int = 64,
+        cell: str = "lstm",
+        layers: int = 1,
+        bidirectional: bool = True,
+        dropout: float = 0.0,
+        padding: int = 0,
+    ):
         super().__init__()
         check_counts(embedding_size=embedding_size)
         self.directions = 2 if bidirectional else 1
@@ -95,8 +105,16 @@ class SeriesRNN(nn.Module):
         dropout: share of what lies between the layers, and before the head, set to zero while training.
     """
 
-    def __init__(self, in_features: int, num_outputs: int, hidden_size: int = 64, cell: str = "gru", layers: int = 1,
-                 bidirectional: bool = False, dropout: float = 0.0):  # fmt: skip
+    def __init__(
+        self,
+        in_features: int,
+        num_outputs: int,
+        hidden_size: int = 64,
+        cell: str = "gru",
+        layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.directions = 2 if bidirectional else 1
         self.recurrent = recurrent_layers(cell, in_features, hidden_size, layers, bidirectional, dropout)
@@ -123,9 +141,17 @@ class CharRNN(CharModel):
         vocabulary: the tokens, for `generate`; or a string of JSON that lists them.
     """
 
-    def __init__(self, vocab_size: int, num_outputs: int, embedding_size: int | None = None,
-                 hidden_size: int | None = 256, cell: str = "gru", layers: int = 1, dropout: float = 0.0,
-                 vocabulary: str | Sequence[str] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        vocab_size: int,
+        num_outputs: int,
+        embedding_size: int | None = None,
+        hidden_size: int | None = 256,
+        cell: str = "gru",
+        layers: int = 1,
+        dropout: float = 0.0,
+        vocabulary: str | Sequence[str] | None = None,
+    ):
         super().__init__(vocabulary)
         if embedding_size is not None:
             check_counts(embedding_size=embedding_size)

@@ -52,8 +52,15 @@ class ResNet(nn.Module):
         dropout: share of the averaged features set to zero while training.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, image_size: Sequence[int], width: int = 32,
-                 depth: Sequence[int] | None = None, dropout: float = 0.0):  # fmt: skip
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        image_size: Sequence[int],
+        width: int = 32,
+        depth: Sequence[int] | None = None,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         check_counts(width=width)
         check_dropout(dropout)

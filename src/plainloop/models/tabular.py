@@ -23,9 +23,17 @@ class TabularMLP(nn.Module):
         hidden_sizes, activation, dropout, norm: of the `MLP`.
     """
 
-    def __init__(self, num_numbers: int, cardinalities: Sequence[int], out_features: int,
-                 embedding_dim: int | None = None, hidden_sizes: Sequence[int] = (128, 64), activation: str = "relu",
-                 dropout: float = 0.0, norm: str = "none"):  # fmt: skip
+    def __init__(
+        self,
+        num_numbers: int,
+        cardinalities: Sequence[int],
+        out_features: int,
+        embedding_dim: int | None = None,
+        hidden_sizes: Sequence[int] = (128, 64),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        norm: str = "none",
+    ):
         super().__init__()
         if embedding_dim is not None and (not isinstance(embedding_dim, int) or embedding_dim < 1):
             raise UserError(f"model.embedding_dim={embedding_dim}: a whole number from 1, or null.")

@@ -23,8 +23,16 @@ class TransformerClassifier(nn.Module):
         padding: the token that fills up a batch; its embedding is zero and isn't learned.
     """
 
-    def __init__(self, vocab_size: int, num_outputs: int, width: int = 64, layers: int = 2, heads: int = 4,
-                 dropout: float = 0.0, padding: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        vocab_size: int,
+        num_outputs: int,
+        width: int = 64,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        padding: int = 0,
+    ):
         super().__init__()
         transformer = Transformer(width, layers, heads, dropout)
         self.embedding = nn.Embedding(vocab_size, width, padding_idx=padding)

@@ -25,8 +25,17 @@ class ViT(nn.Module):
         width, layers, heads, dropout: of the `Transformer`; dropout acts on the patches' vectors, too.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, image_size: Sequence[int], patch_size: int | None = None,
-                 width: int = 64, layers: int = 4, heads: int = 4, dropout: float = 0.0):  # fmt: skip
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        image_size: Sequence[int],
+        patch_size: int | None = None,
+        width: int = 64,
+        layers: int = 4,
+        heads: int = 4,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         transformer = Transformer(width, layers, heads, dropout)
         size = patch_size if patch_size is not None else suitable_patch_size(image_size)
@@ -34,8 +43,10 @@ class ViT(nn.Module):
         height, wide = image_size
         if height % size or wide % size:
             fitting = [number for number in range(1, min(image_size) + 1) if not (height % number or wide % number)]
-            raise UserError(f"model.patch_size={size}: doesn't divide images of {height} x {wide}. What does: "
-                            f"{', '.join(map(str, fitting))}.")  # fmt: skip
+            raise UserError(
+                f"model.patch_size={size}: doesn't divide images of {height} x {wide}. What does: "
+                f"{', '.join(map(str, fitting))}."
+            )
         # One linear layer for every patch alike is a convolution that moves on by its own size.
         self.patches = nn.Conv2d(in_channels, width, kernel_size=size, stride=size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -62,7 +73,9 @@ def suitable_patch_size(image_size: Sequence[int]) -> int:
     size = min(fitting, key=lambda number: abs(number - max(2, side / 8)))
     count = height * wide // size**2
     if count > MOST:
-        raise UserError(f"model.patch_size=null: the best that divides images of {height} x {wide} is {size}, which "
-                        f"makes {count:,} patches of them. Take images of another size, such as {-(-side // 8) * 8}, "
-                        f"or model=resnet, or set model.patch_size={size} all the same.")  # fmt: skip
+        raise UserError(
+            f"model.patch_size=null: the best that divides images of {height} x {wide} is {size}, which "
+            f"makes {count:,} patches of them. Take images of another size, such as {-(-side // 8) * 8}, "
+            f"or model=resnet, or set model.patch_size={size} all the same."
+        )
     return size

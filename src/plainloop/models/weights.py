@@ -62,8 +62,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, p
     own = model.state_dict()
     weights = unwrapped(weights, own)
     fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
-    other = [f"{name} {tuple(value.shape)}, here {tuple(own[name].shape)}" for name, value in weights.items()
-             if name in own and name not in fitting]  # fmt: skip
+    other = [
+        f"{name} {tuple(value.shape)}, here {tuple(own[name].shape)}"
+        for name, value in weights.items()
+        if name in own and name not in fitting
+    ]
     missing = [name for name in own if name not in weights]
     unknown = [name for name in weights if name not in own]
     reasons = [
@@ -78,9 +81,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, p
     if not fitting:
         raise UserError(f"finetune.weights={source}: nothing in it fits this model ({'; '.join(reasons)}).")
     if reasons and not partial:
-        raise UserError(f"finetune.weights={source}: {len(fitting)} of the model's {len(own)} tensors fit, and not "
-                        f"{'; '.join(reasons)}.\nfinetune.partial=true loads what fits, and leaves the rest as it was "
-                        "initialised.")  # fmt: skip
+        raise UserError(
+            f"finetune.weights={source}: {len(fitting)} of the model's {len(own)} tensors fit, and not "
+            f"{'; '.join(reasons)}.\nfinetune.partial=true loads what fits, and leaves the rest as it was "
+            "initialised."
+        )
     model.load_state_dict(fitting, strict=False)
     return [f"weights {len(fitting)} of {len(own)} tensors from {source}", *[f"not loaded: {line}" for line in reasons]]
 

@@ -34,8 +34,13 @@ def image_grid(images: Tensor, path: Path, most: int = 64) -> None:
     picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)
 
 
-def line_plot(lines: Mapping[str, Sequence[tuple[float, float]]], path: Path, x_label: str, y_label: str,
-              size: tuple[int, int] = (720, 400)) -> None:  # fmt: skip
+def line_plot(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    path: Path,
+    x_label: str,
+    y_label: str,
+    size: tuple[int, int] = (720, 400),
+) -> None:
     """Draw named lines through points (x, y), with axes from the lowest to the highest value, and the legend where
     it covers least of them."""
     from PIL import Image, ImageDraw, ImageFont
@@ -80,8 +85,9 @@ def line_plot(lines: Mapping[str, Sequence[tuple[float, float]]], path: Path, x_
     picture.resize(size, Image.Resampling.LANCZOS).save(path)
 
 
-def _inside(lines: Iterable[Sequence[tuple[float, float]]], left: float, top: float, width: float,
-            height: float) -> int:  # fmt: skip
+def _inside(
+    lines: Iterable[Sequence[tuple[float, float]]], left: float, top: float, width: float, height: float
+) -> int:
     """How much of the lines lies within a box: of a hundred points on each, evenly spread over its corners."""
     found = 0
     for line in lines:

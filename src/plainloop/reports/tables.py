@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 
 def of_metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
     """One row per split, one column per quantity: {"val": {"val/loss": 0.1}, "test": {"test/loss": 0.2}}."""
-    shortened = {label: {name.removeprefix(f"{label}/"): value for name, value in values.items()}
-                 for label, values in rows.items()}  # fmt: skip
+    shortened = {
+        label: {name.removeprefix(f"{label}/"): value for name, value in values.items()}
+        for label, values in rows.items()
+    }
     names = list(dict.fromkeys(name for values in shortened.values() for name in values))
     lines = [["", *names]]
     for label, short in shortened.items():

@@ -1,6 +1,5 @@
 """What a run tells: the lines before and after the training, and its pictures."""
 
-import itertools
 import math
 import shlex
 from collections.abc import Mapping
@@ -10,21 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainloop import seeding, tables
-from plainloop.assemble import Session
-from plainloop.continuing import depends_on_length
-from plainloop.data.fetching import each_sample
+from plainloop import seeding
+from plainloop.assembly.loaders import training_loader
+from plainloop.assembly.session import Session
+from plainloop.assembly.summary import ROWS, memory, metric, parameter_counts, table
+from plainloop.config.rules import depends_on_length
+from plainloop.data.dataset import SPLITS, own
 from plainloop.data.overlap import shared_samples
-from plainloop.data.splits import SPLITS, own
-from plainloop.errors import UserError, listed
-from plainloop.loaders import training_loader
-from plainloop.loggers import Console, Logger
-from plainloop.metrics import ConfusionMatrix
+from plainloop.errors import listed
+from plainloop.loggers import Console
 from plainloop.models.freezing import frozen_parts
-from plainloop.rundir import RunDir, typed
-from plainloop.schedule import Schedule, curve
-from plainloop.summary import ROWS, memory, metric, parameter_counts, table
-from plainloop.trainer import Trainer
+from plainloop.places import typed
+from plainloop.reports import tables
+from plainloop.runs.directory import RunDir
+from plainloop.training.trainer import Trainer
 
 
 def say_what_was_found(session: Session, console: Console, is_trial: bool = False) -> None:
@@ -49,8 +47,10 @@ def say_what_was_found(session: Session, console: Console, is_trial: bool = Fals
     console.say(f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{remark}")
     for split, pairs in shared_samples(session.data).items():
         index, other = pairs[0]
-        console.say(f"warning: {len(pairs):,} of {spec[f'num_{split}']:,} samples of {split} are also in train, and "
-                    f"don't measure what is new (its sample {index} is sample {other} of train)")  # fmt: skip
+        console.say(
+            f"warning: {len(pairs):,} of {spec[f'num_{split}']:,} samples of {split} are also in train, and "
+            f"don't measure what is new (its sample {index} is sample {other} of train)"
+        )
     for remark in (*session.notes, getattr(session.preprocess, "note", ""), getattr(session.model, "note", "")):
         if remark:
             console.say(f"note    {remark}")
@@ -93,8 +93,9 @@ def type_name(node: Any) -> str:
     return " + ".join(type_name(part) for part in parts) if parts and name == "Several" else name
 
 
-def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[str, float], console: Console,
-                hints: bool) -> None:  # fmt: skip
+def say_result(
+    run: RunDir, session: Session, trainer: Trainer, metrics: dict[str, float], console: Console, hints: bool
+) -> None:
     rows = {}
     for split, label in (("val", "val"), ("test", "test")):
         values = {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
@@ -122,54 +123,9 @@ def say_result(run: RunDir, session: Session, trainer: Trainer, metrics: dict[st
     console.say(f"        {shlex.join(['tensorboard', '--logdir', session.config.paths.outputs])}")
 
 
-def draw_inputs(run: RunDir, session: Session, loggers: Mapping[str, Logger]) -> None:
-    """A grid of training images, as the data set gives them."""
-    if len(loggers) < 3 or getattr(session.sample[0], "ndim", 0) != 3:
-        return  # nobody would show it
-    from plainloop.figures import image_grid
-
-    with seeding.preserved():
-        samples = list(itertools.islice(each_sample(session.data.train, session.data.skip), 64))
-    images = [sample[0] if isinstance(sample, tuple | list) else sample for sample in samples]
-    image_grid(torch.stack(images).cpu(), run.figures / "inputs.png")
-    for logger in loggers.values():
-        logger.figure("inputs", run.figures / "inputs.png", 0)
-
-
-def draw_schedule(run: RunDir, session: Session, schedule: Schedule, console: Console) -> None:
-    """The learning rates over the run, as a picture and in a few lines."""
-    from plainloop.figures import line_plot
-
-    spec = session.config.spec
-    if not spec.total_steps:
-        raise UserError("debug=schedule: the data is a stream, of which nobody knows how many steps come: set "
-                        "trainer.max_steps")  # fmt: skip
-    rates = curve(schedule, spec.total_steps, spec.steps_per_epoch)
-    names = list(rates[0])
-    line_plot({name: [(step, rate[name]) for step, rate in enumerate(rates)] for name in names},
-              run.figures / "schedule.png", "step", "learning rate")  # fmt: skip
-    for share in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1):
-        step = round(share * (len(rates) - 1))
-        console.say(f"step {step:>8,}  " + "  ".join(f"{name} {rates[step][name]:.4g}" for name in names))
-    if session.config.schedule.interval == "validation":
-        console.say(
-            "note    this scheduler reacts to validations, and there were none: the rate will fall when they stall"
-        )
-    console.say(f"drawn   {run.figures / 'schedule.png'}")
-
-
-def draw_confusion(run: RunDir, session: Session, split: str, confusion: ConfusionMatrix, step: int,
-                    loggers: Mapping[str, Logger]) -> None:  # fmt: skip
-    from plainloop.figures import confusion_matrix
-
-    path = run.figures / f"confusion_matrix_{split}.png"
-    confusion_matrix(confusion.compute().cpu(), list(session.config.spec.class_names), path)
-    for logger in loggers.values():
-        logger.figure(f"confusion_matrix/{split}", path, step)
-
-
-def say_evaluation(path: Path, values: Mapping[str, float], own: Mapping[str, float], split: str, asked: str,
-                   taken: str, file: Path) -> None:  # fmt: skip
+def say_evaluation(
+    path: Path, values: Mapping[str, float], own: Mapping[str, float], split: str, asked: str, taken: str, file: Path
+) -> None:
     """The result of an evaluation, and whether the run's own numbers came out again."""
     none = " (without validation there is no best)" if asked == "best" and taken == "last" else ""
     print(f"run     {path}\nmodel   {taken} weights{none}")

@@ -156,8 +156,14 @@ class Checkpoints:
         every_epochs, every_steps, every_minutes, keep: section `checkpoint`.
     """
 
-    def __init__(self, folder: Path, every_epochs: int | None = 1, every_steps: int | None = None,
-                 every_minutes: float | None = None, keep: int = 2):  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        every_epochs: int | None = 1,
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
+        keep: int = 2,
+    ):
         import time
 
         self.folder, self.keep, self.clock = folder, keep, time.monotonic

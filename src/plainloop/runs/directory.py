@@ -3,11 +3,7 @@
 import contextlib
 import json
 import os
-import platform
 import re
-import shlex
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -18,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from plainloop.config import ROOT, Config
+from plainloop.config.schema import Config
 from plainloop.errors import MachineError, UserError, first_line
+from plainloop.runs.atomic import replace_text
+from plainloop.runs.environment import environment
 
 
 class Busy(MachineError):
@@ -101,13 +99,6 @@ class RunDir:
         return json.loads(self.metrics.read_text()) if self.metrics.is_file() else {}
 
 
-def typed(script: str, *words: str) -> str:
-    """A command as it would have to be typed here: `python PATH/train.py 'run=my run'`."""
-    door = Path(sys.argv[0])
-    place = door.with_name(script) if door.name in ("train.py", "evaluate.py") else Path(script)
-    return shlex.join(["python", str(place), *words])
-
-
 def create(outputs: str, name: str, given: str | None = None) -> RunDir:
     """A new directory outputs/<name>/<timestamp>-<short id>/, or the one that was given. Raises MachineError."""
     try:
@@ -140,8 +131,10 @@ def check_free(run: RunDir, auto: bool = False) -> None:
     if run.has_checkpoints():
         if run.config.is_file() and run.composed.is_file():
             raise UserError(f"{run} already holds a run. Continue it with resume={run}, or choose another directory.")
-        raise UserError(f"{run} holds checkpoints, and not the config.yaml and composed.yaml that belong to them: put "
-                        "these back, or choose another directory.")  # fmt: skip
+        raise UserError(
+            f"{run} holds checkpoints, and not the config.yaml and composed.yaml that belong to them: put "
+            "these back, or choose another directory."
+        )
     if not run.config.exists() or (auto and run.composed.exists() and not run.metrics.exists()):
         return
     if not run.composed.exists():
@@ -186,76 +179,15 @@ def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> None:
     replace_text(run.environment, json.dumps(before, indent=2))
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a full disk or a crash leaves the old one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """Versions, git state, command and hardware."""
-    import importlib.metadata
-
-    import torch
-
-    packages = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "plainloop")
-    versions: dict[str, str | None] = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    versions["torch"] = torch.__version__  # with its build, as 2.15.0+cu132
-    cuda = torch.cuda.is_available()
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "working_directory": os.getcwd(),
-        "seed": seed,
-        "python": platform.python_version(),
-        "versions": versions,
-        "platform": platform.platform(),
-        "hostname": platform.node(),
-        "processor": platform.processor() or platform.machine(),
-        "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.version.cuda,
-        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else [],
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_diff": _git("diff", "HEAD"),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            errors="replace",
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
-
-
 def to_continue(resume: str, outputs: str, directory: str | None) -> RunDir | None:
     """The run that `resume=` names; None where resume=auto finds none in `directory` yet. Raises UserError."""
     if resume != "auto":
         run = find(resume, outputs, "resume")
         if directory is not None and Path(directory).resolve() != run.path.resolve():
-            raise UserError(f"hydra.run.dir={directory}: a run that is continued stays where it is, in {run}. Leave "
-                            f"hydra.run.dir out, or start a new run from it with extend={run}")  # fmt: skip
+            raise UserError(
+                f"hydra.run.dir={directory}: a run that is continued stays where it is, in {run}. Leave "
+                f"hydra.run.dir out, or start a new run from it with extend={run}"
+            )
         return run
     if directory is None:
         raise UserError(

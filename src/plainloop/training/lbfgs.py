@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.errors import UserError
-from plainloop.trainer import Trainer
+from plainloop.training.trainer import Trainer
 
 
 class ClosureTrainer(Trainer):
@@ -41,8 +41,9 @@ class ClosureTrainer(Trainer):
         return first[1], nn.utils.get_total_norm(gradients) if logging else None
 
 
-def check_closure_settings(optimizer: torch.optim.Optimizer, precision: str, accumulate_steps: int,
-                           max_grad_norm: float | None, nonfinite: str) -> None:  # fmt: skip
+def check_closure_settings(
+    optimizer: torch.optim.Optimizer, precision: str, accumulate_steps: int, max_grad_norm: float | None, nonfinite: str
+) -> None:
     """What can't be done with an optimizer that evaluates the loss itself. Raises UserError."""
     typed = {
         "precision=fp16": precision == "fp16",

@@ -1,20 +1,25 @@
 """Optimizers: which of a model's parameters they step, in which groups, and several of them at once."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from plainloop.build import build, check_arguments, locate
+from plainloop.build import check_arguments, construct, locate
 from plainloop.errors import UserError, did_you_mean, first_line
-from plainloop.param_groups import Options, divided, group_options
+from plainloop.training.parameter_groups import Options, divided, group_options
 
 
-def make_optimizer(node: Mapping[str, Any], model: nn.Module, device: torch.device,
-                   groups: Mapping[str, Any] | None = None, trust: Sequence[str] = (),
-                   task: nn.Module | None = None) -> torch.optim.Optimizer:  # fmt: skip
+def make_optimizer(
+    node: Mapping[str, Any],
+    model: nn.Module,
+    device: torch.device,
+    groups: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+    task: nn.Module | None = None,
+) -> torch.optim.Optimizer:
     """Build the optimizer over the parameters that require a gradient, fused where torch has a fused kernel.
 
     Args:
@@ -30,7 +35,7 @@ def make_optimizer(node: Mapping[str, Any], model: nn.Module, device: torch.devi
     options = group_options(model, trainable, **(groups or {}))
     embeddings = [(name, module) for name, module in model.named_modules() if getattr(module, "sparse", False)]
     sparse = {f"{name}.weight" if name else "weight" for name, _ in embeddings}
-    if locate(node["_target_"], "optimizer", trust) is not Several:
+    if locate(node["_target_"], "optimizer", torch.optim.Optimizer, trust) is not Several:
         return _build(node, "optimizer", trainable, options, device, sparse, trust)
     parts = {name: part for name, part in node.items() if name != "_target_"}
     shares = divided(parts, model, trainable)
@@ -39,16 +44,25 @@ def make_optimizer(node: Mapping[str, Any], model: nn.Module, device: torch.devi
         arguments = {key: value for key, value in parts[name].items() if key != "parameters"}
         built[name] = _build(arguments, f"optimizer.{name}", share, options, device, sparse, trust, name)
         if needs_closure(built[name]):
-            raise UserError(f"optimizer.{name}: {type(built[name]).__name__} evaluates the loss itself in its steps, "
-                            "and can't be one of several.")  # fmt: skip
+            raise UserError(
+                f"optimizer.{name}: {type(built[name]).__name__} evaluates the loss itself in its steps, "
+                "and can't be one of several."
+            )
     return Several(built)
 
 
-def _build(node: Mapping[str, Any], slot: str, named: Mapping[str, nn.Parameter], options: Options,
-           device: torch.device, sparse: set[str], trust: Sequence[str],
-           part: str = "") -> torch.optim.Optimizer:  # fmt: skip
+def _build(
+    node: Mapping[str, Any],
+    slot: str,
+    named: Mapping[str, nn.Parameter],
+    options: Options,
+    device: torch.device,
+    sparse: set[str],
+    trust: Sequence[str],
+    part: str = "",
+) -> torch.optim.Optimizer:
     arguments = dict(node)
-    target = locate(arguments["_target_"], slot, trust)
+    target = locate(arguments["_target_"], slot, torch.optim.Optimizer, trust)
     accepted = inspect.signature(target).parameters
     # No fused kernel takes complex numbers, nor the gradients of sparse embeddings.
     fusable = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in named.values())
@@ -58,14 +72,20 @@ def _build(node: Mapping[str, Any], slot: str, named: Mapping[str, nn.Parameter]
         target, {name: value for name, value in arguments.items() if name != "_target_"}, slot, {"params": 0}
     )
     _check_fit(target, arguments, named, options, sparse, slot)
-    _check_options(arguments, slot, trust, [options[name] for name in named if options.get(name)])
+    _check_options(target, arguments, slot, [options[name] for name in named if options.get(name)])
     default = accepted["lr"].default if "lr" in accepted else None
     params = _grouped(named, options, arguments.get("lr", default), list(accepted), target.__name__, part)
-    return build(arguments, slot, trust, params=params)
+    return construct(target, arguments, slot, torch.optim.Optimizer, params=params)
 
 
-def _check_fit(target: Any, arguments: Mapping[str, Any], named: Mapping[str, nn.Parameter], options: Options,
-               sparse: set[str], slot: str) -> None:  # fmt: skip
+def _check_fit(
+    target: Any,
+    arguments: Mapping[str, Any],
+    named: Mapping[str, nn.Parameter],
+    options: Options,
+    sparse: set[str],
+    slot: str,
+) -> None:
     """Optimizers that take only some parameters, or no sparse gradients. Raises UserError."""
     if not (inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)):
         return
@@ -93,9 +113,11 @@ def _check_fit(target: Any, arguments: Mapping[str, Any], named: Mapping[str, nn
             make: Any = target
             make([trial], **{name: value for name, value in arguments.items() if name != "_target_"}).step()
         except RuntimeError as error:
-            raise UserError(f"{slot}: {next(name for name in named if name in sparse)} is a sparse embedding's: "
-                            f"{first_line(error)}. Build the model without sparse=True, or give it to SparseAdam, as "
-                            "optimizer=several can") from error  # fmt: skip
+            raise UserError(
+                f"{slot}: {next(name for name in named if name in sparse)} is a sparse embedding's: "
+                f"{first_line(error)}. Build the model without sparse=True, or give it to SparseAdam, as "
+                "optimizer=several can"
+            ) from error
 
 
 def _check_lbfgs(arguments: Mapping[str, Any], slot: str) -> None:
@@ -110,11 +132,10 @@ def _check_lbfgs(arguments: Mapping[str, Any], slot: str) -> None:
         raise UserError(f"{slot}: LBFGS can't run with line_search_fn={search}: it must be strong_wolfe or null.")
 
 
-def _check_options(arguments: Mapping[str, Any], slot: str, trust: Sequence[str],
-                   options: Sequence[Mapping[str, Any]]) -> None:  # fmt: skip
+def _check_options(target: Any, arguments: Mapping[str, Any], slot: str, options: Sequence[Mapping[str, Any]]) -> None:
     """Options of groups are none that the optimizer would refuse for all: torch looks at these alone. Raises
     UserError."""
-    accepted = inspect.signature(locate(arguments["_target_"], slot, trust)).parameters
+    accepted = inspect.signature(target).parameters
     tried: list[Mapping[str, Any]] = []
     for each in [{}, *options] if options else []:
         chosen = {name: value for name, value in each.items() if name in accepted}
@@ -122,7 +143,8 @@ def _check_options(arguments: Mapping[str, Any], slot: str, trust: Sequence[str]
             continue
         tried.append(chosen)
         try:
-            build({**arguments, **chosen}, slot, trust, params=[nn.Parameter(torch.zeros(2, 1))])
+            twin = [nn.Parameter(torch.zeros(2, 1))]
+            construct(target, {**arguments, **chosen}, slot, torch.optim.Optimizer, params=twin)
         except UserError as error:
             if not chosen:
                 raise
@@ -135,8 +157,9 @@ def _chosen(arguments: Mapping[str, Any]) -> bool:
     return said or any(arguments.get(name) for name in ("differentiable", "capturable"))
 
 
-def _grouped(named: Mapping[str, nn.Parameter], options: Options, rate: Any, accepted: Sequence[str],
-             called: str, part: str) -> list[Any]:  # fmt: skip
+def _grouped(
+    named: Mapping[str, nn.Parameter], options: Options, rate: Any, accepted: Sequence[str], called: str, part: str
+) -> list[Any]:
     """The parameters, in groups of equal options: what an optimizer takes as `params`."""
     if not part and not any(options.get(name) for name in named):
         return list(named.values())
@@ -147,8 +170,10 @@ def _grouped(named: Mapping[str, nn.Parameter], options: Options, rate: Any, acc
         label = chosen.pop("name", "")
         for option in chosen:
             if option not in accepted:
-                raise UserError(f"param_groups: {called}, which trains {name}, has no option {option}."
-                                f"{did_you_mean(option, accepted)}")  # fmt: skip
+                raise UserError(
+                    f"param_groups: {called}, which trains {name}, has no option {option}."
+                    f"{did_you_mean(option, accepted)}"
+                )
         if share != 1.0 and "lr" not in chosen:
             chosen["lr"] = rate * share
         label = "/".join(word for word in (part, label) if word)
@@ -203,57 +228,3 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a step evaluates the loss itself, perhaps many times, as that of L-BFGS does."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
-
-
-class SkipNonfinite:
-    """Stands where the gradient scaler stands, and leaves out the steps whose gradient is NaN or infinite.
-
-    On a GPU the fused optimizers are told on the device and nothing is read there; for the others, whether to
-    step is read at every step.
-
-    Args:
-        buffers: what changes on the way forward (BatchNorm's statistics), and is put back with such a step.
-    """
-
-    def __init__(self, device: torch.device, buffers: Iterable[Tensor] = ()):
-        self.buffers = list(buffers)
-        self.kept = [buffer.clone() for buffer in self.buffers]
-        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
-        self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)  # up to now
-
-    def is_enabled(self) -> bool:
-        return False
-
-    def keep(self) -> None:
-        """Before the first batch of a step goes forward."""
-        for kept, buffer in zip(self.kept, self.buffers, strict=True):
-            kept.copy_(buffer)
-
-    def scale(self, loss: Tensor) -> Tensor:
-        return loss
-
-    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
-        pass
-
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        bad = ~nn.utils.get_total_norm(gradients).isfinite()
-        self.skipped += bad
-        self.in_a_row.add_(1).mul_(bad)
-        for kept, buffer in zip(self.kept, self.buffers, strict=True):
-            buffer.copy_(torch.where(bad, kept, buffer))
-        if bad.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False):
-            optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
-            optimizer.step()
-        elif not bad:
-            optimizer.step()
-
-    def update(self) -> None:
-        pass
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"skipped": int(self.skipped), "in_a_row": int(self.in_a_row)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.skipped.fill_(state["skipped"])
-        self.in_a_row.fill_(state["in_a_row"])

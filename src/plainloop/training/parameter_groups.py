@@ -12,9 +12,14 @@ from plainloop.models.blocks import blocks_of
 Options = dict[str, dict[str, Any]]  # parameter -> what its group has otherwise than the optimizer says
 
 
-def group_options(model: nn.Module, named: Mapping[str, nn.Parameter], no_decay_norm_bias: bool = False,
-                  layer_decay: float | None = None, head_lr: float | None = None,
-                  rules: Sequence[Mapping[str, Any]] = ()) -> Options:  # fmt: skip
+def group_options(
+    model: nn.Module,
+    named: Mapping[str, nn.Parameter],
+    no_decay_norm_bias: bool = False,
+    layer_decay: float | None = None,
+    head_lr: float | None = None,
+    rules: Sequence[Mapping[str, Any]] = (),
+) -> Options:
     """What each parameter's group has otherwise than the optimizer says; {} where everything is as it says.
 
     Args:
@@ -30,8 +35,10 @@ def group_options(model: nn.Module, named: Mapping[str, nn.Parameter], no_decay_
     blocks = blocks_of(model)
     head = blocks[-1] if blocks else None
     if head_lr is not None and not any(name in options for name in (head.parameters if head else ())):
-        raise UserError(f"param_groups.head_lr={head_lr}: the head {head.name if head else ''} isn't trained. Leave "
-                        "it out, or choose the head by finetune.trainable")  # fmt: skip
+        raise UserError(
+            f"param_groups.head_lr={head_lr}: the head {head.name if head else ''} isn't trained. Leave "
+            "it out, or choose the head by finetune.trainable"
+        )
     for below, block in enumerate(reversed(blocks)):
         for name in [name for name in block.parameters if name in options]:
             if layer_decay is not None and below > 0:
@@ -59,8 +66,9 @@ def matching(pattern: str, names: Iterable[str], key: str) -> list[str]:
     return found
 
 
-def divided(parts: Mapping[str, Any], model: nn.Module,
-            named: Mapping[str, nn.Parameter]) -> dict[str, dict[str, nn.Parameter]]:  # fmt: skip
+def divided(
+    parts: Mapping[str, Any], model: nn.Module, named: Mapping[str, nn.Parameter]
+) -> dict[str, dict[str, nn.Parameter]]:
     """Which parameters each of several optimizers has: those that its key `parameters` says, or the rest. Raises
     UserError where one has none, or a parameter none or two.
 
@@ -71,14 +79,18 @@ def divided(parts: Mapping[str, Any], model: nn.Module,
         if not isinstance(part, Mapping) or "_target_" not in part:
             parts_of = [other for other, node in parts.items() if isinstance(node, Mapping) and "_target_" in node]
             written = [f"optimizer.{other}.{name}" for other in parts_of]
-            raise UserError(f"optimizer.{name}: there are several optimizers here, each with its own _target_ and "
-                            f"arguments. Write {listed(written)}")  # fmt: skip
+            raise UserError(
+                f"optimizer.{name}: there are several optimizers here, each with its own _target_ and "
+                f"arguments. Write {listed(written)}"
+            )
     shares: dict[str, dict[str, nn.Parameter]] = {}
     owner: dict[str, str] = {}
     rest = [name for name, part in parts.items() if part.get("parameters") is None]
     if len(rest) > 1:
-        raise UserError(f"optimizer: {listed(rest)} all take the rest of the parameters. Give all but one of them "
-                        "its own, as in optimizer.NAME.parameters='^head'")  # fmt: skip
+        raise UserError(
+            f"optimizer: {listed(rest)} all take the rest of the parameters. Give all but one of them "
+            "its own, as in optimizer.NAME.parameters='^head'"
+        )
     for part, node in parts.items():
         wanted = node.get("parameters")
         if wanted is None:
@@ -88,16 +100,20 @@ def divided(parts: Mapping[str, Any], model: nn.Module,
             raise UserError(f"{key}={wanted}: must be a regular expression of parameters' names, or hidden_matrices.")
         names = hidden_matrices(model, named) if wanted == "hidden_matrices" else matching(wanted, named, key)
         if not names:
-            raise UserError(f"{key}=hidden_matrices: the model has none (weights of two dimensions that are no "
-                            "embedding's, nor the head's). Choose another optimizer, as optimizer=adamw")  # fmt: skip
+            raise UserError(
+                f"{key}=hidden_matrices: the model has none (weights of two dimensions that are no "
+                "embedding's, nor the head's). Choose another optimizer, as optimizer=adamw"
+            )
         for name in names:
             if name in owner:
                 raise UserError(f"{key}: {name} belongs to optimizer.{owner[name]} already.")
             owner[name] = part
     left = [name for name in named if name not in owner]
     if left and not rest:
-        raise UserError(f"optimizer: no optimizer has {listed(left, 6)}. Let one of {listed(parts)} take the "
-                        "rest, by leaving its `parameters` out.")  # fmt: skip
+        raise UserError(
+            f"optimizer: no optimizer has {listed(left, 6)}. Let one of {listed(parts)} take the "
+            "rest, by leaving its `parameters` out."
+        )
     owner |= dict.fromkeys(left, rest[0] if rest else "")
     for part in parts:  # one that takes the rest may find nothing left
         share = {name: parameter for name, parameter in named.items() if owner[name] == part}

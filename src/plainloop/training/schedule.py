@@ -25,8 +25,9 @@ class Schedule:
         warmup_steps: optimizer steps of warm-up.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: Any = None, interval: str = "step",
-                 warmup_steps: int = 0):  # fmt: skip
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, scheduler: Any = None, interval: str = "step", warmup_steps: int = 0
+    ):
         self.optimizer, self.scheduler, self.interval = optimizer, scheduler, interval
         self.warmup_steps, self.count = warmup_steps, 0
         self.full_rates = [group["lr"] for group in optimizer.param_groups]
@@ -99,12 +100,19 @@ def curve(schedule: Schedule, steps: int, steps_per_epoch: int | None) -> list[d
     return found
 
 
-def make_schedule(node: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer, interval: str, warmup_steps: int,
-                  monitor_mode: str, trust: Sequence[str] = (), length: int | None = None) -> Schedule:  # fmt: skip
+def make_schedule(
+    node: Mapping[str, Any] | None,
+    optimizer: torch.optim.Optimizer,
+    interval: str,
+    warmup_steps: int,
+    monitor_mode: str,
+    trust: Sequence[str] = (),
+    length: int | None = None,
+) -> Schedule:
     """Build the scheduler that a config node describes ({} or None: none) and put the warm-up in front of it."""
     if not node:
         return Schedule(optimizer, None, interval, warmup_steps)
-    target = locate(node["_target_"], "scheduler", trust)
+    target = locate(node["_target_"], "scheduler", lr_scheduler.LRScheduler, trust)
     plateau = inspect.isclass(target) and issubclass(target, lr_scheduler.ReduceLROnPlateau)
     if plateau != (interval == "validation"):
         what = "reacts to validations" if plateau else "doesn't react to validations"
@@ -131,13 +139,15 @@ def _built(node: Mapping[str, Any], slot: str, optimizer: torch.optim.Optimizer,
     for name in ("max_lr", "base_lr"):
         if isinstance(arguments.get(name), int | float):
             arguments[name] = _for_each_group(arguments[name], optimizer)
-    for name in ("lr_lambda", "scale_fn"):  # of LambdaLR and MultiplicativeLR, and of CyclicLR
+    # Of LambdaLR and MultiplicativeLR, and of CyclicLR.
+    functions = {"lr_lambda": "a function of a number of ticks", "scale_fn": "a function of a share of a cycle"}
+    for name, words in functions.items():
         given = arguments.get(name)
         if isinstance(given, list):
-            arguments[name] = [function(one, f"scheduler.{name}", trust) for one in given]
+            arguments[name] = [function(one, f"scheduler.{name}", words, trust) for one in given]
         elif given is not None:
-            arguments[name] = function(given, f"scheduler.{name}", trust)
-    return build(arguments, slot, trust, optimizer=optimizer)
+            arguments[name] = function(given, f"scheduler.{name}", words, trust)
+    return build(arguments, slot, lr_scheduler.LRScheduler, trust, optimizer=optimizer)
 
 
 def _for_each_group(rate: float, optimizer: torch.optim.Optimizer) -> float | list[float]:

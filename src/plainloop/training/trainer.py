@@ -14,22 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plainloop import inference
-from plainloop.augment import Augment
-from plainloop.averaging import EMA, SWA, Average
-from plainloop.bookkeeping import Rate, Selection
-from plainloop.callbacks import Callback
 from plainloop.data import Loader
+from plainloop.data.augment import Augment
 from plainloop.errors import Interrupted, MachineError
-from plainloop.metrics import MeanLoss, compute_all, reset_all
 from plainloop.models.freezing import train_mode
-from plainloop.optim import SkipNonfinite
-from plainloop.schedule import Schedule
 from plainloop.seeding import StepSeed
-from plainloop.tasks import Task
+from plainloop.tasks.metrics import compute_all, reset_all
+from plainloop.tasks.task import Task
+from plainloop.training import batches, evaluation
+from plainloop.training.averaging import EMA, SWA, Average
+from plainloop.training.callbacks import Callback
+from plainloop.training.meter import MeanLoss
+from plainloop.training.nonfinite import SkipNonfinite
+from plainloop.training.progress import Rate
+from plainloop.training.schedule import Schedule
+from plainloop.training.selection import Selection
 
 CPU = torch.device("cpu")
-
 # What a checkpoint holds of a trainer: the state of its parts, where it stands, and what it carries on from there.
 PARTS = ("model", "preprocess", "task", "optimizer", "schedule", "scaler", "losses", "best", "train_batches")
 POSITION = ("epoch", "batch", "step", "samples")
@@ -110,9 +111,9 @@ class Trainer:
         self.save, self.due = save, due
 
         self.network: Any = torch.compile(model) if compile else model
-        self.prepare = inference.preparation(preprocess, device, channels_last)
-        self.prepare_training = inference.preparation(preprocess, device, channels_last, augment)
-        self.autocast = inference.autocast(device, precision)
+        self.prepare = batches.preparation(preprocess, device, channels_last)
+        self.prepare_training = batches.preparation(preprocess, device, channels_last, augment)
+        self.autocast = batches.autocast(device, precision)
         self.skips = nonfinite == "skip"
         # Whether batches count by their class weights. Mixed labels have none: torch's mean is one over samples then.
         self.weighted = task.weighted and not (augment is not None and augment.mixes)
@@ -385,10 +386,15 @@ class Trainer:
         """Loss and metrics over the validation split, without the prefix "val/"."""
         assert self.val_batches is not None
         averaged = None if self.average is None or not self.average.count else self.average.model
-        return inference.measure(
-            averaged or self.network, self.task, self.val_batches.epoch(), self.prepare, self.autocast,
-            self.task.metrics, stopped=lambda: self.obey_signal(save=True),
-        )  # fmt: skip
+        return evaluation.measure(
+            averaged or self.network,
+            self.task,
+            self.val_batches.epoch(),
+            self.prepare,
+            self.autocast,
+            self.task.metrics,
+            stopped=lambda: self.obey_signal(save=True),
+        )
 
     def _record(self, record: dict[str, Any], epoch_ended: bool = False) -> None:
         self.log(record)

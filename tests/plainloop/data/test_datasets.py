@@ -8,12 +8,10 @@ import torch
 from sklearn.datasets import load_digits
 
 from plainloop.data import InMemory, arrays, points
-from plainloop.data.datasets import find_path
 from plainloop.errors import UserError
+from plainloop.places import find_path
+from tests.conftest import ROOT
 from tests.formats import write_npz
-
-ROOT = Path(__file__).resolve().parents[3]
-
 
 # --- InMemory and points ------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from plainloop.data import InMemory, Loader, make_loader
-from plainloop.data.loading import Fetch, default_start_method, default_workers
+from plainloop.data.loader import Fetch, default_start_method, default_workers
 from plainloop.data.workers import _end_what_was_left, watch
 from plainloop.errors import MachineError, UserError
 
@@ -42,12 +42,18 @@ class Augmented(Dataset):
         return torch.tensor(drawn, dtype=torch.float64), index
 
 
-def loader(dataset: Dataset, batch_size: int = 8, shuffle: bool = True, drop_last: bool = False, seed: int = 1,
-           **options: Any) -> Loader:  # fmt: skip
+def loader(
+    dataset: Dataset, batch_size: int = 8, shuffle: bool = True, drop_last: bool = False, seed: int = 1, **options: Any
+) -> Loader:
     return make_loader(
-        dataset, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed, device=CPU,
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        seed=seed,
+        device=CPU,
         **{"num_workers": 0, **options},
-    )  # fmt: skip
+    )
 
 
 def order_of(batches: Any) -> list[list[int]]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 import plainloop
 from plainloop.data import Data, InMemory
 from plainloop.data import overlap as overlap_room
-from plainloop.data.files import Files
+from plainloop.data.kinds.files import Files
 from plainloop.data.overlap import shared_samples
 from plainloop.data.transforms import transformed
 

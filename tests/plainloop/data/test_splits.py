@@ -10,7 +10,9 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from plainloop.data import Data, InMemory, build_data, check_classes, class_names_of, targets_of
-from plainloop.data.splits import Division, by_group, by_time, digest, divide, size
+from plainloop.data.dataset import size
+from plainloop.data.digest import digest
+from plainloop.data.splits import Division, by_group, by_time, divide
 from plainloop.errors import UserError
 
 FRACTIONS = ([0.8, 0.1, 0.1], [0.5, 0.25, 0.25], [0.9, 0.1, 0], [1, 0, 0])

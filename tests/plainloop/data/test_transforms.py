@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 import plainloop
-from plainloop.assemble import assemble
-from plainloop.compose import compose
+from plainloop.assembly.assemble import assemble
+from plainloop.assembly.loaders import training_loader
+from plainloop.config.compose import compose
 from plainloop.data import InMemory, make_loader
-from plainloop.data.splits import class_names_of, own, targets_of
+from plainloop.data.classes import class_names_of
+from plainloop.data.dataset import own, targets_of
+from plainloop.data.preprocess import statistics, statistics_of_weights
 from plainloop.data.transforms import transformed
 from plainloop.errors import UserError
-from plainloop.loaders import training_loader
-from plainloop.preprocess import statistics, statistics_of_weights
 
 V2 = "torchvision.transforms.v2"
 ROTATION = f"{{_target_: {V2}.RandomRotation, degrees: 30}}"
@@ -42,8 +43,12 @@ def numbered(count: int = 5) -> InMemory:
 def test_the_input_goes_through_and_the_rest_stays():
     data = transformed(numbered(), plus(10))
     assert [(int(inputs), int(target)) for inputs, target in (data[index] for index in range(5))] == [
-        (10, 0), (11, 1), (12, 0), (13, 1), (14, 0)
-    ]  # fmt: skip
+        (10, 0),
+        (11, 1),
+        (12, 0),
+        (13, 1),
+        (14, 0),
+    ]
     assert len(data) == 5
 
 
@@ -99,8 +104,9 @@ class Counting(IterableDataset):
 @pytest.mark.parametrize("decodes", [False, True])
 def test_streams_are_transformed_when_they_are_decoded(decodes):
     stream = Counting(decodes)
-    loader = make_loader(transformed(stream, plus(1)), batch_size=6, shuffle=False, drop_last=False, seed=0,
-                         device=torch.device("cpu"))  # fmt: skip
+    loader = make_loader(
+        transformed(stream, plus(1)), batch_size=6, shuffle=False, drop_last=False, seed=0, device=torch.device("cpu")
+    )
     (batch,) = list(loader.epoch(3))
     assert batch[0][:, 0].tolist() == [number * (10 if decodes else 1) + 1 for number in range(6)]
     assert stream.told == [3]
@@ -234,12 +240,14 @@ def test_normalisations_that_do_not_exist_are_named(words, message):
         ([f"transforms.train=[{{_target_: {V2}.RandomRotation, degree: 3}}]"], "no such argument. .*mean degrees"),
         ([f"transforms.eval=[{INVERT}, {{_target_: {V2}.CenterCrop}}]"], r"eval\[1\].size: CenterCrop needs it"),
         (["transforms.train=[{_target_: torch.optim.SGD}]"], "is not a torchvision.transforms.v2 transform"),
-        ([f"transforms.train=[{{_target_: {V2}.RandomApply, transforms: [{{_target_: {V2}.RandomCrp}}]}}]"],
-         r"transforms.train\[0\].transforms\[0\]._target_=.* Did you mean RandomCrop"),
+        (
+            [f"transforms.train=[{{_target_: {V2}.RandomApply, transforms: [{{_target_: {V2}.RandomCrp}}]}}]"],
+            r"transforms.train\[0\].transforms\[0\]._target_=.* Did you mean RandomCrop",
+        ),
         (["transforms.flop=true"], "Did you mean transforms.flip"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
-)  # fmt: skip
+)
 def test_wrong_nodes_are_named(words, message):
     with pytest.raises(UserError, match=message):
         assemble(compose([*WORDS, *words]))

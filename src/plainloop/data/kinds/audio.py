@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.build import factory
-from plainloop.data.files import Files, find
+from plainloop.data.kinds.files import Files, find
 from plainloop.errors import UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au")
@@ -40,8 +40,12 @@ class Sounds(Files):
         self.rate, self.count = rate, count
         self.features = (rate, mels, window, hop)
         frames = LogMel(*self.features).frames(count)
-        self.facts = {"sample_rate": rate, "in_channels": 1, "image_size": [mels, frames],
-                      "num_features": mels * frames}  # fmt: skip
+        self.facts = {
+            "sample_rate": rate,
+            "in_channels": 1,
+            "image_size": [mels, frames],
+            "num_features": mels * frames,
+        }
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         file, label = self.samples[index]
@@ -59,9 +63,17 @@ class Sounds(Files):
 
 
 @factory("data")
-def audio(path: str, split: str, seconds: float | None = None, sample_rate: int | None = None, mels: int = 64,
-          window: float = 0.025, hop: float = 0.01, audio: str | None = None, target: str | None = None
-          ) -> Sounds | None:  # fmt: skip
+def audio(
+    path: str,
+    split: str,
+    seconds: float | None = None,
+    sample_rate: int | None = None,
+    mels: int = 64,
+    window: float = 0.025,
+    hop: float = 0.01,
+    audio: str | None = None,
+    target: str | None = None,
+) -> Sounds | None:
     """Sounds of your own, and a class for each.
 
     Args:
@@ -98,8 +110,10 @@ def _soundfile() -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the C library isn't there
-        raise UserError("data=audio reads files with soundfile, which isn't installed: pip install soundfile "
-                        "(or pip install -e '.[audio]' in this folder).") from error  # fmt: skip
+        raise UserError(
+            "data=audio reads files with soundfile, which isn't installed: pip install soundfile "
+            "(or pip install -e '.[audio]' in this folder)."
+        ) from error
     return soundfile
 
 
@@ -240,8 +254,10 @@ class LogMel(nn.Module):
         for name, value in (("mean", mean), ("std", std)):
             numbers = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1)
             if len(numbers) not in (1, len(self.mean)):
-                raise UserError(f"transforms.normalize.{name} has {len(numbers)} numbers; there are {len(self.mean)} "
-                                "bands (data.mels).")  # fmt: skip
+                raise UserError(
+                    f"transforms.normalize.{name} has {len(numbers)} numbers; there are {len(self.mean)} "
+                    "bands (data.mels)."
+                )
             if name == "std" and not bool((numbers > 0).all()):
                 raise UserError(f"transforms.normalize.std={value}: must be above 0.")
             getattr(self, name).copy_(numbers.expand(len(self.mean), 1))

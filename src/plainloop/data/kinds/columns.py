@@ -15,7 +15,6 @@ MANY = 1000  # so many words become no columns of 0 and 1 any more
 # A date (2024-05-31, 31.5.2024, 5/31/24), with or without a time behind it, or a time alone.
 DATE = r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4}))([T ].*)?$|^\d{1,2}:\d{2}(:\d{2}.*)?$"
 YEAR_FIRST = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}"
-
 Where = Callable[[int], str]  # 'FILE, line 7' for the number of a row
 
 
@@ -47,8 +46,10 @@ def check_numbers(column: Any, where: Where) -> list[str]:
     if infinite.any():
         row = infinite.arg_true()[0]
         what = "infinite" if wide.is_infinite()[row] else "too large for float32"
-        raise UserError(f"{where(row)}, column {column.name}: {column[row]} is {what} (so in "
-                        f"{counted(infinite.sum(), 'row')}). Leave the field empty, or the row out.")  # fmt: skip
+        raise UserError(
+            f"{where(row)}, column {column.name}: {column[row]} is {what} (so in "
+            f"{counted(infinite.sum(), 'row')}). Leave the field empty, or the row out."
+        )
     error, deviation = (wide - narrow.cast(polars.Float64)).abs().max() or 0.0, wide.std() or 0.0
     if error > 1e-3 * deviation > 0:
         return [f"{column.name} is rounded to the 7 digits of float32: subtract a constant from it"]
@@ -63,9 +64,11 @@ def numbers_of(column: Any, file: Path, where: Where) -> Tensor:
     if not is_number(column):
         wrong = column.cast(polars.String).cast(polars.Float64, strict=False).is_null().arg_true()
         words = f" (so in {counted(len(wrong), 'row')} of {len(column)})"
-        raise UserError(f"{where(wrong[0])}: {column.name} is {column[wrong[0]]!r}, where a number is needed{words}."
-                        if len(wrong) else f"{file}, column {column.name}: of type {column.dtype}, where numbers are "
-                        "needed.")  # fmt: skip
+        raise UserError(
+            f"{where(wrong[0])}: {column.name} is {column[wrong[0]]!r}, where a number is needed{words}."
+            if len(wrong)
+            else f"{file}, column {column.name}: of type {column.dtype}, where numbers are needed."
+        )
     check_numbers(column, where)
     return torch.from_numpy(column.cast(polars.Float64).to_numpy().astype(numpy.float32))
 
@@ -90,14 +93,20 @@ def words_of(column: Any, file: Path, where: Where, declared: bool, embed: bool)
         stray = f"{texts[wrong[0]]!r} in {where(wrong[0]).removeprefix(f'{file}, ')}"
     if len(words) > FEW and len(words) > texts.count() / 2:
         if stray:
-            raise UserError(f"{which}: numbers, but for {counted(len(wrong), 'word')} (the first is {stray}).\n"
-                            f"Leave a field empty where the number is missing; {leave_out}")  # fmt: skip
-        raise NoFeature(f"{which}: {len(words)} different words in {texts.count()} rows, as {words[0]!r}: is it free "
-                        f"text, a name or an id? Then {leave_out}",
-                        f"{len(words)} different words in {texts.count()} rows")  # fmt: skip
+            raise UserError(
+                f"{which}: numbers, but for {counted(len(wrong), 'word')} (the first is {stray}).\n"
+                f"Leave a field empty where the number is missing; {leave_out}"
+            )
+        raise NoFeature(
+            f"{which}: {len(words)} different words in {texts.count()} rows, as {words[0]!r}: is it free "
+            f"text, a name or an id? Then {leave_out}",
+            f"{len(words)} different words in {texts.count()} rows",
+        )
     if len(words) > MANY and not embed:
-        raise UserError(f"{which}: {len(words)} different words would become as many columns.\n"
-                        f"data.categories=embed model=tabular learns a vector for each; {leave_out}")  # fmt: skip
+        raise UserError(
+            f"{which}: {len(words)} different words would become as many columns.\n"
+            f"data.categories=embed model=tabular learns a vector for each; {leave_out}"
+        )
     return words, [f"{column.name} is taken as words because of {stray}"] if stray else []
 
 
@@ -109,9 +118,11 @@ def refuse_dates(column: Any, file: Path, is_target: bool = False) -> None:
     without = "" if is_target else f" data.exclude=[{column.name}] leaves it out."
     if column.dtype.is_temporal() or (column.dtype == polars.String and bool(held.str.contains(DATE).all())):
         divide = "" if is_target else f" split.time={column.name} divides by it;"
-        raise NoFeature(f"{where}: dates or times (as {held[0]}), where numbers or words are needed.\nWhat matters of "
-                        f"it can be written as a number, of a month or of days.{divide}{without}",
-                        "dates or times")  # fmt: skip
+        raise NoFeature(
+            f"{where}: dates or times (as {held[0]}), where numbers or words are needed.\nWhat matters of "
+            f"it can be written as a number, of a month or of days.{divide}{without}",
+            "dates or times",
+        )
     if column.dtype.is_nested() or column.dtype in (polars.Binary, polars.Object):
         kind = f"of type {column.dtype}"
         raise NoFeature(f"{where}: {kind}, where numbers or words are needed.{without}", kind)
@@ -134,13 +145,16 @@ def in_order(column: Any, where: Where) -> Any:
     words = column.cast(polars.String)
     wrong = (~words.str.contains(YEAR_FIRST)).arg_true()
     if len(wrong):
-        raise UserError(f"{where(wrong[0])}: split.time={column.name} is {words[wrong[0]]}, from which before and "
-                        "after can't be told. Write 2024-05-31, 2024-05-31T23:59:00 or a number.")  # fmt: skip
+        raise UserError(
+            f"{where(wrong[0])}: split.time={column.name} is {words[wrong[0]]}, from which before and "
+            "after can't be told. Write 2024-05-31, 2024-05-31T23:59:00 or a number."
+        )
     try:
         return words.str.to_datetime(strict=True).alias(column.name)
     except polars.exceptions.PolarsError as error:
-        raise UserError(f"split.time={column.name}: all times must be of one form, as 2024-05-31 or "
-                        "2024-05-31T23:59:00.") from error  # fmt: skip
+        raise UserError(
+            f"split.time={column.name}: all times must be of one form, as 2024-05-31 or 2024-05-31T23:59:00."
+        ) from error
 
 
 def remarks_on(columns: Sequence[Any]) -> list[str]:
@@ -178,8 +192,9 @@ def task_for(columns: Sequence[Any], file: Path) -> tuple[str, str]:
     if len(columns) > 1:
         words = [column.name for column in columns if not is_number(column)]
         if words:
-            raise UserError(f"data.target=[{names}]: several targets must be numbers, or 0 and 1; {words[0]} holds "
-                            "words.")  # fmt: skip
+            raise UserError(
+                f"data.target=[{names}]: several targets must be numbers, or 0 and 1; {words[0]} holds words."
+            )
         if all(bool(column.cast(polars.Float64).is_in([0.0, 1.0]).all()) for column in columns):
             return "multilabel", f"{names} hold 0 and 1"
         return "regression", f"{names} hold numbers"
@@ -204,8 +219,10 @@ def read_targets(columns: Sequence[Any], task: str, file: Path, where: Where) ->
         values = [_values(column, task, file, where) for column in columns]
         return torch.from_numpy(numpy.stack(values, axis=1)), None
     if len(columns) > 1:
-        raise UserError(f"task={task} takes one target, and data.target names {len(columns)}. For several columns "
-                        "there are task=regression (numbers) and task=multilabel (0 and 1).")  # fmt: skip
+        raise UserError(
+            f"task={task} takes one target, and data.target names {len(columns)}. For several columns "
+            "there are task=regression (numbers) and task=multilabel (0 and 1)."
+        )
     return _classes(columns[0], task, file)
 
 
@@ -215,14 +232,18 @@ def _values(column: Any, task: str, file: Path, where: Where) -> numpy.ndarray:
 
     name = column.name
     if not is_number(column):
-        raise UserError(f"data.target={name}: a column of words ({listed(column.unique().sort(), 4)}), where "
-                        f"task={task} needs numbers. For classes: task=multiclass (task=binary for two).")  # fmt: skip
+        raise UserError(
+            f"data.target={name}: a column of words ({listed(column.unique().sort(), 4)}), where "
+            f"task={task} needs numbers. For classes: task=multiclass (task=binary for two)."
+        )
     check_numbers(column, where)
     if task == "multilabel":
         wrong = (~column.cast(polars.Float64).is_in([0.0, 1.0])).arg_true()
         if len(wrong):
-            raise UserError(f"{where(wrong[0])}: {name} is {column[wrong[0]]}, and task=multilabel needs columns of 0 "
-                            "and 1. For numbers: task=regression")  # fmt: skip
+            raise UserError(
+                f"{where(wrong[0])}: {name} is {column[wrong[0]]}, and task=multilabel needs columns of 0 "
+                "and 1. For numbers: task=regression"
+            )
     elif column.n_unique() == 1:
         _refuse_one(column, "value", file)
     return column.cast(polars.Float32).to_numpy()
@@ -238,14 +259,18 @@ def _classes(column: Any, task: str, file: Path) -> tuple[Tensor, list[str]]:
         column = column.cast(polars.Int64)
     values = column.unique().sort()
     if column.dtype.is_float() or (column.dtype.is_integer() and len(values) > max(FEW, len(column) / 5)):
-        raise UserError(f"data.target={name}: {len(values)} different numbers in {counted(len(column), 'row')}, where "
-                        f"task={task} needs classes. For numbers: task=regression")  # fmt: skip
+        raise UserError(
+            f"data.target={name}: {len(values)} different numbers in {counted(len(column), 'row')}, where "
+            f"task={task} needs classes. For numbers: task=regression"
+        )
     words = [str(value) for value in (values if column.dtype.is_integer() else values.cast(polars.String).sort())]
     if len(words) < 2:
         _refuse_one(column, "class", file)
     if len(words) > FEW and len(words) > len(column) / 2:
-        raise UserError(f"data.target={name}: {len(words)} different words in {counted(len(column), 'row')}, as "
-                        f"{words[0]!r}: free text, or numbers with a mark for missing ones?")  # fmt: skip
+        raise UserError(
+            f"data.target={name}: {len(words)} different words in {counted(len(column), 'row')}, as "
+            f"{words[0]!r}: free text, or numbers with a mark for missing ones?"
+        )
     return torch.from_numpy(codes_of(column, words) - 1), words
 
 

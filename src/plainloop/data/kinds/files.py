@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from plainloop.data.datasets import find_path
-from plainloop.data.frames import place, read_frame
+from plainloop.data.kinds.frames import place, read_frame
 from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.places import find_path
 
 # What people call the folders of a divided data set, and the values of a column that divides it.
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -57,8 +57,10 @@ class Files(Dataset):
         if self.frame is None:
             raise UserError(f"split: a folder of files has no column {name}: write a table of paths and labels (CSV).")
         if name not in self.frame.columns:
-            raise UserError(f"split: the table has no column {name}.{did_you_mean(name, self.frame.columns)} "
-                            f"It has: {listed(self.frame.columns)}.")  # fmt: skip
+            raise UserError(
+                f"split: the table has no column {name}.{did_you_mean(name, self.frame.columns)} "
+                f"It has: {listed(self.frame.columns)}."
+            )
         return self.frame[name].to_list()
 
 
@@ -95,8 +97,9 @@ class Found:
                     told.append(header)
                 kept.append(number)
             if not kept:
-                raise UserError(f"data.path={self.path}: none of the {self.what} for {split} can be read, as "
-                                f"{self.broken[-1]}.")  # fmt: skip
+                raise UserError(
+                    f"data.path={self.path}: none of the {self.what} for {split} can be read, as {self.broken[-1]}."
+                )
             self.files[split] = [files[number] for number in kept]
             if self.rows:
                 self.rows[split] = [self.rows[split][number] for number in kept]
@@ -109,11 +112,15 @@ class Found:
         for split, files in self.files.items():
             unknown = next(((file, label) for file, label in files if label not in known), None)
             if unknown:
-                raise UserError(f"data.path={self.path}: {split} has the class {unknown[1]} (as {unknown[0]}), which "
-                                f"train doesn't have. Train has: {listed(self.classes)}.")  # fmt: skip
+                raise UserError(
+                    f"data.path={self.path}: {split} has the class {unknown[1]} (as {unknown[0]}), which "
+                    f"train doesn't have. Train has: {listed(self.classes)}."
+                )
         if len(self.classes) == 1:
-            raise UserError(f"data.path={self.path}: one class only ({self.classes[0]}): there is nothing to learn. "
-                            f"A folder for each class is needed, with its {self.what} in it.")  # fmt: skip
+            raise UserError(
+                f"data.path={self.path}: one class only ({self.classes[0]}): there is nothing to learn. "
+                f"A folder for each class is needed, with its {self.what} in it."
+            )
 
     def samples(self, split: str) -> dict[str, Any]:
         """The arguments `samples`, `classes` and `frame` of `Files`, for a split."""
@@ -128,8 +135,10 @@ class Found:
         counts = collections.Counter(label for _, label in self.files["train"])
         (_, most), (rarest, least) = counts.most_common(1)[0], counts.most_common()[-1]
         if most >= 3 * least:
-            lines.append(f"{least} to {most} {self.what} per class, fewest of {rarest}: "
-                         "loader.sampler=balanced draws all classes as often")  # fmt: skip
+            lines.append(
+                f"{least} to {most} {self.what} per class, fewest of {rarest}: "
+                "loader.sampler=balanced draws all classes as often"
+            )
         else:
             lines.append(f"{f'{least} to ' * (most > least)}{most} {self.what} per class")
         if self.passed_over:
@@ -137,8 +146,10 @@ class Found:
         if self.every > 1:
             lines.append(f"one in {self.every} files was looked at")
         if self.broken:
-            lines.append(f"{len(self.broken)} can't be read and {'is' if len(self.broken) == 1 else 'are'} left out: "
-                         + listed(self.broken, 3))  # fmt: skip
+            lines.append(
+                f"{len(self.broken)} can't be read and {'is' if len(self.broken) == 1 else 'are'} left out: "
+                + listed(self.broken, 3)
+            )
         return "\n".join(lines)
 
 
@@ -187,8 +198,10 @@ def find(path: str, suffixes: Sequence[str], what: str, columns: Mapping[str, st
         _from_table(root, found, columns)
     else:
         archive = " Unpack it first." if root.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar") else ""
-        raise UserError(f"data.path={path}: a file, where a folder with a folder for each class is needed, or a table "
-                        f"of paths and labels ({listed(TABLES[:4])}).{archive}")  # fmt: skip
+        raise UserError(
+            f"data.path={path}: a file, where a folder with a folder for each class is needed, or a table "
+            f"of paths and labels ({listed(TABLES[:4])}).{archive}"
+        )
     if not found.files.get("train"):
         raise UserError(f"data.path={path}: there are no {what} for training in it.")
     return found
@@ -212,8 +225,10 @@ def _from_folders(root: Path, found: Found, suffixes: Sequence[str]) -> None:
             found.files[split] = _by_class(Path(parts[split]), inside, loose, found, suffixes)
     elif set(parts) - {"train"}:
         names = listed(folder.name for folder in parts.values())
-        raise UserError(f"data.path={found.path}: {root} has a folder {names}, and none for training: put the classes' "
-                        "folders into a folder train.")  # fmt: skip
+        raise UserError(
+            f"data.path={found.path}: {root} has a folder {names}, and none for training: put the classes' "
+            "folders into a folder train."
+        )
     else:
         found.files["train"] = _by_class(root, folders, beside, found, suffixes)
 
@@ -237,20 +252,25 @@ def _leads_back(entry: os.DirEntry) -> bool:
     return entry.is_symlink() and Path(entry.path).parent.resolve().is_relative_to(Path(entry.path).resolve())
 
 
-def _by_class(root: Path, folders: Sequence[os.DirEntry], beside: Sequence[os.DirEntry], found: Found,
-              suffixes: Sequence[str]) -> list[tuple[str, str]]:  # fmt: skip
+def _by_class(
+    root: Path, folders: Sequence[os.DirEntry], beside: Sequence[os.DirEntry], found: Found, suffixes: Sequence[str]
+) -> list[tuple[str, str]]:
     if not folders:
         has = f"{len(beside)} files and no folder" if beside else "nothing"
-        raise UserError(f"data.path={found.path}: {root} has {has} in it. A folder for each class is needed, as "
-                        f"{root.name}/cat and {root.name}/dog, or a table of paths and labels (CSV).")  # fmt: skip
+        raise UserError(
+            f"data.path={found.path}: {root} has {has} in it. A folder for each class is needed, as "
+            f"{root.name}/cat and {root.name}/dog, or a table of paths and labels (CSV)."
+        )
     if beside:
         found.passed_over["beside the classes' folders"] += len(beside)
     files = []
     for folder in folders:
         inside = list(_files_in(folder.path, found, suffixes))
         if not inside:
-            raise UserError(f"data.path={found.path}: the folder {folder.path} has no {found.what} in it "
-                            f"({listed(suffixes, 5)}). Put some there, or remove it.")  # fmt: skip
+            raise UserError(
+                f"data.path={found.path}: the folder {folder.path} has no {found.what} in it "
+                f"({listed(suffixes, 5)}). Put some there, or remove it."
+            )
         files += [(file, folder.name) for file in inside]
     return files
 
@@ -300,13 +320,16 @@ def _column(columns: Sequence[str], argument: str, name: str | None, file: Path)
     """The column that an argument names, or that has a usual name."""
     if name is not None:
         if name not in columns:
-            raise UserError(f"data.{argument}={name}: {file} has no such column.{did_you_mean(name, columns)} "
-                            f"It has: {listed(columns)}.")  # fmt: skip
+            raise UserError(
+                f"data.{argument}={name}: {file} has no such column.{did_you_mean(name, columns)} "
+                f"It has: {listed(columns)}."
+            )
         return name
     usual = next((c for word in USUAL.get(argument, USUAL[""]) for c in columns if c.lower() == word), None)
     if usual is None:
-        raise UserError(f"{file}: which column is the {argument}? Write data.{argument}=COLUMN. "
-                        f"It has: {listed(columns)}.")  # fmt: skip
+        raise UserError(
+            f"{file}: which column is the {argument}? Write data.{argument}=COLUMN. It has: {listed(columns)}."
+        )
     return usual
 
 

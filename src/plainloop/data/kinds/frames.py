@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plainloop.data.datasets import find_path
 from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.places import find_path
 
 # What people, spreadsheets, R, NumPy and pandas write where there is no value.
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?")
@@ -55,8 +55,10 @@ def column_of(frame: Any, key: str, name: str, file: Path) -> Any:
         missing = missing | column.is_nan().fill_null(True)
     if missing.any():
         count = missing.sum()
-        raise UserError(f"{place(file, missing.arg_max())}: {name} is missing (so in {count} row{'s' * (count != 1)}): "
-                        "fill it in, or leave the row out.")  # fmt: skip
+        raise UserError(
+            f"{place(file, missing.arg_max())}: {name} is missing (so in {count} row{'s' * (count != 1)}): "
+            "fill it in, or leave the row out."
+        )
     return column
 
 
@@ -104,9 +106,13 @@ def _read_csv(file: Path, words: Sequence[str]) -> Any:
 
     separator = _separator(file)
     frame = polars.read_csv(
-        file, separator=separator, infer_schema_length=None, null_values=list(MISSING),
-        decimal_comma=separator == ";", schema_overrides=dict.fromkeys(words, polars.String),
-    )  # fmt: skip
+        file,
+        separator=separator,
+        infer_schema_length=None,
+        null_values=list(MISSING),
+        decimal_comma=separator == ";",
+        schema_overrides=dict.fromkeys(words, polars.String),
+    )
     if frame.height and frame[frame.columns[-1]].has_nulls():  # polars fills up lines that are too short
         _check_fields(file)
     for name in frame.columns:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plainloop.build import factory
-from plainloop.data.files import Files, find
+from plainloop.data.kinds.files import Files, find
 from plainloop.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -37,8 +37,14 @@ class Images(Files):
 
 
 @factory("data")
-def images(path: str, split: str, size: int | Sequence[int] | None = None, channels: int | None = None,
-           image: str | None = None, target: str | None = None) -> Images | None:  # fmt: skip
+def images(
+    path: str,
+    split: str,
+    size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    image: str | None = None,
+    target: str | None = None,
+) -> Images | None:
     """Images of your own, and a class for each.
 
     Args:

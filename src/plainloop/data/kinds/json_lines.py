@@ -25,12 +25,11 @@ from torch.utils.data import IterableDataset
 
 from plainloop import seeding
 from plainloop.build import factory
-from plainloop.data.datasets import InMemory
-from plainloop.data.splits import SPLITS
+from plainloop.data.dataset import SPLITS, InMemory
 from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.places import ROOT
 
 Line = tuple[int, int, bytes]  # number of its file, its place in it (from 1), what it says
-CHECKOUT = Path(__file__).resolve().parents[3]
 T = TypeVar("T")
 
 
@@ -68,8 +67,10 @@ class Form:
             return inputs, self._numbers(self.target, self._field(record, self.target))
         name = self.class_of(record)
         if name not in self.number_of:
-            raise UserError(f"{self.target} is {name}, which is none of the {len(self.classes)} classes "
-                            f"({listed(self.classes, 10)}): name all with data.classes=[a,b,...]")  # fmt: skip
+            raise UserError(
+                f"{self.target} is {name}, which is none of the {len(self.classes)} classes "
+                f"({listed(self.classes, 10)}): name all with data.classes=[a,b,...]"
+            )
         return inputs, self.number_of[name]
 
     def target_of(self, record: Any) -> Any:
@@ -181,7 +182,7 @@ class Shards:
 def found_shards(pattern: str, argument: str) -> Shards:
     """A relative pattern is looked for in the working directory, then in the checkout. Raises UserError."""
     given = Path(pattern).expanduser()
-    for place in [given] if given.is_absolute() else [given, CHECKOUT / given]:
+    for place in [given] if given.is_absolute() else [given, ROOT / given]:
         files = sorted(file for file in glob.glob(str(place), recursive=True) if os.path.isfile(file))
         if place.is_file():  # whatever brackets its name may hold
             return Shards([str(place)], [place.name.removesuffix(".gz")])
@@ -193,8 +194,10 @@ def found_shards(pattern: str, argument: str) -> Shards:
         raise UserError(
             f"data.{argument}={pattern}: this is a folder; name its files: data.{argument}='{pattern}/*.jsonl'"
         )
-    raise UserError(f"data.{argument}={pattern}: there is no such file. For many at once, in quotes: "
-                    f"data.{argument}='FOLDER/*.jsonl'")  # fmt: skip
+    raise UserError(
+        f"data.{argument}={pattern}: there is no such file. For many at once, in quotes: "
+        f"data.{argument}='FOLDER/*.jsonl'"
+    )
 
 
 def opened(file: str) -> BinaryIO | gzip.GzipFile:
@@ -243,8 +246,17 @@ class Records(IterableDataset):
         rank, world: of the shuffled lines, this process takes those whose position in the epoch is rank modulo world.
     """
 
-    def __init__(self, shards: Shards, form: Form, part: tuple[float, float] = (0.0, 1.0), buffer: int = 10_000,
-                 shuffle: bool = True, seed: int = 0, rank: int = 0, world: int = 1):  # fmt: skip
+    def __init__(
+        self,
+        shards: Shards,
+        form: Form,
+        part: tuple[float, float] = (0.0, 1.0),
+        buffer: int = 10_000,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
         self.shards, self.form, self.part = shards, form, part
         self.buffer, self.shuffle, self.seed = buffer if shuffle else 100, shuffle, seed
         self.rank, self.world = rank, world
@@ -311,8 +323,9 @@ class Records(IterableDataset):
                         if low <= draw < high and not text.isspace():
                             yield number, place.line, text
             except (OSError, EOFError, zlib.error) as error:
-                raise UserError(f"{self.shards.files[number]}, line {place.line + 1}: it can't be read: "
-                                f"{first_line(error)}") from error  # fmt: skip
+                raise UserError(
+                    f"{self.shards.files[number]}, line {place.line + 1}: it can't be read: {first_line(error)}"
+                ) from error
             place.shard, place.offset, place.line = place.shard + 1, 0, 0
 
     def decode(self, raw: Line) -> tuple[Tensor, Tensor | int]:
@@ -339,11 +352,22 @@ class Records(IterableDataset):
 
 
 @factory("data")
-def json_lines(path: str, split: str, val: str | None = None, test: str | None = None,
-               features: Sequence[str] | None = None, target: str | None = "target",
-               classes: Sequence[str] | None = None, task: str | None = None, peek: int = 1000, buffer: int = 10_000,
-               shuffle: bool = True, fractions: Sequence[float] = (1.0, 0.0, 0.0), seed: int = 0,
-               unreadable: int = 0) -> Records | None:  # fmt: skip
+def json_lines(
+    path: str,
+    split: str,
+    val: str | None = None,
+    test: str | None = None,
+    features: Sequence[str] | None = None,
+    target: str | None = "target",
+    classes: Sequence[str] | None = None,
+    task: str | None = None,
+    peek: int = 1000,
+    buffer: int = 10_000,
+    shuffle: bool = True,
+    fractions: Sequence[float] = (1.0, 0.0, 0.0),
+    seed: int = 0,
+    unreadable: int = 0,
+) -> Records | None:
     """A stream of records from files of JSON lines, compressed (.jsonl.gz) or not.
 
     Args:
@@ -437,8 +461,10 @@ def _are_classes(targets: Sequence[Any], task: str | None) -> bool:
 def _in_order(names: set[str], where: str) -> list[str]:
     """Classes that are numbers in the order of the numbers. Raises UserError for a single one."""
     if len(names) < 2:
-        raise UserError(f"data.target={where} have one class only ({listed(names)}). Name all with data.classes=[a,b], "
-                        "or raise data.peek")  # fmt: skip
+        raise UserError(
+            f"data.target={where} have one class only ({listed(names)}). Name all with data.classes=[a,b], "
+            "or raise data.peek"
+        )
     return sorted(names, key=lambda name: (0, int(name), "") if re.fullmatch(r"-?\d+", name) else (1, 0, name))
 
 

@@ -74,9 +74,11 @@ class NamedArrays:
         except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             pickled = "pickle" in str(error)  # NumPy advises to load it unsafely
             if pickled and name:
-                raise UserError(f"data.path={self.path}, array {name}: it holds Python objects (as rows of unequal "
-                                "length are), and to read these could run code. Save numbers, of equal shape for every "
-                                "sample.") from error  # fmt: skip
+                raise UserError(
+                    f"data.path={self.path}, array {name}: it holds Python objects (as rows of unequal "
+                    "length are), and to read these could run code. Save numbers, of equal shape for every "
+                    "sample."
+                ) from error
             empty = self.place.is_file() and self.place.stat().st_size == 0
             why = "" if pickled else f": {'the file is empty' if empty else first_line(error)}"
             raise UserError(

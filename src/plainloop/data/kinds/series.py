@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from plainloop.build import factory
-from plainloop.data.columns import counted, is_number, numbers_of, read_targets, task_for
-from plainloop.data.datasets import check_whole
-from plainloop.data.frames import column_of, opened, place
-from plainloop.data.splits import SPLITS, by_position
+from plainloop.data.dataset import SPLITS
+from plainloop.data.kinds.checks import check_whole
+from plainloop.data.kinds.columns import counted, is_number, numbers_of, read_targets, task_for
+from plainloop.data.kinds.frames import column_of, opened, place
+from plainloop.data.splits import by_position
 from plainloop.errors import UserError, listed
 
 Pieces = list[tuple[int, int]]  # where the rows of each series begin and end
@@ -40,9 +41,17 @@ class Windows(Dataset):
     gives_batches = True
     divided = True  # by time; its windows aren't divided once more
 
-    def __init__(self, values: Tensor, starts: Tensor, window: int, targets: Tensor, rows: Tensor,
-                 classes: Sequence[str] | None = None, target_names: Sequence[str] | None = None,
-                 note: str = ""):  # fmt: skip
+    def __init__(
+        self,
+        values: Tensor,
+        starts: Tensor,
+        window: int,
+        targets: Tensor,
+        rows: Tensor,
+        classes: Sequence[str] | None = None,
+        target_names: Sequence[str] | None = None,
+        note: str = "",
+    ):
         self.values, self.starts, self.window, self.targets, self.rows = values, starts, window, targets, rows
         self.classes, self.target_names, self.note = classes, target_names, note
         self.facts = {"step_features": values.shape[1]}
@@ -66,8 +75,10 @@ class Windows(Dataset):
 
     def column(self, name: str) -> list[Any]:
         """For split.group and split.time: there is none, as windows overlap. Raises UserError."""
-        raise UserError(f"split.group or split.time={name}: a series is divided by its time alone, in the shares of "
-                        "split.fractions.")  # fmt: skip
+        raise UserError(
+            f"split.group or split.time={name}: a series is divided by its time alone, in the shares of "
+            "split.fractions."
+        )
 
     def make_preprocess(self, normalize: Any, batches: Any) -> "Standardise":
         """By the mean and deviation of each feature: over this split's rows, each counted once, or as given."""
@@ -81,8 +92,9 @@ class Windows(Dataset):
         given = {name: torch.as_tensor(numbers, dtype=torch.float64) for name, numbers in normalize.items()}
         for name, numbers in given.items():
             if numbers.ndim > 1 or numbers.numel() not in (1, count):
-                raise UserError(f"transforms.normalize.{name} has {numbers.numel()} numbers; the series has {count} "
-                                "features.")  # fmt: skip
+                raise UserError(
+                    f"transforms.normalize.{name} has {numbers.numel()} numbers; the series has {count} features."
+                )
         if not bool((given["std"] > 0).all()):
             raise UserError(f"transforms.normalize.std={normalize['std']}: must be above 0.")
         return Standardise(given["mean"].expand(count), given["std"].expand(count))
@@ -104,10 +116,19 @@ class Standardise(nn.Module):
 
 
 @factory("data")
-def series(path: str, split: str, target: str | Sequence[str] | None = None, label: str | None = None,
-           features: Sequence[str] | None = None, window: int = 48, horizon: int = 1, stride: int = 1,
-           time: str | None = None, series: str | None = None,
-           fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Windows | None:  # fmt: skip
+def series(
+    path: str,
+    split: str,
+    target: str | Sequence[str] | None = None,
+    label: str | None = None,
+    features: Sequence[str] | None = None,
+    window: int = 48,
+    horizon: int = 1,
+    stride: int = 1,
+    time: str | None = None,
+    series: str | None = None,
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+) -> Windows | None:
     """Windows of a table whose rows follow each other in time.
 
     With `target` the next values of these columns are predicted, (N, horizon x columns) in their own unit: all columns
@@ -154,8 +175,10 @@ def series(path: str, split: str, target: str | Sequence[str] | None = None, lab
             takes = f"data.window={window}" + (f" and data.horizon={horizon} take" if ahead else " takes")
             fits = min(rows for each, rows in longest.items() if fractions[SPLITS.index(each)] > 0) - ahead
             shorter = f"data.window={fits} fits" if fits > 0 else "Shorten them"
-            raise UserError(f"{takes} {window + ahead} rows; {name} has {longest[name]}, of {frame.height} in {file}. "
-                            f"{shorter}; or change split.fractions.")  # fmt: skip
+            raise UserError(
+                f"{takes} {window + ahead} rows; {name} has {longest[name]}, of {frame.height} in {file}. "
+                f"{shorter}; or change split.fractions."
+            )
     if fractions[SPLITS.index(split)] == 0:
         return None
     mine = torch.cat([torch.arange(start, end) for start, end in pieces[split]])
@@ -189,8 +212,9 @@ series.task_of = _task_of  # type: ignore[attr-defined]
 
 def _check_goal(target: Any, label: str | None) -> None:
     if (not target) == (label is None):
-        raise UserError("data.target or data.label: name the column to forecast, or that of the windows' classes "
-                        "(one of the two).")  # fmt: skip
+        raise UserError(
+            "data.target or data.label: name the column to forecast, or that of the windows' classes (one of the two)."
+        )
 
 
 def _moments(column: Any, file: Path) -> numpy.ndarray:
@@ -201,8 +225,10 @@ def _moments(column: Any, file: Path) -> numpy.ndarray:
             times = column.str.to_datetime(strict=False)
             row = times.is_null().arg_max() if times.has_nulls() else -1
     if row >= 0:
-        raise UserError(f"{place(file, row)}: {column.name} is {column[row]!r}, and no time as the others. Write "
-                        "2024-05-31, 2024-05-31T23:59:00 or a number.")  # fmt: skip
+        raise UserError(
+            f"{place(file, row)}: {column.name} is {column[row]!r}, and no time as the others. Write "
+            "2024-05-31, 2024-05-31T23:59:00 or a number."
+        )
     return times.to_physical().to_numpy()
 
 
@@ -219,8 +245,9 @@ def _each(sizes: Sequence[int]) -> Pieces:
     return list(itertools.pairwise(itertools.accumulate(sizes, initial=0)))
 
 
-def _check_order(moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: Any, file: Path,
-                 several: bool) -> None:  # fmt: skip
+def _check_order(
+    moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: Any, file: Path, several: bool
+) -> None:
     """In each series every row is later than the one before. Raises UserError with the line."""
     for start, end in _each(sizes):
         back = numpy.flatnonzero(numpy.diff(moments[start:end]) <= 0)
@@ -229,8 +256,10 @@ def _check_order(moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, co
             before, row = int(order[first]), int(order[first + 1])
             how = "the same as" if moments[first] == moments[first + 1] else "earlier than"
             hint = "" if several else " Several series in one file are told apart by data.series=COLUMN."
-            raise UserError(f"{place(file, row)}: {column.name} is {column[row]}, {how} in the row before it "
-                            f"({place(file, before)}): sort the rows by time, each with its own.{hint}")  # fmt: skip
+            raise UserError(
+                f"{place(file, row)}: {column.name} is {column[row]}, {how} in the row before it "
+                f"({place(file, before)}): sort the rows by time, each with its own.{hint}"
+            )
 
 
 def _gaps(moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: Any, file: Path) -> str:
@@ -245,8 +274,10 @@ def _gaps(moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: A
     if not found or found > len(moments) / 10:
         return f"{column.name} goes on in uneven steps" if found else ""
     row = int(order[where])
-    return (f"{counted(found, 'gap')} in {column.name}, the longest before {place(file, row)} ({column[row]}): "
-            "windows take the rows around it as neighbours")  # fmt: skip
+    return (
+        f"{counted(found, 'gap')} in {column.name}, the longest before {place(file, row)} ({column[row]}): "
+        "windows take the rows around it as neighbours"
+    )
 
 
 def _numbers(frame: Any, key: str, name: str, file: Path) -> Tensor:
@@ -319,14 +350,18 @@ def _labels(column: Any, rows: Mapping[str, Tensor], file: Path) -> tuple[dict[s
     assert names is not None
     known = numbers[rows["train"]].unique()
     if len(known) == 1:
-        raise UserError(f"{file}: {column.name} is {names[int(known[0])]} in every training window, which are the "
-                        "earliest: one class only. Change split.fractions.")  # fmt: skip
+        raise UserError(
+            f"{file}: {column.name} is {names[int(known[0])]} in every training window, which are the "
+            "earliest: one class only. Change split.fractions."
+        )
     for name in SPLITS[1:]:
         strange = rows[name][~torch.isin(numbers[rows[name]], known)]
         if len(strange):
             row = int(strange[0])
-            raise UserError(f"{place(file, row)}: {column.name} is {column[row]}, in {name}, and in no training window "
-                            "(these are the earliest): it can't be learned. Change split.fractions.")  # fmt: skip
+            raise UserError(
+                f"{place(file, row)}: {column.name} is {column[row]}, in {name}, and in no training window "
+                "(these are the earliest): it can't be learned. Change split.fractions."
+            )
     code = torch.zeros(len(names), dtype=torch.int64)
     code[known] = torch.arange(len(known))
     return {name: code[numbers[each]] for name, each in rows.items()}, [names[number] for number in known.tolist()]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.build import factory
-from plainloop.data.columns import (
+from plainloop.data.dataset import InMemory
+from plainloop.data.kinds.columns import (
     NoFeature,
     check_numbers,
     codes_of,
@@ -24,8 +25,7 @@ from plainloop.data.columns import (
     task_for,
     words_of,
 )
-from plainloop.data.datasets import InMemory
-from plainloop.data.frames import check_columns, opened, place
+from plainloop.data.kinds.frames import check_columns, opened, place
 from plainloop.errors import UserError, did_you_mean, listed
 
 
@@ -40,9 +40,19 @@ class Table(InMemory):
         file, rows: the file, and the number of each row in it, from 0, for errors.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, columns: Mapping[str, Any], embed: bool = False,
-                 frame: Any = None, classes: Sequence[str] | None = None, target_names: Sequence[str] | None = None,
-                 note: str = "", file: Path | None = None, rows: Tensor | None = None):  # fmt: skip
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        columns: Mapping[str, Any],
+        embed: bool = False,
+        frame: Any = None,
+        classes: Sequence[str] | None = None,
+        target_names: Sequence[str] | None = None,
+        note: str = "",
+        file: Path | None = None,
+        rows: Tensor | None = None,
+    ):
         super().__init__(inputs, targets, classes, target_names, note)
         self.columns, self.embed, self.frame, self.file, self.rows = columns, embed, frame, file, rows
 
@@ -107,8 +117,9 @@ def _for_each(value: Any, count: int, name: str) -> Tensor:
     """A number, or one for each of `count` columns, as (count,)."""
     numbers = torch.as_tensor(value, dtype=torch.float64)
     if numbers.ndim > 1 or (numbers.ndim == 1 and len(numbers) != count):
-        raise UserError(f"transforms.normalize.{name} has {numbers.numel()} numbers; the table has {count} columns of "
-                        "numbers.")  # fmt: skip
+        raise UserError(
+            f"transforms.normalize.{name} has {numbers.numel()} numbers; the table has {count} columns of numbers."
+        )
     if name == "std" and not bool((numbers > 0).all()):
         raise UserError(f"transforms.normalize.std={value}: must be above 0.")
     return numbers.expand(count)
@@ -172,10 +183,18 @@ class TableEncoder(nn.Module):
 
 
 @factory("data")
-def table(path: str, target: str | Sequence[str] | None = None, features: Sequence[str] | None = None,
-          exclude: Sequence[str] | None = None, categorical: Sequence[str] | None = None, categories: str = "onehot",
-          missing_target: str = "error", task: str = "auto", group: str | None = None,
-          time: str | None = None) -> Table:  # fmt: skip
+def table(
+    path: str,
+    target: str | Sequence[str] | None = None,
+    features: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    categorical: Sequence[str] | None = None,
+    categories: str = "onehot",
+    missing_target: str = "error",
+    task: str = "auto",
+    group: str | None = None,
+    time: str | None = None,
+) -> Table:
     """A file of rows and columns: CSV, TSV, Parquet or JSON lines.
 
     Args:
@@ -252,8 +271,9 @@ def table(path: str, target: str | Sequence[str] | None = None, features: Sequen
     return Table(inputs, values, columns, categories == "embed", frame, classes, names, told, file, numbers)
 
 
-def task_of(path: str, target: str | Sequence[str] | None = None, categorical: Sequence[str] | None = None,
-            **_: Any) -> tuple[str, str]:  # fmt: skip
+def task_of(
+    path: str, target: str | Sequence[str] | None = None, categorical: Sequence[str] | None = None, **_: Any
+) -> tuple[str, str]:
     """The task that a table's target asks for, and why: ("multiclass", "species holds 3 words (...)").
 
     Words are classes; so are up to 20 different whole numbers, where each comes up in 5 rows or more on average, and 0
@@ -287,8 +307,9 @@ def encode(frame: Any, columns: Mapping[str, Any], file: Path | str) -> Tensor:
     return torch.from_numpy(numpy.stack(parts, axis=1))
 
 
-def _opened(path: str, target: str | Sequence[str] | None,
-            categorical: Sequence[str] | None) -> tuple[Path, Any, list[str]]:  # fmt: skip
+def _opened(
+    path: str, target: str | Sequence[str] | None, categorical: Sequence[str] | None
+) -> tuple[Path, Any, list[str]]:
     """The file, its rows, and the names of the targets. Raises UserError."""
     import polars
     import polars.selectors as cs
@@ -296,8 +317,10 @@ def _opened(path: str, target: str | Sequence[str] | None,
     _check_list("categorical", categorical)
     file, frame = opened(path, categorical or ())
     if not target:
-        raise UserError(f"data.target: which column is to be predicted? Write data.target=COLUMN. "
-                        f"{path} has: {listed(frame.columns)}.")  # fmt: skip
+        raise UserError(
+            f"data.target: which column is to be predicted? Write data.target=COLUMN. "
+            f"{path} has: {listed(frame.columns)}."
+        )
     targets = [target] if isinstance(target, str) else [str(name) for name in target]
     check_columns({"data.target": targets, "data.categorical": categorical}, frame, path)
     frame = frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
@@ -313,8 +336,14 @@ def _check_list(argument: str, value: Any) -> None:
         raise UserError(f"data.{argument}={value}: must be a list, as in data.{argument}=[{value}]")
 
 
-def _features(frame: Any, path: str, targets: Sequence[str], features: Sequence[str] | None,
-              exclude: Sequence[str] | None, deciding: Mapping[str, str | None]) -> list[str]:  # fmt: skip
+def _features(
+    frame: Any,
+    path: str,
+    targets: Sequence[str],
+    features: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    deciding: Mapping[str, str | None],
+) -> list[str]:
     """The columns to predict from. Raises UserError."""
     _check_list("features", features)
     _check_list("exclude", exclude)
@@ -322,14 +351,17 @@ def _features(frame: Any, path: str, targets: Sequence[str], features: Sequence[
     check_columns({"data.features": features, "data.exclude": exclude, **of_splits}, frame, path)
     for name in targets:
         if name in (features or ()):
-            raise UserError(f"data.features={listed(features or ())}: it holds data.target={name}, which would be "
-                            "predicted from itself.")  # fmt: skip
+            raise UserError(
+                f"data.features={listed(features or ())}: it holds data.target={name}, which would be "
+                "predicted from itself."
+            )
     out = {*targets, *(exclude or ()), *(() if features is not None else deciding.values())}
     chosen = [name for name in (frame.columns if features is None else features) if name not in out]
     if not chosen:
         key = f"data.features={listed(features) or '[]'}" if features is not None else f"data.path={path}"
-        raise UserError(f"{key}: there is no column to predict {listed(targets)} from. {path} has: "
-                        f"{listed(frame.columns)}.")  # fmt: skip
+        raise UserError(
+            f"{key}: there is no column to predict {listed(targets)} from. {path} has: {listed(frame.columns)}."
+        )
     return list(dict.fromkeys(chosen))
 
 
@@ -343,7 +375,9 @@ def _with_targets(frame: Any, file: Path, targets: Sequence[str], missing: str) 
         rows = lacks.arg_true()
         name = next(name for name in targets if frame[name][rows[0]] is None)
         others = f", and in {counted(count - 1, 'row')} after it" if count > 1 else ""
-        raise UserError(f"{place(file, rows[0])}: the target {name} is missing{others}. Fill it in, or leave such rows "
-                        "out: data.missing_target=drop")  # fmt: skip
+        raise UserError(
+            f"{place(file, rows[0])}: the target {name} is missing{others}. Fill it in, or leave such rows "
+            "out: data.missing_target=drop"
+        )
     remarks = [f"{counted(count, 'row')} without {' or '.join(targets)} left out"] if count else []
     return frame.filter(~lacks), (~lacks).arg_true(), remarks

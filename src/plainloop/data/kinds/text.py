@@ -4,7 +4,6 @@ What a text is made of, words or characters, are its tokens; a vocabulary gives 
 """
 
 import array
-import collections
 import copy
 import json
 import re
@@ -12,26 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from plainloop.build import factory
-from plainloop.data.columns import DATE, counted, in_order, read_targets, task_for
-from plainloop.data.datasets import InMemory, check_whole, find_path
-from plainloop.data.frames import column_of, opened, place
-from plainloop.data.splits import IGNORED, SPLITS, by_position
+from plainloop.data.kinds.checks import check_whole
+from plainloop.data.kinds.columns import DATE, counted, in_order, read_targets, task_for
+from plainloop.data.kinds.frames import column_of, opened, place
 from plainloop.errors import UserError, did_you_mean, listed
 
 PADDING, UNKNOWN = 0, 1
 MARKS = ("<pad>", "<unk>")  # what stands for them in a vocabulary
-STRANGE = "\N{REPLACEMENT CHARACTER}"  # what stands for a character that a book's training part doesn't have
 WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}]\w+)*|[^\w\s]")
-
-
-# --- texts in the rows of a table ---------------------------------------------------------------------------
 
 
 def tokenise(text: str, tokens: str, lower: bool) -> list[str]:
@@ -68,10 +61,20 @@ class Texts(Dataset):
 
     collate_fn = staticmethod(padded)
 
-    def __init__(self, texts: Sequence[str], targets: Tensor, tokens: str = "word", lower: bool = True,
-                 min_count: int = 2, max_words: int = 20_000, max_length: int | None = None,
-                 classes: Sequence[str] | None = None, target_names: Sequence[str] | None = None,
-                 file: Path | None = None, frame: Any = None):  # fmt: skip
+    def __init__(
+        self,
+        texts: Sequence[str],
+        targets: Tensor,
+        tokens: str = "word",
+        lower: bool = True,
+        min_count: int = 2,
+        max_words: int = 20_000,
+        max_length: int | None = None,
+        classes: Sequence[str] | None = None,
+        target_names: Sequence[str] | None = None,
+        file: Path | None = None,
+        frame: Any = None,
+    ):
         self.texts, self.targets, self.classes, self.target_names = texts, targets, classes, target_names
         self.min_count, self.max_words, self.kind = min_count, max_words, tokens
         self.file, self.frame = file, frame
@@ -160,9 +163,17 @@ def facts_of(vocabulary: Sequence[str]) -> dict[str, Any]:
 
 
 @factory("data")
-def text(path: str, text: str, target: str | Sequence[str], task: str = "auto", tokens: str = "word",
-         lower: bool = True, min_count: int = 2, max_words: int = 20_000,
-         max_length: int | None = None) -> Texts:  # fmt: skip
+def text(
+    path: str,
+    text: str,
+    target: str | Sequence[str],
+    task: str = "auto",
+    tokens: str = "word",
+    lower: bool = True,
+    min_count: int = 2,
+    max_words: int = 20_000,
+    max_length: int | None = None,
+) -> Texts:
     """Texts in a column of a table.
 
     Args:
@@ -184,18 +195,32 @@ def text(path: str, text: str, target: str | Sequence[str], task: str = "auto", 
     if text in names:
         raise UserError(f"data.target={listed(names)}: the text itself would be predicted from itself.")
     if str(column.dtype) not in ("String", "Categorical", "Enum"):
-        raise UserError(f"data.text={text}: {file} has {column.dtype} there, and no text. It has: "
-                        f"{listed(frame.columns)}.")  # fmt: skip
+        raise UserError(
+            f"data.text={text}: {file} has {column.dtype} there, and no text. It has: {listed(frame.columns)}."
+        )
     goals = [column_of(frame, "data.target", name, file) for name in names]
     targets, classes = read_targets(goals, task, file, lambda row: place(file, row))
     texts = column.cast(str).to_list()
-    data = Texts(texts, targets, tokens, lower, min_count, max_words, max_length, classes,
-                 None if classes else names, file, frame)  # fmt: skip
+    data = Texts(
+        texts,
+        targets,
+        tokens,
+        lower,
+        min_count,
+        max_words,
+        max_length,
+        classes,
+        None if classes else names,
+        file,
+        frame,
+    )
     empty = (data.lengths == 0).nonzero()
     if len(empty):
         row = int(empty[0])
-        raise UserError(f"{place(file, row)}: no {tokens} is left of {text} = {texts[row]!r} (so in "
-                        f"{counted(len(empty), 'row')}): leave such rows out.")  # fmt: skip
+        raise UserError(
+            f"{place(file, row)}: no {tokens} is left of {text} = {texts[row]!r} (so in "
+            f"{counted(len(empty), 'row')}): leave such rows out."
+        )
     return data
 
 
@@ -207,97 +232,3 @@ def _task_of(path: str, target: str | Sequence[str], **others: Any) -> tuple[str
 
 
 text.task_of = _task_of  # type: ignore[attr-defined]
-
-
-# --- running text -------------------------------------------------------------------------------------------
-
-
-class Characters(InMemory):
-    """Windows of a text: inputs (N, T) and, one character further on, targets (N, T); behind the text's end the
-    targets are -100, which losses ignore.
-
-    Args:
-        numbers: the text's characters as numbers (L,); the last windows may be short of characters.
-        length: T, or less where the text is shorter than that.
-        vocabulary: the characters that there are.
-    """
-
-    divided = True  # by position; its windows aren't divided once more
-
-    def __init__(self, numbers: Tensor, length: int, vocabulary: Sequence[str], note: str = ""):
-        count = len(numbers) - 1  # characters that have a next one
-        length = min(length, count)
-        windows = -(-count // length)
-        inputs = torch.zeros(windows * length, dtype=torch.int64)
-        targets = torch.full((windows * length,), IGNORED)
-        inputs[:count], targets[:count] = numbers[:-1], numbers[1:]
-        names = [_shown(character) for character in vocabulary]
-        super().__init__(inputs.view(windows, length), targets.view(windows, length), classes=names, note=note)
-        # Tokens are no numbers: a model that doesn't embed them must not take them for such.
-        self.facts = facts_of(vocabulary) | {"sequence_length": length, "num_features": None}
-
-
-def _shown(character: str) -> str:
-    """A character's name on the terminal and in pictures."""
-    if character in (" ", STRANGE):
-        return "space" if character == " " else "unknown"
-    return character if character.isprintable() else ascii(character)[1:-1]
-
-
-@factory("data")
-def charseq(split: str, text: str | None = None, path: str | None = None, length: int = 100,
-            fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Characters | None:  # fmt: skip
-    """The next character of a running text.
-
-    Args:
-        split: "train", "val" or "test": the text's beginning, middle and end.
-        text: the text itself, all of it to train on; its own characters are the vocabulary.
-        path: or a file of UTF-8. Its vocabulary are the characters of the training part, behind one that stands for
-            all others.
-        length: characters in a window; a shorter text is one window.
-        fractions: how a file is divided.
-    """
-    check_whole("length", length)
-    if (text is None) == (path is None):
-        raise UserError("data.text or data.path: give a text ('data.text=\" if you want you\"') or a file of text.")
-    if text is not None:
-        if not isinstance(text, str) or len(text) < 2:
-            raise UserError(f"data.text={text}: a text of at least two characters is needed (in quotes, where it looks "
-                            "like a number: 'data.text=\"123\"').")  # fmt: skip
-        vocabulary = sorted(set(text))
-        numbers = torch.tensor([vocabulary.index(character) for character in text])
-        note = f"one text of {len(text):,} characters, all of it to train on"
-        return Characters(numbers, length, vocabulary, note) if split == "train" else None
-    assert path is not None
-    book = _read(path)
-    start, end = by_position(len(book), fractions)[split]
-    if fractions[SPLITS.index(split)] == 0:
-        return None
-    if end - start < 2:
-        raise UserError(f"split.fractions={list(fractions)} leaves {end - start} of {len(book)} characters for "
-                        f"{split}, and to say the next one takes two: raise its share, or set it to 0.")  # fmt: skip
-    points = numpy.frombuffer(book.encode("utf-32-le"), dtype=numpy.uint32)
-    known = numpy.unique(points[: by_position(len(book), fractions)["train"][1]])
-    numbers = torch.from_numpy(numpy.where(numpy.isin(points, known), numpy.searchsorted(known, points) + 1, 0))
-    strange = collections.Counter(map(chr, points[numbers.numpy() == 0].tolist()))
-    note = f"{len(book):,} characters"
-    if strange:
-        note += f", {sum(strange.values())} of val and test not known from train ({listed(map(_shown, strange), 10)})"
-    return Characters(numbers[start:end], length, [STRANGE, *map(chr, known.tolist())], note)
-
-
-def _read(path: str) -> str:
-    """A file of UTF-8, its lines ended by "\\n". Raises UserError with the place of a byte that isn't."""
-    file = find_path(path)
-    if not file.is_file():
-        raise UserError(f"data.path={path}: {'a folder' if file.is_dir() else 'there is no such file'}.")
-    content = file.read_bytes()
-    try:
-        book = content.decode().removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{file}, line {line}: not text in UTF-8: byte {error.start} of the file is "
-                        f"0x{content[error.start]:02x}. Save the file as UTF-8.") from error  # fmt: skip
-    if len(book) < 2:
-        raise UserError(f"{file}: {'one character only' if book else 'the file is empty'}.")
-    return book

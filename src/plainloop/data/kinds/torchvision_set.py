@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from plainloop import seeding
 from plainloop.build import factory
-from plainloop.data.datasets import InMemory, checked_labels, find_path
-from plainloop.data.images import checked_size, pixels, suitable_size
+from plainloop.data.dataset import InMemory
+from plainloop.data.kinds.checks import checked_labels
+from plainloop.data.kinds.images import checked_size, pixels, suitable_size
 from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.places import find_path
 
 # What is no data set of single images with one class each, and why.
 REFUSED = {
@@ -41,7 +42,6 @@ REFUSED = {
     "LSUNClass": "its databases need the package lmdb and a program of their own to fetch them",
     "PCAM": "it is kept in HDF5 files, which need the package h5py and are opened anew for every image",
 }  # fmt: skip
-
 # Sets whose argument `split` has other words than train and test: our word, and theirs.
 ALL = {"train": "train", "val": "val", "test": "test"}
 WORDS = {
@@ -60,9 +60,15 @@ MOST = 1_000_000_000  # bytes of images in memory
 
 
 @factory("data")
-def torchvision_set(name: str, root: str, split: str, size: int | Sequence[int] | None = None,
-                    channels: int | None = None, download: bool = True, arguments: Mapping[str, Any] | None = None,
-                    ) -> Dataset | None:  # fmt: skip
+def torchvision_set(
+    name: str,
+    root: str,
+    split: str,
+    size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    download: bool = True,
+    arguments: Mapping[str, Any] | None = None,
+) -> Dataset | None:
     """A classification set of torchvision's, from `root`, where it lies in torchvision's own layout or is downloaded
     to.
 
@@ -85,8 +91,9 @@ def torchvision_set(name: str, root: str, split: str, size: int | Sequence[int] 
     if name in REFUSED:
         raise UserError(f"data.name={name}: it can't be trained on here: {REFUSED[name]}.")
     if name not in names:
-        raise UserError(f"data.name={name}: torchvision has no such set.{did_you_mean(name, names)} There are: "
-                        f"{listed(names, 60)}.")  # fmt: skip
+        raise UserError(
+            f"data.name={name}: torchvision has no such set.{did_you_mean(name, names)} There are: {listed(names, 60)}."
+        )
     if channels not in (None, 1, 3):
         raise UserError(f"data.channels={channels}: must be 1 (grey), 3 (colour) or null (what the images are).")
     kind, folder, wanted = getattr(torchvision.datasets, name), find_path(root), checked_size(size)
@@ -143,14 +150,27 @@ def splits_of(kind: Any) -> dict[str, dict[str, Any]]:
 
 
 def _check_arguments(kind: Any, given: Mapping[str, Any], splits: Mapping[str, Mapping[str, Any]]) -> None:
-    ours = {"root", "download", "transform", "target_transform", "transforms", "loader", "kwargs",
-            "what", "compat", "target_type", "target_types",  # they would ask for other targets, or another split
-            *(name for words in splits.values() for name in words)}  # fmt: skip
+    ours = {
+        "root",
+        "download",
+        "transform",
+        "target_transform",
+        "transforms",
+        "loader",
+        "kwargs",
+        "what",
+        "compat",
+        "target_type",
+        "target_types",  # they would ask for other targets, or another split
+        *(name for words in splits.values() for name in words),
+    }
     names = [name for name in inspect.signature(kind).parameters if name not in ours]
     for name in given:
         if name not in names:
-            raise UserError(f"data.arguments.{name}: {kind.__name__} takes no such argument here."
-                            f"{did_you_mean(name, names)} It takes: {listed(names) or 'none'}.")  # fmt: skip
+            raise UserError(
+                f"data.arguments.{name}: {kind.__name__} takes no such argument here."
+                f"{did_you_mean(name, names)} It takes: {listed(names) or 'none'}."
+            )
 
 
 # --- reading and downloading --------------------------------------------------------------------------------
@@ -301,36 +321,3 @@ def _converted(images: Tensor, size: tuple[int, int] | None, channels: int | Non
             some = some.expand(-1, 3, -1, -1)
         parts.append(some)
     return torch.cat(parts)
-
-
-# --- invented images ----------------------------------------------------------------------------------------
-
-
-@factory("data")
-def fake(count: int = 1000, classes: int = 10, size: int | Sequence[int] = 32, channels: int = 3, seed: int = 0
-         ) -> InMemory:  # fmt: skip
-    """Images for trying things: noise over a pattern that tells the class, so that there is something to learn.
-
-    Args:
-        count: of the images, every class as often as the others, within one.
-        classes: how many.
-        size: height and width.
-        channels: 1 for grey, 3 for colour.
-        seed: other images with another.
-    """
-    for name, value, least in (("count", count, 1), ("classes", classes, 2), ("channels", channels, 1)):
-        if type(value) is not int or value < least:
-            raise UserError(f"data.{name}={value}: must be a whole number of at least {least}.")
-    height, width = checked_size(size) or (32, 32)
-    needed = count * channels * height * width
-    if needed > 10 * MOST:
-        raise UserError(f"data.count={count}: images of {height} x {width} would take {needed / 1e9:.0f} GB of memory: "
-                        "fewer, or smaller ones.")  # fmt: skip
-    random = seeding.generator(seed, seeding.SPLIT, 4)
-    labels = torch.arange(count) % classes
-    patterns = torch.randint(0, 128, (classes, channels, 4, 4), generator=random).float()
-    patterns = torch.nn.functional.interpolate(patterns, (height, width)).to(torch.uint8)
-    images = torch.randint(0, 128, (count, channels, height, width), generator=random, dtype=torch.uint8)
-    for number in range(classes):
-        images[number::classes] += patterns[number]
-    return InMemory(images, labels, classes=[str(number) for number in range(classes)])

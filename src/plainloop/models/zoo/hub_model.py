@@ -18,17 +18,23 @@ import torch
 from torch import nn
 
 from plainloop.build import check_arguments, factory, refuse_a_runs_own
-from plainloop.config import ROOT
 from plainloop.errors import UserError, did_you_mean, first_line, listed, origin, out_of_memory
-from plainloop.models.pretrained import first_convolution, replace_first_convolution
+from plainloop.models.zoo.pretrained import first_convolution, replace_first_convolution
+from plainloop.places import ROOT
 
 MOVING = ("main", "master", "HEAD", "develop", "dev", "trunk")  # names of branches, which are other code tomorrow
 GITHUB = re.compile(r"([\w.-]+)/([\w.-]+)(?::([^:\s]+))?")
 
 
 @factory("model")
-def hub_model(repo: str, entrypoint: str, num_classes: int | None = None, in_channels: int | None = None,
-              trusted: Sequence[str] = (), **arguments: Any) -> nn.Module:  # fmt: skip
+def hub_model(
+    repo: str,
+    entrypoint: str,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    trusted: Sequence[str] = (),
+    **arguments: Any,
+) -> nn.Module:
     """Build what an entry point of a torch.hub repository returns.
 
     Args:
@@ -48,8 +54,10 @@ def hub_model(repo: str, entrypoint: str, num_classes: int | None = None, in_cha
     if folder is None:
         _check_pinned(repo)
     if repo not in trusted:
-        raise UserError(f"model.repo={repo}: its hubconf.py is code, and would be executed. If you know it, say so on "
-                        f"the command line: 'trust=[{repo}]'")  # fmt: skip
+        raise UserError(
+            f"model.repo={repo}: its hubconf.py is code, and would be executed. If you know it, say so on "
+            f"the command line: 'trust=[{repo}]'"
+        )
     folder = _fetched(repo) if folder is None else folder
     refuse_a_runs_own(folder / "hubconf.py", f"model.repo={repo}")
     with _importable(folder):
@@ -70,13 +78,16 @@ def _local_folder(repo: str) -> Path | None:
     for folder in (Path(repo).expanduser(), ROOT / repo):
         if folder.is_dir():
             if not (folder / "hubconf.py").is_file():
-                raise UserError(f"model.repo={repo}: {folder} has no hubconf.py, the file that torch.hub loads models "
-                                "from.")  # fmt: skip
+                raise UserError(
+                    f"model.repo={repo}: {folder} has no hubconf.py, the file that torch.hub loads models from."
+                )
             return folder.resolve()
     if GITHUB.fullmatch(repo):
         return None
-    raise UserError(f"model.repo={repo}: there is no such folder, and a repository on GitHub is written "
-                    "OWNER/NAME:VERSION, as pytorch/vision:v0.20.0.")  # fmt: skip
+    raise UserError(
+        f"model.repo={repo}: there is no such folder, and a repository on GitHub is written "
+        "OWNER/NAME:VERSION, as pytorch/vision:v0.20.0."
+    )
 
 
 def _check_pinned(repo: str) -> None:
@@ -84,11 +95,15 @@ def _check_pinned(repo: str) -> None:
     assert match is not None
     name, version = f"{match[1]}/{match[2]}", match[3]
     if version is None:
-        raise UserError(f"model.repo={repo}: there is no such folder, and a repository on GitHub needs its version, a "
-                        f"tag or a commit: model.repo={name}:v1.0, say.")  # fmt: skip
+        raise UserError(
+            f"model.repo={repo}: there is no such folder, and a repository on GitHub needs its version, a "
+            f"tag or a commit: model.repo={name}:v1.0, say."
+        )
     if version in MOVING or version.startswith("refs/heads/"):
-        raise UserError(f"model.repo={repo}: {version} is a branch, which is other code tomorrow. Name a tag or a "
-                        f"commit of {name}, as in model.repo={name}:v1.0")  # fmt: skip
+        raise UserError(
+            f"model.repo={repo}: {version} is a branch, which is other code tomorrow. Name a tag or a "
+            f"commit of {name}, as in model.repo={name}:v1.0"
+        )
 
 
 def _fetched(repo: str) -> Path:
@@ -137,8 +152,9 @@ def _entry(folder: Path, repo: str, entrypoint: str) -> Callable[..., Any]:
             f"{what}: its hubconf.py needs the package {error.name}, which isn't installed here."
         ) from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{what}: its hubconf.py can't be imported: {type(error).__name__}: {first_line(error)} "
-                        f"({origin(error)})") from error  # fmt: skip
+        raise UserError(
+            f"{what}: its hubconf.py can't be imported: {type(error).__name__}: {first_line(error)} ({origin(error)})"
+        ) from error
     needed = getattr(module, "dependencies", [])
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -146,8 +162,10 @@ def _entry(folder: Path, repo: str, entrypoint: str) -> Callable[..., Any]:
     found = getattr(module, str(entrypoint), None)
     if not callable(found) or str(entrypoint).startswith("_"):
         names = [name for name, value in vars(module).items() if inspect.isfunction(value) and not name.startswith("_")]
-        raise UserError(f"model.entrypoint={entrypoint}: {repo} has no such entry point."
-                        f"{did_you_mean(str(entrypoint), names)} It has: {listed(names)}.")  # fmt: skip
+        raise UserError(
+            f"model.entrypoint={entrypoint}: {repo} has no such entry point."
+            f"{did_you_mean(str(entrypoint), names)} It has: {listed(names)}."
+        )
     return found
 
 
@@ -168,8 +186,9 @@ def _explained(repo: str, entrypoint: str, arguments: dict[str, Any]):
         if out_of_memory(error):
             raise
         typed = listed(f"{name}={value}" for name, value in arguments.items()) or "none"
-        raise UserError(f"{what} failed with its arguments ({typed}): {type(error).__name__}: {first_line(error)} "
-                        f"({origin(error)})") from error  # fmt: skip
+        raise UserError(
+            f"{what} failed with its arguments ({typed}): {type(error).__name__}: {first_line(error)} ({origin(error)})"
+        ) from error
 
 
 def _fit(model: nn.Module, num_classes: int | None, in_channels: int | None) -> None:

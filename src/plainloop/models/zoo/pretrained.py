@@ -49,9 +49,14 @@ def replace_first_convolution(model: nn.Module, in_channels: int, keep: bool = F
     old = model.get_submodule(name)
     assert isinstance(old, nn.Conv2d)
     new = nn.Conv2d(
-        in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation,  # type: ignore[arg-type]
+        in_channels,
+        old.out_channels,
+        old.kernel_size,
+        old.stride,
+        old.padding,
+        old.dilation,  # type: ignore[arg-type]
         bias=old.bias is not None,
-    )  # fmt: skip
+    )
     if keep:
         new.load_state_dict({**old.state_dict(), "weight": over_channels(old.weight.detach(), in_channels)})
     model.set_submodule(name, new)
@@ -72,8 +77,10 @@ def check_takes(model: nn.Module, what: str, shape: Sequence[int], usual: Sequen
     smallest, largest = min(height, width), LARGEST
     if usual is not None:
         resize = str(usual[0]) if usual[0] == usual[1] else f"[{usual[0]},{usual[1]}]"
-        raise UserError(f"{what} can't take images of {height} x {width}; it is usually given {usual[0]} x {usual[1]}. "
-                        f"Write transforms.resize={resize}, or choose another model.")  # fmt: skip
+        raise UserError(
+            f"{what} can't take images of {height} x {width}; it is usually given {usual[0]} x {usual[1]}. "
+            f"Write transforms.resize={resize}, or choose another model."
+        )
     if _passes(model, (2, channels, largest, largest)) is not None:
         return  # it isn't the size, if it is anything: real images will tell
     while largest - smallest > 1:
@@ -82,8 +89,10 @@ def check_takes(model: nn.Module, what: str, shape: Sequence[int], usual: Sequen
             largest = middle
         else:
             smallest = middle
-    raise UserError(f"{what} needs images of at least {largest} x {largest}, and these are {height} x {width}. "
-                    f"Enlarge them with transforms.resize={largest}, or choose another model.")  # fmt: skip
+    raise UserError(
+        f"{what} needs images of at least {largest} x {largest}, and these are {height} x {width}. "
+        f"Enlarge them with transforms.resize={largest}, or choose another model."
+    )
 
 
 def _passes(model: nn.Module, shape: Sequence[int]) -> Exception | None:

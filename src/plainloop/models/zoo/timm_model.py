@@ -8,12 +8,19 @@ from torch import nn
 
 from plainloop.build import factory
 from plainloop.errors import UserError, did_you_mean, first_line
-from plainloop.models.pretrained import Preset, check_takes
+from plainloop.models.zoo.pretrained import Preset, check_takes
 
 
 @factory("model")
-def timm_model(name: str, num_classes: int, in_channels: int = 3, image_size: Sequence[int] | None = None,
-               pretrained: bool = False, loaded: bool = False, **arguments: Any) -> nn.Module:  # fmt: skip
+def timm_model(
+    name: str,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: Sequence[int] | None = None,
+    pretrained: bool = False,
+    loaded: bool = False,
+    **arguments: Any,
+) -> nn.Module:
     """Build timm's model `name` for images (N, in_channels, H, W) and outputs (N, num_classes).
 
     Args:
@@ -69,8 +76,14 @@ def preset_of(model: Mapping[str, Any]) -> Preset:
     found = _preset(_timm(), str(model["name"]))
     height, width = found.input_size[1:]
     interpolation = found.interpolation if found.interpolation in ("bilinear", "bicubic") else "bicubic"
-    return Preset(list(found.mean), list(found.std), int(min(height, width) / found.crop_pct), (height, width),
-                  interpolation, str(model["name"]))  # fmt: skip
+    return Preset(
+        list(found.mean),
+        list(found.std),
+        int(min(height, width) / found.crop_pct),
+        (height, width),
+        interpolation,
+        str(model["name"]),
+    )
 
 
 def _timm() -> Any:
@@ -88,8 +101,10 @@ def _preset(timm: Any, name: str) -> Any:
     names = timm.list_models()
     base, _, tag = str(name).partition(".")
     if base not in names:
-        raise UserError(f"model.name={name}: timm has no such model.{did_you_mean(base, names)} It has {len(names):,}, "
-                        f"from {names[0]} to {names[-1]}.")  # fmt: skip
+        raise UserError(
+            f"model.name={name}: timm has no such model.{did_you_mean(base, names)} It has {len(names):,}, "
+            f"from {names[0]} to {names[-1]}."
+        )
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{base}.*")]
     if tag and tag not in tags:
         raise UserError(f"model.name={name}: timm has no such weights of {base}. It has: {', '.join(tags) or 'none'}.")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from plainloop.build import factory
 from plainloop.errors import UserError, did_you_mean, listed
-from plainloop.models.pretrained import (
+from plainloop.models.weights import read_weights
+from plainloop.models.zoo.pretrained import (
     Preset,
     check_takes,
     explained_downloads,
@@ -18,7 +19,6 @@ from plainloop.models.pretrained import (
     load_pretrained,
     replace_first_convolution,
 )
-from plainloop.models.weights import read_weights
 
 # How much the loss of an auxiliary output weighs beside the main one's: Szegedy et al. 2014 ("Going deeper with
 # convolutions"), and 2015 ("Rethinking the Inception architecture for computer vision") as torchvision trained it.
@@ -26,8 +26,15 @@ AUXILIARY = {"googlenet": 0.3, "inception_v3": 0.4}
 
 
 @factory("model")
-def torchvision_model(name: str, num_classes: int, in_channels: int = 3, image_size: Sequence[int] | None = None,
-                      weights: str | None = None, loaded: bool = False, **arguments: Any) -> nn.Module:  # fmt: skip
+def torchvision_model(
+    name: str,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: Sequence[int] | None = None,
+    weights: str | None = None,
+    loaded: bool = False,
+    **arguments: Any,
+) -> nn.Module:
     """Build torchvision's model `name` for images (N, in_channels, H, W) and outputs (N, num_classes).
 
     GoogLeNet and Inception have auxiliary outputs with `aux_logits=True`; these count in the training loss only.
@@ -79,8 +86,10 @@ def _new(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module
     """The untrained model. Raises UserError for names and arguments that torchvision doesn't know."""
     build = _builder(name)
     if "pretrained" in arguments:
-        raise UserError(f"model.pretrained={str(arguments['pretrained']).lower()}: torchvision's {name} takes its "
-                        "weights by name. Write model.weights=DEFAULT")  # fmt: skip
+        raise UserError(
+            f"model.pretrained={str(arguments['pretrained']).lower()}: torchvision's {name} takes its "
+            "weights by name. Write model.weights=DEFAULT"
+        )
     if name in AUXILIARY:  # with their auxiliary heads they return a tuple while training
         arguments = {"aux_logits": False, "init_weights": True, **arguments}
     try:
@@ -138,8 +147,10 @@ def _check_side(name: str, image_size: Sequence[int], multiple: int) -> None:
     height, width = image_size
     if height != width or height % multiple:
         fitting = -(-max(height, width) // multiple) * multiple
-        raise UserError(f"model.name={name}: it takes square images whose side is a multiple of {multiple}, and these "
-                        f"are {height} x {width}. Write transforms.resize={fitting}")  # fmt: skip
+        raise UserError(
+            f"model.name={name}: it takes square images whose side is a multiple of {multiple}, and these "
+            f"are {height} x {width}. Write transforms.resize={fitting}"
+        )
 
 
 # --- pretrained weights --------------------------------------------------------------------------------------------
@@ -161,8 +172,14 @@ def preset_named(weights: Any) -> Preset:
     """The same of torchvision's weights."""
     presets = weights.transforms()
     crop = presets.crop_size[0]
-    return Preset(list(presets.mean), list(presets.std), presets.resize_size[0], (crop, crop),
-                  presets.interpolation.value, str(weights))  # fmt: skip
+    return Preset(
+        list(presets.mean),
+        list(presets.std),
+        presets.resize_size[0],
+        (crop, crop),
+        presets.interpolation.value,
+        str(weights),
+    )
 
 
 def weights_named(name: str, weights: str) -> Any:
@@ -173,13 +190,16 @@ def weights_named(name: str, weights: str) -> Any:
     try:
         there = torchvision.models.get_model_weights(name)
     except ValueError:
-        raise UserError(f"model.weights={weights}: torchvision has no weights of {name}. Give a file, or leave "
-                        "model.weights out.") from None  # fmt: skip
+        raise UserError(
+            f"model.weights={weights}: torchvision has no weights of {name}. Give a file, or leave model.weights out."
+        ) from None
     word = str(weights).rpartition(".")[2]
     options = ["DEFAULT", *there.__members__]
     if word not in there.__members__ and word != "DEFAULT":
-        raise UserError(f"model.weights={weights}: {name} has no such weights, and it isn't a file."
-                        f"{did_you_mean(word, options)} There are: {listed(dict.fromkeys(options))}.")  # fmt: skip
+        raise UserError(
+            f"model.weights={weights}: {name} has no such weights, and it isn't a file."
+            f"{did_you_mean(word, options)} There are: {listed(dict.fromkeys(options))}."
+        )
     return there[word]
 
 

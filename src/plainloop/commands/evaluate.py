@@ -1,0 +1,45 @@
+"""`python evaluate.py`: measure a run on a split, rebuilt from its directory alone."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from plainloop.commands.failures import explained
+from plainloop.commands.run import _load_run, _quoted
+from plainloop.commands.startup import collect_garbage_again
+from plainloop.commands.train import _plain_numbers
+from plainloop.config import compose
+from plainloop.reports import terminal
+from plainloop.runs import atomic
+
+
+def evaluate(
+    run: str | Path = "latest", split: str = "test", checkpoint: str = "best", overrides: Sequence[str] = ()
+) -> dict[str, float]:
+    """Measure a run on a split, rebuilt from its directory alone, and write the result beside its own.
+
+    Args:
+        run: a run directory, or "latest".
+        split: "train", "val" or "test".
+        checkpoint: "best", "last", or the path of a checkpoint file.
+        overrides: what may differ, as for `load_run`.
+
+    Returns:
+        {"test/loss": ..., "test/accuracy": ...}, also in evaluate-<split>-<checkpoint>.json.
+    """
+    typed = [_quoted("run", run), f"split={split}", _quoted("checkpoint", checkpoint), *overrides]
+    return evaluate_config(compose.compose(typed, "evaluate"), typed)
+
+
+def evaluate_config(cfg: DictConfig, typed: Sequence[str]) -> dict[str, float]:
+    """Evaluate what a composed config of `evaluate.py` describes."""
+    run, name = _load_run(cfg, typed)
+    with explained(None):
+        collect_garbage_again()
+        values = {f"{cfg.split}/{metric}": value for metric, value in run.session.measure(cfg.split).items()}
+        file = run.path / f"evaluate-{cfg.split}-{name}.json"
+        atomic.replace_text(file, json.dumps(_plain_numbers(values), indent=2) + "\n")
+    terminal.say_evaluation(run.path, values, run.metrics, cfg.split, asked=cfg.checkpoint, taken=name, file=file)
+    return values

@@ -1,0 +1,119 @@
+"""A run, rebuilt from its directory alone."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from plainloop.assembly.assemble import assemble
+from plainloop.assembly.session import Session
+from plainloop.commands import resume
+from plainloop.commands.failures import explained
+from plainloop.config import compose
+from plainloop.config.rules import validate
+from plainloop.config.schema import EVALUABLE
+from plainloop.data import Data
+from plainloop.errors import MachineError, UserError
+from plainloop.runs import checkpoint as checkpoint_room
+from plainloop.runs.checkpoint import Checkpoints
+from plainloop.runs.directory import RunDir, find
+
+
+@dataclass
+class Run:
+    """A run: its directory, and what it is made of."""
+
+    path: Path
+    session: Session = field(repr=False)
+    metrics: dict[str, float]
+
+    @property
+    def config(self) -> DictConfig:
+        """The composed config, with the data's facts in `spec`."""
+        return self.session.config
+
+    @property
+    def model(self) -> nn.Module:
+        return self.session.model
+
+    @property
+    def preprocess(self) -> nn.Module:
+        return self.session.preprocess
+
+    @property
+    def data(self) -> Data:
+        return self.session.data
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records of history.jsonl."""
+        return [json.loads(line) for line in RunDir(self.path).history.read_text().splitlines()]
+
+
+def load_run(path: str | Path = "latest", checkpoint: str = "best", overrides: Sequence[str] = ()) -> Run:
+    """Rebuild a run from its directory alone: model (in eval mode), preprocess, data, config.
+
+    Args:
+        path: a run directory, or "latest".
+        checkpoint: "best", "last", or the path of a checkpoint file.
+        overrides: what may differ, as ["trainer.device=cpu", "paths.data=FOLDER", "trust=[my.function]"].
+    """
+    typed = [_quoted("run", path), _quoted("checkpoint", checkpoint), *overrides]
+    return _load_run(compose.compose(typed, "evaluate"), typed)[0]
+
+
+def _quoted(key: str, value: str | Path) -> str:
+    """An override whose value may hold spaces and brackets."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{text}'"
+
+
+def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
+    """The run that a composed evaluate config names, and the name of the checkpoint that was taken."""
+    run = find(composed.run, composed.paths.outputs)
+    saved = run.saved_config()
+    saved.trust = list(composed.trust)  # a stranger's run can't authorise itself
+    own = ("run", "split", "checkpoint", "trust")
+    typed = [word for word in typed if word.partition("=")[0] not in own]
+    cfg = compose.changed(saved, composed, typed, EVALUABLE, lambda name: "this can't change when a run is evaluated")
+    validate(cfg)
+    name, state = _chosen_checkpoint(run, composed.checkpoint)
+    with explained(None):
+        session = assemble(cfg, loaded=True)
+    resume.check_same_data(saved, session, run)
+    for split in resume.changed_splits(saved.spec.digests, session.config.spec.digests):
+        print(f"warning: the content of split {split} isn't what this run was trained and tested on.", file=sys.stderr)
+    try:
+        resume.load_weights(session, state)
+    except (RuntimeError, KeyError) as error:
+        raise UserError(
+            f"checkpoint={composed.checkpoint} doesn't fit the model of {run}: {resume.what_differs(error)}"
+        ) from error
+    session.model.eval()
+    return Run(run.path, session, run.read_metrics()), name
+
+
+def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any]]:
+    checkpoints = Checkpoints(run.checkpoints)
+    best = run.checkpoints / "best.pt"
+    if which == "best" and best.exists():
+        try:
+            return "best", checkpoint_room.load(best)
+        except checkpoint_room.Damaged as error:
+            raise MachineError(f"{error} The newest weights instead: checkpoint=last") from error
+    if which in ("best", "last"):  # without validation nothing was selected: the last one is what there is
+        if not checkpoints.all():
+            raise UserError(f"run={run}: it has no checkpoint.")
+        return "last", checkpoints.last()[1]
+    if not Path(which).is_file():
+        raise UserError(f"checkpoint={which}: must be best, last, or the path of a file.")
+    try:
+        state = checkpoint_room.load(Path(which))
+    except checkpoint_room.Damaged as error:
+        raise UserError(f"checkpoint={which}: {error}") from error
+    inside = Path(which).resolve().parent == run.checkpoints.resolve()
+    return Path(which).stem if inside else "other", state

@@ -1,0 +1,13 @@
+"""The options of each group, as the folder configs/ holds them."""
+
+from plainloop.places import ROOT
+
+CONFIGS = ROOT / "configs"
+
+
+def groups() -> dict[str, list[str]]:
+    """The config groups and their options: {"model": ["cnn", "linear", ...], ...}."""
+    found = {}
+    for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
+        found[folder.name] = sorted(file.stem for file in folder.glob("*.yaml"))
+    return found

@@ -1,0 +1,100 @@
+"""Arrays in files: whole-number targets are classes, others are values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from plainloop.build import factory
+from plainloop.data.dataset import InMemory
+from plainloop.data.kinds.checks import _described, checked, checked_labels
+from plainloop.data.kinds.named_arrays import NamedArrays
+from plainloop.errors import UserError, listed
+from plainloop.places import find_path
+
+
+@factory("data")
+def arrays(
+    path: str,
+    inputs: str = "inputs",
+    targets: str | None = "targets",
+    classes: str | Sequence[str] = "classes",
+    only: Sequence[str] | None = None,
+    task: str | None = None,
+) -> InMemory:
+    """Arrays in an .npz or .safetensors file, or in a folder of .npy files: whole-number targets are classes, others
+    are values.
+
+    Args:
+        path: a relative one is looked for in the working directory, then in the checkout.
+        inputs: name of the array of vectors (N, F) or images (N, C, H, W); uint8 (N, H, W) are grey images.
+        targets: name of the array of classes (N,), values (N,) or (N, T), or, for task=multilabel, 0 and 1 (N, T);
+            None for none.
+        classes: name of an array of class names, which may be absent; or the names themselves, in a list.
+        only: names of the classes whose samples are taken, as [0, 1]; None for all.
+        task: with regression, whole numbers are values too.
+    """
+    held = NamedArrays(find_path(path), path)
+    tensor = _numbers(held, "inputs", inputs, path)
+    if tensor.dtype != torch.uint8:
+        tensor = tensor.float()
+    elif tensor.ndim == 3:
+        tensor = tensor.unsqueeze(1)
+    if targets is None:
+        return checked(InMemory(tensor, torch.zeros(len(tensor))), str(path))
+    labels = _numbers(held, "targets", targets, path)
+    if len(labels) != len(tensor):
+        raise UserError(
+            f"data.path={path}: {len(tensor)} {inputs} and {len(labels)} {targets}: their numbers must be equal."
+        )
+    if labels.is_floating_point() or task in ("regression", "multilabel"):
+        return checked(InMemory(tensor, labels.float()), str(path))
+    names = [str(name) for name in held[classes]] if isinstance(classes, str) and classes in held else None
+    names = names if isinstance(classes, str) else [str(name) for name in classes]
+    whole, names = checked_labels(labels, names, str(path))
+    if only is not None:
+        kept = _numbers_of(only, names)
+        mine = torch.isin(whole, torch.tensor(kept))
+        tensor, whole = tensor[mine], torch.searchsorted(torch.tensor(kept), whole[mine])
+        names = [names[number] for number in kept]
+    return checked(InMemory(tensor, whole, classes=names), str(path))
+
+
+def _numbers_of(only: Any, names: Sequence[str]) -> list[int]:
+    """The numbers of some classes, in order. Raises UserError for what is none."""
+    wanted = [str(name) for name in only] if isinstance(only, list | tuple) else []
+    for name in wanted or [str(only)]:
+        if not wanted or name not in names:
+            raise UserError(f"data.only={name}: must be a list of classes; there are {listed(names)}.")
+    return sorted({names.index(name) for name in wanted})
+
+
+def _numbers(held: NamedArrays, argument: str, name: str, path: str) -> Tensor:
+    if name not in held:
+        raise UserError(f"data.{argument}={name}: {path} has no such array. It has: {listed(held.names)}.")
+    array = held[name]
+    if isinstance(array, numpy.ndarray):
+        if array.dtype.kind not in "buif":
+            words = " A number for each word: numpy.unique(words, return_inverse=True)" * (array.dtype.kind in "US")
+            raise UserError(f"data.{argument}={name}: numbers are needed; {path} has {array.dtype} there.{words}")
+        array = torch.from_numpy(array if array.itemsize <= 8 else array.astype(numpy.float64))
+    if array.ndim == 0:
+        raise UserError(f"data.{argument}={name}: {path} has a single number there, not one for each sample.")
+    return array
+
+
+def _task_of_arrays(path: str, targets: str | None = "targets", **others: Any) -> tuple[str, str]:
+    if targets is None:
+        return "reconstruction", "there are no targets"
+    found = _numbers(NamedArrays(find_path(path), path), "targets", targets, path)
+    kind = _described(found)
+    if found.is_floating_point():
+        return "regression", f"{targets} is {kind}"
+    if found.ndim == 2 and bool(((found == 0) | (found == 1)).all()):
+        return "multilabel", f"{targets} is {kind}, all 0 and 1"
+    return "multiclass", f"{targets} is {kind}"
+
+
+arrays.task_of = _task_of_arrays  # type: ignore[attr-defined]

@@ -1,0 +1,9 @@
+"""What is shown of a run.
+
+    terminal.py    the lines before and after the training
+    tables.py      rows and columns for the terminal
+    pictures.py    which pictures a run gets
+    figures.py     how they are drawn
+
+Imports: assembly, training, tasks, data, models, loggers, runs, config, ground.
+"""

@@ -1,0 +1,193 @@
+"""Targets that are classes or labels: one of several, one of two, any number of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainloop.data import Data, check_classes, class_names_of, first_sample, targets_of
+from plainloop.data.dataset import SPLITS, own
+from plainloop.errors import MachineError, UserError
+from plainloop.tasks import losses as losses_room
+from plainloop.tasks import metrics as metrics_room
+from plainloop.tasks.task import Task, expect, forward, seen
+
+
+class ByClasses(Task):
+    """Targets are classes, which may have weights of their own.
+
+    torch's cross-entropy and NLL divide by the sum of the weights of a batch's samples, not by their number. In means
+    over batches (an epoch's, a validation's, a window's gradient) each batch counts by that sum, so that they are the
+    weighted means over all the samples. In a weighted sum of losses it counts by its samples.
+    """
+
+    class_weights: Tensor | None = None  # on the CPU, where most batches are when they are counted
+
+    @property
+    def weighted(self) -> bool:
+        return losses_room.weights_of_mean(self.loss) is not None
+
+    def share(self, batch: Any) -> float:
+        if self.class_weights is None:
+            weights = losses_room.weights_of_mean(self.loss)
+            assert weights is not None
+            self.class_weights = weights.double().cpu()
+        targets = batch[1].flatten().cpu()
+        return float(self.class_weights[targets[targets != self.loss.ignore_index].long()].sum())
+
+
+class Multiclass(ByClasses):
+    """One of C classes. Outputs are logits (N, C), targets classes (N,), predictions probabilities (N, C).
+
+    Targets that the loss ignores (its `ignore_index`, -100 by default) count neither as samples nor in metrics.
+    """
+
+    kind = "multiclass"
+    takes_shares = True
+    ignored: int | None = None  # the label that is ignored, where the data may hold it
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        names = class_names_of(data.train, ignored=data.ignored, skip=data.skip)
+        if len(names) < 2:
+            raise UserError(f"data: one class only ({names[0] if names else 'none'}): there is nothing to learn.")
+        check_classes(data, names)
+        return {"num_outputs": len(names), "num_classes": len(names), "class_names": names}
+
+    def fit(self, data: Data) -> None:
+        label: Any = getattr(self.loss, "ignore_index", None)
+        for split in SPLITS if label is None and losses_room.is_known(self.loss) else ():
+            targets = targets_of(data[split])
+            if targets is not None and bool(targets.eq(data.ignored).any()):
+                raise UserError(
+                    f"data: a target of {split} is {data.ignored}, and this loss has no ignore_index to "
+                    "pass over it. Try loss=cross_entropy"
+                )
+        for split in SPLITS if label is not None else ():
+            targets = targets_of(data[split])
+            hits = None if targets is None else targets.eq(label)
+            if data[split] is not None and (hits is None or bool(hits.any())):
+                self.ignored = label
+            if hits is not None and bool(hits.all()):
+                raise UserError(f"data: every target of {split} is {label}, which the loss ignores (ignore_index).")
+
+    def size(self, batch: Any) -> int:
+        if self.ignored is None:
+            return len(batch[1])
+        count = int((batch[1] != self.ignored).sum())
+        if count == 0:
+            raise MachineError(
+                f"every target of a batch is {self.ignored}, which the loss ignores: it has no mean. "
+                "Raise loader.batch_size."
+            )
+        return count
+
+    def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
+        predictions, targets = self.predict(outputs), batch[1]
+        if targets.ndim == 2:  # shares of classes, as of a mixed image: its own is the largest
+            targets = targets.argmax(1)
+        if self.ignored is not None:
+            kept = targets != self.ignored
+            predictions, targets = predictions[kept], targets[kept]
+        metrics_room.update_all(metrics, predictions, targets)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.float().softmax(1)
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        wanted = outputs.shape[1] if self.num_outputs is None and getattr(outputs, "ndim", 0) == 2 else self.num_outputs
+        right = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == wanted
+        expect(right, outputs, f"logits (N, {wanted or 'classes'})")
+        if targets.is_floating_point() or targets.ndim != 1:
+            raise UserError(f"task=multiclass needs classes as whole numbers (N,); the targets are {seen(targets)}.")
+        if targets.dtype not in (torch.int64, torch.uint8):
+            raise UserError(
+                f"task=multiclass needs classes as int64; the targets are {seen(targets)}. Return "
+                "int(label) from __getitem__."
+            )
+
+
+class ZeroOne(Task):
+    """Targets of 0 and 1. The losses take any number there, so that others are looked for."""
+
+    unseen = False  # whether there are labels that the data set doesn't list
+
+    def fit(self, data: Data) -> None:
+        self.unseen = any(data[split] is not None and targets_of(data[split]) is None for split in SPLITS)
+
+    def size(self, batch: Any) -> int:
+        """Samples in a batch. Labels that the data set doesn't list are looked at here."""
+        targets = batch[1]
+        if self.unseen:
+            outside = targets[(targets != 0) & (targets != 1)]
+            if len(outside):
+                raise UserError(f"data: a sample has label {outside[0].item():g}, outside the two classes 0 and 1.")
+        return len(targets)
+
+
+class Binary(ZeroOne):
+    """Two classes. Outputs are logits (N, 1), targets 0 or 1 (N,), predictions probabilities of class 1 (N,)."""
+
+    kind = "binary"
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        names = class_names_of(data.train, skip=data.skip)
+        if len(names) != 2:
+            raise UserError(f"task=binary needs two classes; the data has {len(names)}. Try task=multiclass")
+        check_classes(data, names)
+        return {"num_outputs": 1, "num_classes": 2, "class_names": names}
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        inputs, targets = batch
+        outputs = forward(model, inputs)
+        return self.loss(outputs.squeeze(1), targets.to(outputs.dtype)), outputs
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze(1).float().sigmoid()
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        expect(
+            isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == 1,
+            outputs,
+            "logits (N, 1)",
+        )
+        if targets.ndim != 1:
+            raise UserError(f"task=binary needs targets 0 or 1 (N,); the targets are {seen(targets)}.")
+
+
+class Multilabel(ZeroOne):
+    """T labels, any number of them true. Outputs are logits (N, T), targets 0 or 1 (N, T), predictions probabilities
+    (N, T)."""
+
+    kind = "multilabel"
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        target = torch.as_tensor(first_sample(data.train, data.skip)[1])
+        if target.ndim != 1:
+            raise UserError(f"task=multilabel needs targets 0 or 1, (T,) per sample; these are {seen(target)}.")
+        for split in SPLITS:
+            targets = targets_of(data[split])
+            wrong = [] if targets is None else ((targets != 0) & (targets != 1)).nonzero().tolist()
+            if wrong:
+                assert targets is not None
+                raise UserError(
+                    f"task=multilabel needs targets 0 or 1, (T,) per sample; sample {wrong[0][0]} of "
+                    f"{split} has {targets[tuple(wrong[0])].item():g}."
+                )
+        names = own(data.train, "target_names")
+        return {"num_outputs": len(target), "target_names": list(names) if names else None}
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        inputs, targets = batch
+        outputs = forward(model, inputs)
+        return self.loss(outputs, targets.to(outputs.dtype)), outputs
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.float().sigmoid()
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        shape = tuple(targets.shape)
+        expect(isinstance(outputs, Tensor) and tuple(outputs.shape) == shape, outputs, f"logits {shape}")

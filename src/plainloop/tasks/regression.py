@@ -1,0 +1,135 @@
+"""Targets that are numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainloop.data import Data, each_sample, first_sample, targets_of
+from plainloop.data.dataset import SPLITS, own
+from plainloop.errors import UserError, listed
+from plainloop.tasks import losses as losses_room
+from plainloop.tasks import metrics as metrics_room
+from plainloop.tasks.task import Task, expect, forward, seen
+
+
+class Regression(Task):
+    """T numbers. Outputs and targets are (N, T); predictions are in the target's own unit.
+
+    With PoissonNLLLoss the targets are counts and stay as they are; the outputs are logarithms of rates (with
+    log_input=false, rates), and predictions rates.
+
+    Args:
+        standardize: the model learns (target - mean) / deviation of the training split, so that a target in
+            thousands trains as well as one in thousandths; loss values are in units of that deviation. None: unless
+            the targets are counts.
+    """
+
+    kind = "regression"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        metrics: Mapping[str, Any] | None = None,
+        losses: Sequence[str] = (),
+        standardize: bool | None = None,
+    ):
+        super().__init__(loss, metrics)
+        self.counts = isinstance(loss, nn.PoissonNLLLoss)
+        self.log_rates = isinstance(loss, nn.PoissonNLLLoss) and loss.log_input
+        if self.counts and standardize:
+            raise UserError("task.standardize=true: the loss takes counts as they are. Leave it out.")
+        self.standardize = not self.counts if standardize is None else standardize
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("std", torch.ones(1))
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        target = torch.as_tensor(first_sample(data.train, data.skip)[1])
+        if not target.is_floating_point() or target.ndim > 1:
+            raise UserError(
+                "task=regression needs targets that are float numbers, () or (T,) per sample; these are "
+                f"{seen(target)}."
+            )
+        names = own(data.train, "target_names")
+        names = list(names) if names else None
+        return {
+            "num_outputs": target.numel(),
+            "target_names": names,
+            "target_columns": own(data.train, "target_columns") or names or [],
+        }
+
+    def fit(self, data: Data) -> None:
+        for split in SPLITS if self.counts else ():
+            counts = targets_of(data[split])
+            below = [] if counts is None else (counts.reshape(len(counts), -1).min(1).values < 0).nonzero().tolist()
+            if below:
+                raise UserError(
+                    f"data: the target of sample {below[0][0]} of {split} is negative, and loss=poisson_nll "
+                    f"is for counts. Others: {listed(losses_room.fitting(self.kind)[:4])}."
+                )
+        if not self.standardize:
+            return
+        few = own(data.train, "looked_at")  # of a stream, the samples that stand for all
+        targets = targets_of(data.train if few is None else few)
+        if targets is None:
+            targets = torch.stack([torch.as_tensor(sample[1]) for sample in each_sample(data.train, data.skip)])
+        targets = targets.double().reshape(len(targets), -1)
+        self.mean = targets.mean(0).float()
+        deviation = targets.std(0, unbiased=False).float()
+        self.std = torch.where(deviation > 0, deviation, torch.ones(()))
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        inputs, targets = batch
+        outputs = forward(model, inputs)
+        # A scalar per sample is one column: (N,) is (N, 1) here. float64 is NumPy's default, and never meant.
+        targets = targets.reshape(len(targets), -1).to(torch.float32)
+        if self.standardize:
+            targets = (targets - self.mean) / self.std
+        return self.loss(outputs, targets), outputs
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        if self.log_rates:
+            return outputs.float().exp()
+        return outputs.float() * self.std + self.mean if self.standardize else outputs.float()
+
+    def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
+        targets = batch[1].reshape(len(batch[1]), -1)
+        metrics_room.update_all(metrics, self.predict(outputs), targets)
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        shape = (len(targets), targets[0].numel())
+        expect(isinstance(outputs, Tensor) and tuple(outputs.shape) == shape, outputs, f"values {shape}")
+        if self.counts and bool((targets < 0).any()):
+            raise UserError("data: a target is negative, and loss=poisson_nll is for counts.")
+
+
+class GaussianRegression(Regression):
+    """T numbers, and how sure the model is of each: outputs (N, 2 T) are T means, and T numbers whose softplus is the
+    variance (Nix and Weigend 1994, "Estimating the mean and variance of the target probability distribution").
+
+    Targets are (N, T). Predictions, which metrics take, are the means; `deviation` tells how sure.
+    """
+
+    kind = "gaussian_regression"
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        facts = super().describe(data)
+        return {**facts, "num_outputs": 2 * facts["num_outputs"]}
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return super().predict(outputs.chunk(2, 1)[0])
+
+    def deviation(self, outputs: Tensor) -> Tensor:
+        """The standard deviation of each prediction, (N, T), in the target's own unit."""
+        deviation = nn.functional.softplus(outputs.float().chunk(2, 1)[1]).sqrt()
+        return deviation * self.std if self.standardize else deviation
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        shape = (len(targets), 2 * targets[0].numel())
+        right = isinstance(outputs, Tensor) and tuple(outputs.shape) == shape
+        expect(right, outputs, f"means and variances {shape}")

@@ -1,0 +1,63 @@
+"""A class for every place of a sequence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainloop.data import Data, class_names_of, first_sample
+from plainloop.data.dataset import IGNORED
+from plainloop.errors import MachineError, UserError
+from plainloop.tasks import metrics as metrics_room
+from plainloop.tasks.classification import ByClasses
+from plainloop.tasks.task import expect, forward, seen
+
+
+class SequenceLabelling(ByClasses):
+    """A class for every place of a sequence. Outputs are logits (N, T, C), targets classes (N, T), predictions
+    probabilities (N, T, C).
+
+    Places that the loss ignores (its `ignore_index`, -100 by default: padding) count neither in the loss nor in
+    metrics; what counts as a sample, in means, is a place.
+    """
+
+    kind = "sequence_labelling"
+
+    @classmethod
+    def describe(cls, data: Data) -> dict[str, Any]:
+        target = torch.as_tensor(first_sample(data.train, data.skip)[1])
+        if target.ndim != 1 or target.is_floating_point():
+            raise UserError(
+                "task=sequence_labelling needs a class for every place of a sequence, (T,) per sample; these "
+                f"targets are {seen(target)}.{' Try task=multiclass' if target.ndim == 0 else ''}"
+            )
+        names = class_names_of(data.train, skip=data.skip)
+        return {"num_outputs": len(names), "num_classes": len(names), "class_names": names}
+
+    def size(self, batch: Any) -> int:
+        count = int((batch[1] != self.ignored).sum())
+        if count == 0:
+            raise MachineError("every place of a batch is padding: there is nothing to learn from it.")
+        return count
+
+    @property
+    def ignored(self) -> int:
+        """The label of places that don't count."""
+        return getattr(self.loss, "ignore_index", IGNORED)
+
+    def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        inputs, targets = batch
+        outputs = forward(model, inputs)
+        return self.loss(outputs.flatten(0, 1), targets.flatten()), outputs
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.float().softmax(-1)
+
+    def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
+        kept = batch[1] != self.ignored
+        metrics_room.update_all(metrics, self.predict(outputs[kept]), batch[1][kept])
+
+    def check_outputs(self, outputs: Any, targets: Any) -> None:
+        shape = (*targets.shape, self.num_outputs)
+        expect(isinstance(outputs, Tensor) and tuple(outputs.shape) == shape, outputs, f"logits {shape}")

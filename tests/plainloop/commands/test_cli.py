@@ -1,0 +1,293 @@
+"""The doors: help, the config shown, flags, exit statuses, tracebacks on request, and Hydra under Python 3.14."""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import yaml
+from hydra._internal.utils import get_args_parser
+
+from plainloop.commands import cli, startup
+from plainloop.config import compose, options, schema
+from plainloop.errors import Interrupted, MachineError, UserError, tell
+from tests.conftest import ROOT
+
+IMPORTED_TORCH = re.compile(r"^import time:.*\| +torch$", re.MULTILINE)
+
+
+@pytest.fixture
+def door_here(monkeypatch, capsys) -> Iterator[Callable]:
+    """`status, out, err = door_here("train", function, "model=cnn")`: a door in this process."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("PLAINLOOP_DEBUG", "0")
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", argparse._ActionsContainer.add_argument)
+
+    def typed(name: str, function: Callable, *words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.door(name)(function)()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    handler = signal.getsignal(signal.SIGCHLD)
+    yield typed
+    signal.signal(signal.SIGCHLD, handler)  # a door that ends in an error lets its children go in silence
+
+
+def not_called(*arguments):
+    pytest.fail("the command's function was called")
+
+
+def raising(error: BaseException) -> Callable:
+    """The function of a command that ends with an error."""
+
+    def function(*arguments):
+        raise error
+
+    return function
+
+
+# --- help and the config ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", schema.SCHEMAS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_every_key_with_its_help(name, flag, door_here):
+    """`--help` names every key that may be set there, with its default and its one line, and nothing of Hydra's."""
+    status, out, err = door_here(name, not_called, flag)
+    assert status == 0
+    assert err == ""
+    assert out.startswith(f"python {name}.py ")
+    for key, item in schema.typed_keys(schema.SCHEMAS[name]):
+        if key.startswith("spec."):
+            assert key not in out, "nobody sets the facts about the data"
+        elif name == "evaluate" and key in ("trainer.max_epochs", "trainer.profile", "trainer._target_"):
+            assert key not in out, "they come from the run"
+        elif name == "evaluate" and key.startswith("trainer."):
+            continue
+        else:
+            line = next(line for line in out.splitlines() if line.strip().startswith(f"{key}="))
+            assert line.endswith(item.metadata["help"])
+    assert "hydra" not in out.lower().replace("hydra.run.dir", "")
+    assert "MISSING" not in out
+
+
+def test_help_lists_every_group_and_option(door_here):
+    """`train.py --help` names every file in configs/, as it would be typed."""
+    out = door_here("train", not_called, "--help")[1]
+    words = out.replace("|", " ").replace("=", "= ").split()
+    for group, names in options.groups().items():
+        assert f"{group}=" in words
+        assert set(names) <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("key", "default"),
+    [
+        ("trainer.max_epochs", "30"),
+        ("trainer.max_steps", "null"),
+        ("test", "true"),
+        ("trainer.compile", "false"),
+        ("split.fractions", "[0.8,0.1,0.1]"),
+        ("trust", "[]"),
+        ("trainer.device", "auto"),
+    ],
+)
+def test_help_shows_defaults_as_they_would_be_typed(key, default):
+    """A line of the help can be copied to the command line."""
+    typed = next(line.split()[0] for line in cli.help_text("train").splitlines() if line.strip().startswith(f"{key}="))
+    assert typed == f"{key}={default}"
+    compose.compose([typed])
+
+
+def test_cfg_job_shows_the_config_and_does_nothing(door_here, tmp_path):
+    """`--cfg job` prints the composed config, references unresolved, and starts nothing."""
+    status, out, err = door_here("train", not_called, "--cfg", "job", "model=cnn", "trainer.max_epochs=7")
+    shown = yaml.safe_load(out)
+    assert status == 0
+    assert err == ""
+    assert shown["model"]["_target_"] == "plainloop.models.CNN"
+    assert shown["model"]["in_channels"] == "${spec.in_channels}"
+    assert shown["trainer"]["max_epochs"] == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cfg_job_resolve_shows_the_values_without_torch(type_command, tmp_path):
+    """`--cfg job --resolve` fills in what can be known, without importing torch or writing anything."""
+    done = type_command(
+        "train.py", "--cfg", "job", "--resolve", "paths.data=elsewhere", env={"PYTHONPROFILEIMPORTTIME": "1"}
+    )
+    shown = yaml.safe_load(done.out)
+    assert done.status == 0
+    assert shown["data"]["path"] == "elsewhere/digits.npz"
+    assert shown["optimizer"]["lr"] == 0.001
+    assert "import time:" in done.err
+    assert not IMPORTED_TORCH.search(done.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]], ids=" ".join)
+def test_a_broken_pipe_is_no_error(words, tmp_path):
+    """`python train.py --help | head` ends quietly, and has imported no torch."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), *words],
+            check=False,
+            cwd=tmp_path,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+        )
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert said == []
+    assert done.returncode in (0, 128 + signal.SIGPIPE)
+    assert "import time:" in done.stderr
+    assert not IMPORTED_TORCH.search(done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what a command's function gets, and how it may end -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "directory"),
+    [
+        ([], [], None),
+        (["model=cnn", "seed=3"], ["model=cnn", "seed=3"], None),
+        (["model=cnn", "hydra.run.dir=here"], ["model=cnn"], "here"),
+    ],
+)
+def test_function_gets_config_words_and_directory(words, typed, directory, door_here):
+    """The composed config, what was typed (Hydra's own keys left out), the directory, and that it's no sweep."""
+    calls = []
+    status, _, err = door_here("train", lambda *arguments: calls.append(arguments), *words)
+    assert (status, err, len(calls)) == (0, "", 1)
+    cfg, got_typed, got_directory, is_trial = calls[0]
+    assert got_typed == typed
+    assert got_directory is None if directory is None else got_directory.endswith(directory)
+    assert is_trial is False
+    assert cfg == compose.compose(typed)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("model=mpl: no such option."), 2, "error: model=mpl: no such option.\n"),
+        (MachineError("the disk is full"), 1, "error: the disk is full\n"),
+        (Interrupted("saved at step 3.", signal.SIGINT), 130, "stopped: saved at step 3.\n"),
+        (Interrupted("saved at step 3.", signal.SIGTERM), 143, "stopped: saved at step 3.\n"),
+        (KeyboardInterrupt(), 130, "stopped: "),
+    ],
+)
+def test_exit_statuses(error, status, said, door_here):
+    """2 for the user's mistakes, 1 for the machine's failures, 130 and 143 for signals; never a traceback."""
+    got, _, err = door_here("train", raising(error))
+    assert got == status
+    assert err.startswith(said)
+    assert len(err.splitlines()) == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    """What is neither a mistake nor a failure of the machine is raised as it is."""
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py")])
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", argparse._ActionsContainer.add_argument)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(ZeroDivisionError):
+        cli.door("train")(raising(ZeroDivisionError("a bug")))()
+
+
+@pytest.mark.parametrize(("value", "traced"), [("1", True), ("yes", True), ("0", False), ("", False), (None, False)])
+@pytest.mark.parametrize("words", [["model=mpl"], ["trainer.max_epochs=-3"], ["--epochs", "3"]], ids=" ".join)
+def test_debug_shows_the_traceback(words, value, traced, door_here, monkeypatch):
+    """PLAINLOOP_DEBUG=1 shows where an error comes from, above the error itself."""
+    if value is None:
+        monkeypatch.delenv("PLAINLOOP_DEBUG")
+    else:
+        monkeypatch.setenv("PLAINLOOP_DEBUG", value)
+    status, _, err = door_here("train", not_called, *words)
+    assert status == 2
+    assert ("Traceback (most recent call last)" in err) == traced
+    assert ("UserError" in err) == traced
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "pieces"),
+    [
+        (["--cfg"], ["--cfg job"]),
+        (["--cfg", "jobs"], ["--cfg", "job"]),
+        (["--resolve"], ["--cfg job --resolve"]),
+        (["--config-name=mine"], ["configs/mine.yaml"]),
+        (["--config-dir=nowhere"], ["nowhere"]),
+        (["-m", "--cfg", "job", "seed=0,1"], ["--cfg", "-m"]),
+        (["--frobnicate"], ["--frobnicate", "key=value"]),
+        (["-e", "5"], ["-e", "key=value"]),
+    ],
+    ids=" ".join,
+)
+def test_wrong_flags_are_answered(words, pieces, door_here, tmp_path):
+    """Flags of Hydra's that are used wrongly get one or two lines too, not a usage text, and start nothing."""
+    status, _, err = door_here("train", not_called, *words)
+    assert status == 2
+    assert 1 <= len(err.splitlines()) <= 2, err
+    assert err.startswith("error: ")
+    for piece in pieces:
+        assert piece in err
+    assert not (tmp_path / "outputs").exists()
+
+
+# --- Python 3.14 --------------------------------------------------------------------------------------------------
+
+
+def test_guard_makes_hydras_parser_work_under_python_3_14(monkeypatch):
+    """Python 3.14's argparse asks whether '%' is in a help string, and Hydra gives it an object that has no `in`."""
+    original = argparse._ActionsContainer.add_argument
+
+    def as_in_3_14(self, *names, **options):
+        if options.get("help") and "%" in options["help"]:
+            options["help"] % {"prog": self.prog}
+        return original(self, *names, **options)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", as_in_3_14)
+    with pytest.raises(TypeError, match="LazyCompletionHelp"):
+        get_args_parser()
+
+    startup.guard_argparse()
+    parser = get_args_parser()
+    assert all(action.help is None or isinstance(action.help, str) for action in parser._actions)
+    words = ["--cfg", "job", "-m", "model=mlp"]
+    assert (
+        vars(parser.parse_args(words)).items() >= {"cfg": "job", "multirun": True, "overrides": ["model=mlp"]}.items()
+    )
+
+
+def test_guard_is_put_on_once(monkeypatch):
+    """A second door in the same process doesn't wrap what is wrapped; other parsers are as they were."""
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", argparse._ActionsContainer.add_argument)
+    startup.guard_argparse()
+    guarded = argparse.ArgumentParser.add_argument
+    startup.guard_argparse()
+    assert argparse.ArgumentParser.add_argument is guarded
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=float, default=0.5, help="the %(default)s rate")
+    assert parser.parse_args(["--rate", "2"]).rate == 2.0
+    assert "the 0.5 rate" in parser.format_help()
+
+
+def test_a_line_for_a_terminal_that_is_gone_is_no_failure():
+    """A closed window, `| head`: neither now, nor when what is held back is written at the end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w")
+    tell("epoch 1", stream)
+    tell("epoch 2", stream)
+    stream.close()

@@ -1,0 +1,300 @@
+"""Arrays of one's own: the same numbers from .npz, .safetensors and folders of .npy; and nothing in them is executed.
+
+The rest of what `arrays` does with an .npz file is in test_datasets.py.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+import plainloop
+from plainloop.data import arrays
+from plainloop.data.kinds.named_arrays import NamedArrays
+from plainloop.errors import UserError
+from tests.formats import balanced_labels, class_images, vectors, write_npz
+
+# What https://huggingface.co/docs/safetensors calls NumPy's types.
+NAMES = {"bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
+         "float16": "F16", "float32": "F32", "float64": "F64"}  # fmt: skip
+
+
+def write_safetensors(file: Path, **held: numpy.ndarray) -> str:
+    """By hand: the header's length in 8 bytes (little-endian), the header in JSON, the bytes of all arrays."""
+    header: dict[str, Any] = {"__metadata__": {"written": "by hand"}}
+    content = b""
+    for name, array in held.items():
+        data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        offsets = [len(content), len(content) + len(data)]
+        header[name] = {"dtype": NAMES[str(array.dtype)], "shape": list(array.shape), "data_offsets": offsets}
+        content += data
+    return write_raw(file, json.dumps(header).encode(), content)
+
+
+def write_raw(file: Path, header: bytes, content: bytes) -> str:
+    file.write_bytes(len(header).to_bytes(8, "little") + header + content)
+    return str(file)
+
+
+def write_npy(folder: Path, **held: numpy.ndarray) -> str:
+    folder.mkdir()
+    for name, array in held.items():
+        numpy.save(folder / f"{name}.npy", array)
+    return str(folder)
+
+
+WRITERS = {"a.npz": write_npz, "a.safetensors": write_safetensors, "folder": write_npy}
+
+
+@pytest.fixture(params=WRITERS)
+def written(request, tmp_path):
+    """A writer of arrays, one for each kind of file."""
+    return lambda **held: WRITERS[request.param](tmp_path / request.param, **held)
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 3, 3), (0, 3)])
+def test_what_was_written_is_read(written, kind, shape):
+    """Every type and shape, from every kind of file."""
+    array = (numpy.random.default_rng(0).random(shape) * 200).astype(kind)
+    found = NamedArrays(Path(written(other=numpy.arange(5), mine=array)), "a")
+    assert sorted(found.names) == ["mine", "other"]
+    assert numpy.array_equal(numpy.asarray(found["mine"]), array)
+    assert numpy.asarray(found["mine"]).dtype == array.dtype
+
+
+def test_bfloat16(tmp_path):
+    """Which NumPy doesn't have: the upper half of a float32's bytes."""
+    values = torch.tensor([1.0, -2.5, 3.140625])
+    upper = values.numpy().view("<u4") >> 16
+    header = {"x": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}
+    path = write_raw(tmp_path / "a.safetensors", json.dumps(header).encode(), upper.astype("<u2").tobytes())
+    found = NamedArrays(Path(path), path)["x"]
+    assert found.dtype == torch.bfloat16
+    assert found.float().tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        numpy.arange(6, dtype=">f8").reshape(3, 2),
+        numpy.asfortranarray(numpy.arange(6.0).reshape(3, 2)),
+        numpy.arange(6, dtype=numpy.longdouble).reshape(3, 2),
+        numpy.arange(6, dtype="uint16").reshape(3, 2),
+        numpy.arange(6, dtype="float16").reshape(3, 2),
+    ],
+    ids=["big-endian", "Fortran order", "long double", "uint16", "float16"],
+)
+def test_numpys_own_ways(tmp_path, array):
+    """All become float32."""
+    data = arrays(write_npz(tmp_path / "a.npz", inputs=array, targets=numpy.arange(3)))
+    assert data.inputs.dtype == torch.float32
+    assert data.inputs.tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+class Evil:
+    """Unpickling this would create a file."""
+
+    def __reduce__(self):
+        return (open, ("unpickled", "w"))
+
+
+def test_pickled_arrays_in_a_folder_are_refused(tmp_path):
+    numpy.save(tmp_path / "inputs.npy", numpy.array([Evil()] * 3, dtype=object), allow_pickle=True)
+    numpy.save(tmp_path / "targets.npy", numpy.arange(3))
+    with pytest.raises(UserError, match="array inputs: it holds Python objects"):
+        arrays(str(tmp_path))
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_only_what_is_asked_for_is_read(tmp_path):
+    """An array beside the ones that are asked for may be whatever it likes."""
+    path = write_npz(
+        tmp_path / "a.npz",
+        inputs=numpy.zeros((3, 2)),
+        targets=numpy.arange(3),
+        notes=numpy.array([Evil()] * 3, dtype=object),
+    )
+    assert len(arrays(path)) == 3
+    assert not (tmp_path / "unpickled").exists()
+
+
+GOOD = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+SPOILED: dict[str, tuple[Any, int, str]] = {
+    "no header": (b"", 24, "object in JSON"),
+    "not JSON": (b"{inputs", 24, "object in JSON"),
+    "a list": (b"[]", 24, "object in JSON"),
+    "an entry that is a number": ({"inputs": 3}, 24, "dtype, shape and data_offsets"),
+    "no offsets": ({"inputs": {"dtype": "F32", "shape": [2, 3]}}, 24, "dtype, shape and data_offsets"),
+    "three offsets": ({"inputs": {**GOOD, "data_offsets": [0, 12, 24]}}, 24, "dtype, shape and data_offsets"),
+    "an unknown type": ({"inputs": {**GOOD, "dtype": "F7"}}, 24, "F7"),
+    "another type": ({"inputs": {**GOOD, "dtype": "F64"}}, 24, "24 bytes long, and F64 of [2, 3] are 48"),
+    "another shape": ({"inputs": {**GOOD, "shape": [2, 4]}}, 24, "24 bytes long, and F32 of [2, 4] are 32"),
+    "a negative shape": ({"inputs": {**GOOD, "shape": [-2, -3]}}, 24, "[-2, -3]"),
+    "a huge shape": ({"inputs": {**GOOD, "shape": [2**40, 2**40]}}, 24, "24 bytes long"),
+    "a negative offset": ({"inputs": {**GOOD, "data_offsets": [-24, 0]}}, 24, "-24 to 0"),
+    "beyond the end": ({"inputs": {**GOOD, "data_offsets": [0, 24]}}, 20, "the file at"),
+    "more behind them": ({"inputs": GOOD}, 28, "the file at"),
+    "a gap": ({"inputs": {**GOOD, "data_offsets": [4, 28]}}, 28, "begins at byte 4"),
+    "two in one place": ({"inputs": GOOD, "targets": GOOD}, 24, "begins at byte 0, and the one before ends at 24"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_safetensors_that_do_not_fit_are_refused(tmp_path, case):
+    """What its header says is checked before anything is read or reserved."""
+    header, size, message = SPOILED[case]
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path = write_raw(tmp_path / "a.safetensors", header, bytes(size))
+    with pytest.raises(UserError) as error:
+        arrays(path)
+    assert "a.safetensors" in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"1234", (2**60).to_bytes(8, "little") + b"{}", b"a,b\n1,2\n3,4\n"])
+def test_what_is_no_safetensors_is_refused(tmp_path, content):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.safetensors: not a whole \.safetensors file: its header is said to be"):
+        arrays(str(tmp_path / "a.safetensors"))
+
+
+# --- what they mean ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("targets", "task"),
+    [
+        (numpy.array([0.5, 1.0, 2.0]), "regression"),
+        (numpy.array([[0.5, 1.0]] * 3), "regression"),
+        (numpy.array([0, 1, 2]), "multiclass"),
+        (numpy.array([0, 1, 0]), "multiclass"),
+        (numpy.array([True, False, True]), "multiclass"),
+        (numpy.array([[0, 1], [1, 1], [0, 0]]), "multilabel"),
+        (numpy.array([[True, False]] * 3), "multilabel"),
+    ],
+)
+def test_the_task_follows_from_the_targets(written, targets, task):
+    path = written(inputs=numpy.zeros((3, 2), "float32"), targets=targets)
+    found, why = arrays.task_of(path=path)
+    assert found == task
+    assert "targets is" in why
+
+
+def test_without_targets_it_is_a_reconstruction(written):
+    path = written(inputs=numpy.zeros((3, 2), "float32"))
+    assert arrays.task_of(path=path, targets=None)[0] == "reconstruction"
+    assert len(arrays(path, targets=None)) == 3
+
+
+def test_whole_numbers_are_values_where_the_task_says_so(written):
+    path = written(inputs=numpy.zeros((3, 2), "float32"), targets=numpy.array([10, 20, 30]))
+    data = arrays(path, task="regression")
+    assert data.targets.dtype == torch.float32
+    assert data.targets.tolist() == [10, 20, 30]
+    assert data.classes is None
+
+
+def test_names_of_classes_can_be_typed(written):
+    path = written(inputs=numpy.zeros((3, 2), "float32"), targets=numpy.array([0, 1, 1]))
+    assert arrays(path, classes=["cat", "dog"]).classes == ["cat", "dog"]
+    with pytest.raises(UserError, match="sample 1 has label 1, outside the 1 classes"):
+        arrays(path, classes=["cat"])
+
+
+def test_bytes_of_three_axes_are_grey_images(written):
+    """(N, H, W), as many files of images hold them."""
+    images = numpy.arange(2 * 3 * 4, dtype="uint8").reshape(2, 3, 4)
+    data = arrays(written(x_train=images, y_train=numpy.array([0, 1])), inputs="x_train", targets="y_train")
+    assert tuple(data.inputs.shape) == (2, 1, 3, 4)
+    assert numpy.array_equal(data.inputs[:, 0].numpy(), images)
+
+
+@pytest.mark.parametrize(
+    ("held", "arguments", "words"),
+    [
+        ({"x": numpy.zeros((2, 1))}, {}, ["data.inputs=inputs", "no such array. It has: x."]),
+        ({"inputs": numpy.zeros((2, 1))}, {}, ["data.targets=targets", "It has: inputs"]),
+        ({"inputs": numpy.array(1.0), "targets": numpy.arange(2)}, {}, ["data.inputs=inputs", "a single number"]),
+        ({"inputs": numpy.zeros((2, 1)), "targets": numpy.arange(3)}, {}, ["2 inputs and 3 targets"]),
+        ({"inputs": numpy.zeros(2), "targets": numpy.arange(2)}, {}, ["(2,)", "(N, F)"]),
+        ({"inputs": numpy.array([[1.0], [numpy.inf]]), "targets": numpy.arange(2)}, {}, ["sample 1", "infinity"]),
+    ],
+    ids=["inputs", "targets", "a number", "unequal", "one axis", "infinity"],
+)
+def test_arrays_that_do_not_fit_are_named(written, held, arguments, words):
+    """By the same words, whatever kind of file it is."""
+    with pytest.raises(UserError) as error:
+        arrays(written(**held), **arguments)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("name", ["none.npz", "none.safetensors", "none"])
+def test_a_missing_file_is_named(name):
+    with pytest.raises(UserError, match=f"data.path={name}: there is no such file"):
+        plainloop.train(["data=arrays", f"data.path={name}"])
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no \.npy files"):
+        arrays(str(tmp_path))
+
+
+def test_a_single_npy_is_answered_with_the_folder(tmp_path):
+    numpy.save(tmp_path / "x.npy", numpy.zeros((3, 2)))
+    with pytest.raises(UserError, match="name the folder"):
+        arrays(str(tmp_path / "x.npy"))
+
+
+def test_no_path_is_answered_with_the_key():
+    with pytest.raises(UserError, match=r"data\.path=VALUE"):
+        plainloop.train(["data=arrays"])
+
+
+# --- training ------------------------------------------------------------------------------------------------
+
+
+def train(path: str, *words: str) -> Any:
+    return plainloop.train(["data=arrays", f"data.path={path}", "logger=none", "loader.batch_size=16", *words])
+
+
+def weights_of(run: Any) -> dict[str, torch.Tensor]:
+    """Of the newest checkpoint."""
+    files = (run.path / "checkpoints").glob("step-*.pt")
+    return torch.load(max(files, key=lambda file: int(file.stem[5:])), weights_only=True)["model"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "metric", "least"),
+    [("kinds", "accuracy", 0.8), ("values", "r2", 0.9), ("labels", "label_accuracy", 0.8)],
+)
+def test_it_trains_evaluates_and_resumes(tmp_path, capsys, targets, metric, least):
+    """Classes, values and labels, from vectors; and the bits are those of a run that wasn't interrupted."""
+    held = vectors()
+    path = write_npz(tmp_path / "a.npz", **held, labels=numpy.stack([held["kinds"] % 2, held["kinds"] // 2], 1))
+    words = ["data.inputs=points", f"data.targets={targets}", "optimizer.lr=0.02"]
+    whole = train(path, *words, "trainer.max_epochs=4")
+    assert f"{targets} is" in capsys.readouterr().out
+    assert whole.metrics[f"test/{metric}"] >= least
+    again = plainloop.evaluate(whole.path)
+    assert again == {name: whole.metrics[name] for name in again}
+    part = train(path, *words, "trainer.max_epochs=2")
+    resumed = plainloop.train([f"resume={part.path}", "trainer.max_epochs=4"])
+    torch.testing.assert_close(weights_of(resumed), weights_of(whole), rtol=0, atol=0)
+
+
+def test_the_kind_of_file_does_not_matter(tmp_path):
+    """Images, with a network for images."""
+    labels = balanced_labels(120)
+    held = {"pictures": class_images(labels, side=8)[:, 0], "digits": labels}
+    words = ["data.inputs=pictures", "data.targets=digits", "model=cnn", "model.channels=[8]", "trainer.max_epochs=2"]
+    runs = [train(write(tmp_path / name, **held), *words) for name, write in WRITERS.items()]
+    for run in runs[1:]:
+        torch.testing.assert_close(weights_of(run), weights_of(runs[0]), rtol=0, atol=0)
+        assert run.metrics["test/loss"] == runs[0].metrics["test/loss"]

@@ -1,0 +1,466 @@
+"""Windows of a series: divided by time, none in two splits, none of two series; what they hold, row by row."""
+
+import datetime
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy
+import polars
+import pytest
+import torch
+from sklearn.preprocessing import StandardScaler
+
+import plainloop
+from plainloop.config.compose import compose
+from plainloop.data.kinds.series import Windows, series
+from plainloop.data.splits import Division, build_data
+from plainloop.errors import UserError
+from tests import formats
+
+SPLITS = ("train", "val", "test")
+START = datetime.datetime(2024, 1, 1)
+
+
+def written(tmp_path: Path, columns: dict[str, Any], name: str = "series.csv") -> str:
+    frame = polars.DataFrame(columns)
+    (frame.write_parquet if name.endswith("parquet") else frame.write_csv)(tmp_path / name)
+    return str(tmp_path / name)
+
+
+def numbered(tmp_path: Path, count: int = 100) -> str:
+    """Rows whose column `row` is their own number, and two others."""
+    return written(
+        tmp_path,
+        {"row": list(range(count)), "b": [row * row for row in range(count)], "c": [-row for row in range(count)]},
+    )
+
+
+def several(tmp_path: Path, sizes=(60, 40, 80), starts=(0, 30, 10), name="several.csv") -> str:
+    """Three series that begin at different hours, their rows mixed in the order of time; `row` counts within each,
+    from 0, 1000 and 2000 on."""
+    rows = []
+    for number, (size, start) in enumerate(zip(sizes, starts, strict=True)):
+        rows += [(start + step, f"s{number}", 1000 * number + step) for step in range(size)]
+    rows.sort(key=lambda row: row[0])
+    hours, names, numbers = zip(*rows, strict=True)
+    when = [(START + datetime.timedelta(hours=hour)).isoformat() for hour in hours]
+    return written(tmp_path, {"when": when, "hour": hours, "which": names, "row": numbers}, name)
+
+
+def splits(path: str, **options: Any) -> dict[str, Windows]:
+    built = {split: series(path, split, **options) for split in SPLITS}
+    return {split: data for split, data in built.items() if data is not None}
+
+
+def whole(data: Windows) -> tuple[torch.Tensor, torch.Tensor]:
+    return data.__getitems__(torch.arange(len(data)))
+
+
+# --- what a window holds ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("horizon", [1, 4])
+@pytest.mark.parametrize("window", [1, 7])
+def test_windows_are_those_of_numpy(window, horizon, stride, tmp_path):
+    """Inputs are `window` rows of all features, targets the `horizon` rows behind them: step by step, both columns."""
+    path = numbered(tmp_path)
+    data = series(
+        path, "train", target=["c", "row"], window=window, horizon=horizon, stride=stride, fractions=(1, 0, 0)
+    )
+    table = numpy.stack([numpy.arange(100), numpy.arange(100) ** 2, -numpy.arange(100)], axis=1)
+    views = numpy.lib.stride_tricks.sliding_window_view(table, window + horizon, axis=0).transpose(0, 2, 1)[::stride]
+    inputs, targets = whole(data)
+    assert numpy.array_equal(inputs.numpy(), views[:, :window])
+    assert numpy.array_equal(targets.numpy(), views[:, window:][:, :, [2, 0]].reshape(len(views), -1))
+    assert (inputs.dtype, targets.dtype) == (torch.float32, torch.float32)
+    names = ["c", "row"] if horizon == 1 else [f"{name}+{step}" for step in (1, 2, 3, 4) for name in ("c", "row")]
+    assert data.target_names == names
+    assert data.facts == {"step_features": 3}
+
+
+def test_one_window_and_a_batch_of_them_are_the_same(tmp_path):
+    data = series(numbered(tmp_path), "train", target="c", window=5)
+    inputs, targets = data.__getitems__([7, 0, 7])
+    for place, index in enumerate([7, 0, 7]):
+        assert torch.equal(data[index][0], inputs[place])
+        assert torch.equal(data[index][1], targets[place])
+
+
+def test_features_can_be_chosen(tmp_path):
+    """By name, in that order; by default all numbers, and what else there is, is said."""
+    count = 60
+    path = written(
+        tmp_path, {"a": [1.5] * count, "weather": ["rain"] * count, "on": [True, False] * 30, "t": list(range(count))}
+    )
+    data = series(path, "train", target="a", window=5, time="t")
+    assert whole(data)[0][0].tolist() == [[1.5, 1 - step % 2] for step in range(5)]
+    assert data.note == "2 features a row: a, on; left out, as they are no numbers: weather"
+    data = series(path, "train", target="a", window=5, features=["t", "a"])
+    assert whole(data)[0][3, :2].tolist() == [[3, 1.5], [4, 1.5]]
+
+
+def test_a_windows_class_is_that_of_its_last_row(tmp_path):
+    count = 60
+    kinds = ["calm", "storm", "calm", "wind"] * 15
+    path = written(tmp_path, {"row": list(range(count)), "kind": kinds})
+    for data in splits(path, label="kind", window=3).values():
+        inputs, targets = whole(data)
+        assert inputs.shape[2] == 1
+        assert data.classes == ["calm", "storm", "wind"]
+        assert [data.classes[target] for target in targets] == [kinds[int(window[-1, 0])] for window in inputs]
+        assert targets.dtype == torch.int64
+    assert series(path, "train", label="kind", window=3).targets.shape == (48 - 3 + 1,)
+
+
+# --- divided by time ----------------------------------------------------------------------------------------
+
+
+def rows_touched(data: Windows) -> list[set[int]]:
+    """Of each window, all rows that it takes its inputs and its targets from, by their column `row`."""
+    inputs, targets = whole(data)
+    return [set(map(int, [*window[:, 0], *target])) for window, target in zip(inputs, targets, strict=True)]
+
+
+@pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.1), (0.5, 0.25, 0.25), (0.7, 0.0, 0.3), (1.0, 0.0, 0.0)], ids=str)
+@pytest.mark.parametrize(("window", "horizon", "stride"), [(3, 1, 1), (5, 4, 1), (4, 2, 3), (1, 1, 1)])
+def test_no_window_crosses_a_split(fractions, window, horizon, stride, tmp_path):
+    """With inputs and targets together, the splits' rows are disjoint, and one lies behind the other; within its rows
+    each split has every window that fits."""
+    data = splits(
+        numbered(tmp_path),
+        target="row",
+        features=["row"],
+        window=window,
+        horizon=horizon,
+        stride=stride,
+        fractions=fractions,
+    )
+    assert list(data) == [name for name, share in zip(SPLITS, fractions, strict=True) if share > 0]
+    last, start = -1, 0
+    for name, share in zip(SPLITS, fractions, strict=True):
+        end = round(start + 100 * share)
+        if name in data:
+            rows = rows_touched(data[name])
+            assert min(set.union(*rows)) > last
+            last = max(set.union(*rows))
+            wanted = [set(range(s, s + window + horizon)) for s in range(start, end - window - horizon + 1, stride)]
+            assert rows == wanted
+        start = end
+
+
+def test_several_series_are_not_mixed_and_divided_at_the_same_moments(tmp_path):
+    """No window has rows of two series, all of its rows follow each other, and what is in train lies before what is in
+    val, whichever series it is of."""
+    path = several(tmp_path)
+    hour_of = dict(polars.read_csv(path).select("row", "hour").iter_rows())
+    data = splits(path, target="row", features=["row"], window=4, horizon=2, time="when", series="which")
+    hours = {}
+    for name, part in data.items():
+        for rows in rows_touched(part):
+            assert rows == set(range(min(rows), min(rows) + 6))
+            assert len({row // 1000 for row in rows}) == 1
+        hours[name] = [hour_of[row] for row in set.union(*rows_touched(part))]
+    assert max(hours["train"]) < min(hours["val"])
+    assert max(hours["val"]) < min(hours["test"])
+    assert len({row // 1000 for rows in rows_touched(data["train"]) for row in rows}) == 3
+    # Cut where 80 % of all rows lie before.
+    everything = sorted(hour_of.values())
+    assert max(hours["train"]) < everything[144] <= min(hours["val"])
+
+
+def test_without_times_each_series_is_divided_by_its_rows(tmp_path):
+    path = several(tmp_path)
+    data = splits(path, target="row", features=["row"], window=2, series="which", fractions=(0.5, 0.25, 0.25))
+    for number, size in enumerate((60, 40, 80)):
+        held = [
+            sorted(row % 1000 for row in set.union(*rows_touched(part)) if row // 1000 == number)
+            for part in data.values()
+        ]
+        bounds = [0, size // 2, size * 3 // 4, size]
+        assert held == [list(range(*pair)) for pair in itertools.pairwise(bounds)]
+
+
+def test_a_short_series_among_several_has_no_windows(tmp_path):
+    path = several(tmp_path, sizes=(60, 3, 80))
+    data = series(path, "train", target="row", features=["row"], window=4, series="which")
+    assert {row // 1000 for rows in rows_touched(data) for row in rows} == {0, 2}
+
+
+@pytest.mark.parametrize("kind", ["text", "date", "numbers", "parquet"])
+def test_every_kind_of_time(kind, tmp_path):
+    """Times, dates and numbers, in text or typed, cut at the same rows."""
+    times = {
+        "text": [(START + datetime.timedelta(minutes=10 * n)).isoformat(" ") for n in range(50)],
+        "date": [str((START + datetime.timedelta(days=n)).date()) for n in range(50)],
+        "numbers": [0.5 * n * n for n in range(50)],
+        "parquet": [START + datetime.timedelta(hours=n) for n in range(50)],
+    }[kind]
+    name = "series.parquet" if kind == "parquet" else "series.csv"
+    path = written(tmp_path, {"at": times, "row": list(range(50))}, name)
+    sizes = [len(part) for part in splits(path, target="row", time="at", window=2).values()]
+    assert sizes == [40 - 2, 5 - 2, 5 - 2]
+    assert series(path, "train", target="row", time="at", window=2).facts == {"step_features": 1}
+
+
+# --- standardisation ----------------------------------------------------------------------------------------
+
+
+def wide(tmp_path: Path, count: int = 300) -> str:
+    """Two features of very different size that drift, one that never changes, and a target."""
+    draw = numpy.random.default_rng(0)
+    walk = numpy.cumsum(draw.normal(size=count))
+    tiny, load = 1e-3 * draw.normal(size=count), 50 + 10 * numpy.sin(numpy.arange(count) / 5)
+    return written(tmp_path, {"pressure": 1000 + 5 * walk, "tiny": tiny, "same": [7.0] * count, "load": load})
+
+
+def test_statistics_are_each_features_over_the_training_rows(tmp_path):
+    """Against scikit-learn on the same rows; a feature that never changes is centred and not scaled."""
+    path = wide(tmp_path)
+    data = series(path, "train", target="load", window=20, horizon=3)
+    preprocess = data.make_preprocess("train", None)
+    table = polars.read_csv(path).to_numpy()
+    scaler = StandardScaler().fit(table[:240])
+    inputs = series(path, "test", target="load", window=20, horizon=3)
+    expected = numpy.stack([scaler.transform(table[270 + n : 290 + n]) for n in range(len(inputs))])
+    torch.testing.assert_close(preprocess(whole(inputs)[0]), torch.tensor(expected).float(), rtol=1e-4, atol=1e-4)
+    assert not preprocess(whole(data)[0])[:, :, 2].any()
+
+
+def test_given_statistics_and_none(tmp_path):
+    data = series(wide(tmp_path), "train", target="load", window=5)
+    inputs, mean = whole(data)[0], [1.0, 2.0, 3.0, 4.0]
+    assert torch.equal(data.make_preprocess("none", None)(inputs), inputs)
+    found = data.make_preprocess({"mean": mean, "std": 2}, None)(inputs)
+    torch.testing.assert_close(found, (inputs - torch.tensor(mean)) / 2)
+    with pytest.raises(UserError, match=r"transforms.normalize.mean has 2 numbers; the series has 4 features"):
+        data.make_preprocess({"mean": [1, 2], "std": 1}, None)
+    with pytest.raises(UserError, match=r"transforms.normalize.std=0: must be above 0"):
+        data.make_preprocess({"mean": 0, "std": 0}, None)
+
+
+# --- what can't be used -------------------------------------------------------------------------------------
+
+
+def days(*numbers: int) -> list[str]:
+    return [f"2024-01-{number:02d}" for number in numbers]
+
+
+LINE = {"a": [float(n) for n in range(30)], "b": [float(n % 7) for n in range(30)]}
+HALVES = {**LINE, "kind": ["x", "y"] * 12 + ["x"] * 5 + ["z"]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        (None, {}, "there is no such file"),
+        ({"a": []}, {}, "no rows"),
+        (LINE, {"target": "c"}, r"data.target=c: .* no such column.* a, b"),
+        (LINE, {"features": ["a", "bb"]}, r"data.features=bb: .* no such column. Did you mean b\?"),
+        (LINE, {"features": "a"}, r"data.features=a: must be a list, as in data.features=\[a\]"),
+        (LINE, {"target": None}, r"data.target or data.label"),
+        (LINE, {"label": "b"}, r"data.target or data.label"),
+        (LINE, {"window": 30}, r"data.window=30 and data.horizon=1 take 31 rows; train has 24, of 30 in"),
+        (LINE, {"window": 3}, r"data.window=3 and data.horizon=1 take 4 rows; val has 3, of 30 in"),
+        (LINE, {"horizon": 0}, r"data.horizon=0: must be a whole number of at least 1"),
+        (LINE, {"window": 2.5}, r"data.window=2.5: must be a whole number"),
+        (LINE, {"stride": 0}, r"data.stride=0"),
+        ({**LINE, "b": [1.0, None] + [2.0] * 28}, {}, r"series.csv, line 3: b is missing"),
+        ({**LINE, "a": [*range(20), None, *range(9)]}, {}, r"series.csv, line 22: a is missing"),
+        ({**LINE, "b": [1.0] * 9 + [float("inf")] + [2.0] * 20}, {}, r"series.csv, line 11, column b: inf"),
+        ({**LINE, "w": ["rain"] * 30}, {"target": "w"}, r"line 2: w is 'rain', where a number .*in 30 rows of 30"),
+        (
+            {**LINE, "w": [*map(str, range(12)), "?!", *map(str, range(17))]},
+            {"target": "w"},
+            r"series.csv, line 14: w is '\?!', where a number is needed \(so in 1 row of 30\)",
+        ),
+        (
+            {**LINE, "t": days(*range(1, 20), 15, *range(21, 31))},
+            {"time": "t"},
+            r"line 21: t is 2024-01-15, earlier than in the row before it \(.*line 20\): sort the rows by time",
+        ),
+        (
+            {**LINE, "t": days(*range(1, 20), 19, *range(21, 31))},
+            {"time": "t"},
+            r"line 21: t is 2024-01-19, the same as in the row before it.*data.series=COLUMN",
+        ),
+        ({**LINE, "t": [*days(*range(1, 30)), "later"]}, {"time": "t"}, r"line 31: t is 'later', and no time"),
+        ({**LINE, "t": ["noon"] * 30}, {"time": "t"}, r"line 2: t is 'noon', and no time"),
+        ({**LINE, "t": [None, *days(*range(1, 30))]}, {"time": "t"}, r"line 2: t is missing"),
+        (LINE, {"time": "when"}, r"data.time=when: .* no such column"),
+        (LINE, {"series": "which"}, r"data.series=which: .* no such column"),
+        ({"w": ["rain"] * 30, "v": ["sun"] * 30}, {"target": None, "label": "w"}, r"no column of numbers"),
+        ({**LINE, "kind": ["x"] * 30}, {"target": None, "label": "kind"}, r"one class only"),
+        (
+            {**LINE, "kind": ["x"] * 27 + ["y"] * 3},
+            {"target": None, "label": "kind"},
+            r"kind is x in every training window, .* one class only",
+        ),
+        (
+            HALVES,
+            {"target": None, "label": "kind"},
+            r"line 31: kind is z, in test, and in no training window .*it can't be learned",
+        ),
+        (
+            {**HALVES, "kind": [*HALVES["kind"][:5], None, *HALVES["kind"][6:]]},
+            {"target": None, "label": "kind"},
+            r"line 7: kind is missing",
+        ),
+    ],
+)
+def test_bad_series_are_answered(columns, options, message, tmp_path):
+    path = written(tmp_path, columns) if columns is not None else str(tmp_path / "series.csv")
+    with pytest.raises(UserError, match=message):
+        series(path, "train", **{"target": "a", "window": 2, **options})
+
+
+def test_gaps_in_time_are_told(tmp_path):
+    """The longest with its line; of a series without any nothing is said."""
+    hours = [*range(10), *range(12, 30), *range(40, 52)]
+    path = written(tmp_path, {"t": hours, "a": [float(hour) for hour in hours]})
+    note = series(path, "train", target="a", window=2, time="t").note
+    assert "2 gaps in t, the longest before" in note
+    assert "line 30 (40)" in note
+    path = written(tmp_path, {"t": list(range(40)), "a": list(range(40))})
+    assert "gap" not in series(path, "train", target="a", window=2, time="t").note
+
+
+def test_a_column_that_may_be_the_time_is_told(tmp_path):
+    path = written(tmp_path, {"hour": list(range(40)), "a": [hour % 7 for hour in range(40)]})
+    assert "Then data.time=hour" in series(path, "train", target="a", window=2).note
+    assert "data.time" not in series(path, "train", target="a", window=2, time="hour").note
+    assert "data.time" not in series(path, "train", target="a", window=2, features=["hour", "a"]).note
+
+
+@pytest.mark.parametrize("key", ["group", "time"])
+def test_a_series_is_divided_by_its_time_alone(tmp_path, key):
+    path = written(tmp_path, {"a": list(range(40))})
+    with pytest.raises(UserError, match="a series is divided by its time alone"):
+        build_data(lambda split: series(path, split, target="a", window=2), series, Division(**{key: "a"}), seed=0)
+
+
+@pytest.mark.parametrize(("window", "rows"), [(48, 40), (500, 320)])
+def test_a_window_that_fits_is_told(tmp_path, window, rows):
+    path = written(tmp_path, {"a": list(range(400))})
+    with pytest.raises(UserError, match=rf"{window + 1} rows; \w+ has {rows}, .* data.window=39 fits"):
+        series(path, "train", target="a", window=window)
+    series(path, "train", target="a", window=39)
+
+
+def test_the_order_is_checked_within_each_series(tmp_path):
+    """Rows of several series may be mixed; one of them that goes back is named."""
+    times = [1, 1, 2, 2, 3, 3, 4, 3]
+    path = written(tmp_path, {"t": times, "which": ["x", "y"] * 4, "a": list(range(8))})
+    with pytest.raises(UserError, match=r"line 9: t is 3, the same as in the row before it \(.*line 7\)[^?]*its own.$"):
+        series(path, "train", target="a", window=1, time="t", series="which")
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    (tmp_path / "series.csv").write_bytes("a,b\n1,2\n3,\u00b5\n".encode("latin1"))
+    with pytest.raises(UserError, match="line 3: not text in UTF-8"):
+        series(str(tmp_path / "series.csv"), "train", target="a")
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+def wave(tmp_path: Path) -> str:
+    return formats.write_wave(tmp_path / "series.csv")
+
+
+def words_for(path: str, *more: str) -> list[str]:
+    return [
+        "data=series",
+        f"data.path={path}",
+        "data.time=when",
+        "data.window=12",
+        "data.target=load",
+        "model.hidden_size=12",
+        "loader.batch_size=32",
+        "optimizer.lr=0.02",
+        "logger=none",
+        *more,
+    ]
+
+
+def last_weights(run: plainloop.Run) -> torch.Tensor:
+    """All weights of the newest checkpoint, in a row."""
+    file = max(run.path.glob("checkpoints/step-*.pt"), key=lambda file: int(file.stem.removeprefix("step-")))
+    return torch.cat([value.flatten() for value in torch.load(file, weights_only=True)["model"].values()])
+
+
+def test_series_train_evaluate_and_resume(tmp_path, capsys):
+    path = wave(tmp_path)
+    whole = plainloop.train(words_for(path, "trainer.max_epochs=3"))
+    out = capsys.readouterr().out
+    assert (
+        "308 train, 28 val, 28 test; inputs 12 x 1 float32; target: load; left out, as they are no numbers: kind" in out
+    )
+    assert "note    task=regression: load is forecast" in out
+    assert plainloop.evaluate(whole.path)["test/rmse"] == whole.metrics["test/rmse"]
+    first = plainloop.train(words_for(path, "trainer.max_epochs=2"))
+    assert not torch.equal(last_weights(first), last_weights(whole))
+    again = plainloop.train([f"resume={first.path}", "trainer.max_epochs=3"])
+    assert torch.equal(last_weights(again), last_weights(whole))
+    assert again.metrics["test/rmse"] == whole.metrics["test/rmse"]
+
+
+def test_a_wave_is_forecast_in_its_own_unit(tmp_path):
+    """Three hours ahead: far better than to say the last value again, which is wrong by 50 on average."""
+    run = plainloop.train(words_for(wave(tmp_path), "trainer.max_epochs=15", "data.horizon=3"))
+    inputs, targets = whole(run.data.test)
+    repeated = float((targets - inputs[:, -1]).abs().mean())
+    assert repeated > 30
+    assert run.metrics["test/mae"] < repeated / 3
+    assert run.config.spec.target_names == ["load+1", "load+2", "load+3"]
+
+
+def test_a_linear_model_finds_a_linear_law(tmp_path):
+    """x(t) = 1.6 x(t-1) - 0.9 x(t-2) + noise of deviation 1: the best that can be is an error of 1."""
+    draw = numpy.random.default_rng(2)
+    values = [0.0, 0.0]
+    for noise in draw.normal(size=3000):
+        values.append(1.6 * values[-1] - 0.9 * values[-2] + noise)
+    path = written(tmp_path, {"x": values})
+    run = plainloop.train(
+        [
+            "data=series",
+            f"data.path={path}",
+            "data.target=x",
+            "data.window=2",
+            "model=linear_zero",
+            "optimizer.lr=0.02",
+            "trainer.max_epochs=15",
+            "logger=none",
+        ]
+    )
+    assert run.metrics["test/rmse"] == pytest.approx(1.0, abs=0.12)
+    weight = run.model.linear.weight[0] * run.session.task.std / run.preprocess.std
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.9, 1.6]), rtol=0, atol=0.05)
+
+
+def test_windows_are_classified(tmp_path):
+    path = wave(tmp_path)
+    words = [word for word in words_for(path, "trainer.max_epochs=6") if not word.startswith("data.target")]
+    run = plainloop.train([*words, "data.label=kind"])
+    assert run.config.choices.task == "binary"
+    assert run.metrics["test/accuracy"] > 0.85
+    assert plainloop.evaluate(run.path)["test/accuracy"] == run.metrics["test/accuracy"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["split.folds=3", "split.folds=3 split.fractions=[0.8,0,0.2]", "split.group=when", "split.time=load", "model=cnn"],
+)
+def test_what_does_not_fit_series_is_refused(words, tmp_path):
+    """Above all another division, which would be a random one."""
+    given = [word for word in words_for(wave(tmp_path)) if not word.startswith("model.")]
+    with pytest.raises(UserError, match=words.partition("=")[0]):
+        plainloop.train([*given, *words.split()])
+
+
+def test_the_data_config_chooses_what_follows():
+    cfg = compose(["data=series"])
+    assert (cfg.choices.model, cfg.choices.task, cfg.transforms.normalize) == ("series_rnn", "auto", "train")
+    assert compose(["data=series", "split.fractions=[0.5,0.5,0]"]).data.fractions == [0.5, 0.5, 0]
