@@ -361,3 +361,8 @@ def as_typed(value: Any) -> str:
 def plain(cfg: Any) -> Any:
     """A config as plain dicts, lists and numbers, every `${...}` filled in."""
     return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+
+
+def section(node: DictConfig) -> Any:
+    """A closed section as its dataclass, every `${...}` filled in: `section(cfg.loader).batch_size`."""
+    return OmegaConf.to_object(node)

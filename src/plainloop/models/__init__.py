@@ -16,8 +16,8 @@
     zoo/                   all that others have built of such pieces, by name
 
 A model is a `torch.nn.Module` that gets its sizes as arguments; the configs fill them in from the data, as in
-`in_features: ${spec.num_features}`. It knows nothing of data, losses or training. What is done to models: blocks.py takes one apart,
-freezing.py says which parts are trained, weights.py loads initial ones.
+`in_features: ${spec.num_features}`. It knows nothing of data, losses or training. What is done to models: blocks.py
+takes one apart, freezing.py says which parts are trained, weights.py loads initial ones.
 
 Imports: ground.
 """
