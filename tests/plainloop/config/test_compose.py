@@ -1,7 +1,6 @@
 """Composition: choosing data chooses what must follow, the command line wins, and every option composes."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plainloop.config import complaints, compose, options, rules, schema
 from plainloop.errors import UserError
+from tests.conftest import copy_configs
 
 YAML_FILES = sorted(options.CONFIGS.glob("**/*.yaml"))
 PACKAGE = "# @package _global_\n"
@@ -18,9 +18,7 @@ PACKAGE = "# @package _global_\n"
 @pytest.fixture
 def write_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """`write_config("data/own.yaml", text)` adds a file to a copy of configs/."""
-    copy = tmp_path / "configs"
-    shutil.copytree(options.CONFIGS, copy)
-    monkeypatch.setattr(options, "CONFIGS", copy)
+    copy = copy_configs(tmp_path, monkeypatch)
     return lambda name, text: (copy / name).write_text(text)
 
 
