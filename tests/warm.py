@@ -7,9 +7,9 @@ whose door it opens, as any process does.
 
 A child is a process in all that the tests look at: it leads a session and a group of its own, has the environment,
 folder, files and signal handlers of one that has just been started, runs the script as `__main__`, waits for its
-threads and runs its exit handlers. What it can't show is how Python starts and how it takes itself apart: what an import
-costs and whether it is made, limits that are inherited, another seed of `hash`, objects that complain when they are
-deleted at the very end. Tests of those start a real one, `cold`; and so does one test of each class.
+threads and runs its exit handlers. What it can't show is how Python starts and how it takes itself apart: what an
+import costs and whether it is made, limits that are inherited, another seed of `hash`, objects that complain when they
+are deleted at the very end. Tests of those start a real one, `cold`; and so does one test of each class.
 """
 
 import atexit
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "torch._inductor.config", "torch.utils.data", "torch.utils.tensorboard", "torchvision", "hydra",
-             "hydra._internal.instantiate._instantiate2", "omegaconf", "numpy", "polars", "PIL.Image", "tqdm")  # fmt: skip
+             "hydra._internal.instantiate._instantiate2", "omegaconf", "numpy", "polars", "PIL.Image")  # fmt: skip
 
 # --- in the tests ----------------------------------------------------------------------------------------------
 

@@ -817,7 +817,7 @@ def test_typed_mistake(script, words, pieces, torch_may_be_imported, type_comman
     own.parent.mkdir(parents=True)
     own.write_text("# Mine.\n_target_: my_package.Net\n  width: 3\n")
 
-    done = type_command(script, *shlex.split(words), env={"PYTHONPROFILEIMPORTTIME": "1"})
+    done = type_command(script, *shlex.split(words), env={"PYTHONPROFILEIMPORTTIME": "1"}, cold=True)
 
     imported, said = [], []
     for line in done.err.splitlines():

@@ -16,7 +16,6 @@ from torch.utils.data import Dataset
 import plainloop
 from plainloop.assembly.session import Session
 from plainloop.commands import sweep, train
-from plainloop.config import compose
 from plainloop.errors import MachineError, UserError
 from plainloop.reports import terminal
 from plainloop.runs import directory

@@ -201,9 +201,9 @@ def test_every_config_file_opens_with_what_it_does(file):
     assert len(comment.split()) >= 4
 
 
-def schema_fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+def schema_fields(section: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """Every key of a schema, sections flattened; open groups, whose keys are their target's, left out."""
-    for item in dataclasses.fields(schema):
+    for item in dataclasses.fields(section):
         if dataclasses.is_dataclass(item.type):
             yield from schema_fields(item.type, f"{prefix}{item.name}.")
         elif item.default_factory is not schema.open_group:
