@@ -1,7 +1,6 @@
 """Composition: choosing data chooses what must follow, the command line wins, and every option composes."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plainloop.config import complaints, compose, options, rules, schema
 from plainloop.errors import UserError
+from tests.conftest import copy_configs
 
 YAML_FILES = sorted(options.CONFIGS.glob("**/*.yaml"))
 PACKAGE = "# @package _global_\n"
@@ -18,9 +18,7 @@ PACKAGE = "# @package _global_\n"
 @pytest.fixture
 def write_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """`write_config("data/own.yaml", text)` adds a file to a copy of configs/."""
-    copy = tmp_path / "configs"
-    shutil.copytree(options.CONFIGS, copy)
-    monkeypatch.setattr(options, "CONFIGS", copy)
+    copy = copy_configs(tmp_path, monkeypatch)
     return lambda name, text: (copy / name).write_text(text)
 
 
@@ -203,9 +201,9 @@ def test_every_config_file_opens_with_what_it_does(file):
     assert len(comment.split()) >= 4
 
 
-def schema_fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+def schema_fields(section: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """Every key of a schema, sections flattened; open groups, whose keys are their target's, left out."""
-    for item in dataclasses.fields(schema):
+    for item in dataclasses.fields(section):
         if dataclasses.is_dataclass(item.type):
             yield from schema_fields(item.type, f"{prefix}{item.name}.")
         elif item.default_factory is not schema.open_group:
