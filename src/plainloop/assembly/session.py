@@ -11,6 +11,8 @@ from torch import nn
 
 from plainloop.assembly.loaders import evaluation_loader
 from plainloop.assembly.summary import Summary
+from plainloop.config.schema import Config, record
+from plainloop.config.sections import Spec
 from plainloop.data import Data, Loader
 from plainloop.data.augment import Augment
 from plainloop.data.dataset import SPLITS
@@ -27,7 +29,8 @@ from plainloop.training import evaluation
 class Session:
     """All that a config describes, built."""
 
-    config: DictConfig  # with `spec` filled in, `${...}` not
+    config: Config
+    composed: DictConfig  # the same before its `${...}` were filled in, as it was composed
     data: Data
     preprocess: nn.Module
     model: nn.Module
@@ -42,9 +45,19 @@ class Session:
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and should be said
 
     @property
+    def spec(self) -> Spec:
+        """The facts about the data."""
+        return self.config.spec
+
+    @property
     def workers(self) -> int:
         """Processes that load the training split."""
-        return self.config.loader.num_workers
+        return self.config.loader.num_workers or 0
+
+    def recorded(self) -> DictConfig:
+        """The composed config with all that has been decided since, as it is saved with the run."""
+        record(self.config, self.composed)
+        return self.composed
 
     def loader(self, split: str) -> Loader | None:
         """The batches of a split in their own order, whole: for validation, test and evaluation."""

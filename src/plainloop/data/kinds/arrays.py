@@ -15,7 +15,7 @@ from plainloop.errors import UserError, listed
 from plainloop.places import find_path
 
 
-@factory("data")
+@factory("data", provides=("in_channels", "image_size"))
 def arrays(
     path: str,
     inputs: str = "inputs",

@@ -62,7 +62,7 @@ class Sounds(Files):
         return features
 
 
-@factory("data")
+@factory("data", provides=("in_channels", "image_size", "sample_rate"))
 def audio(
     path: str,
     split: str,

@@ -115,7 +115,7 @@ class Standardise(nn.Module):
         return (inputs - self.mean) / self.std
 
 
-@factory("data")
+@factory("data", provides=("step_features",))
 def series(
     path: str,
     split: str,

@@ -182,7 +182,7 @@ class TableEncoder(nn.Module):
 # --- a file becomes a data set -------------------------------------------------------------------------------------
 
 
-@factory("data")
+@factory("data", provides=("num_numbers", "cardinalities"))
 def table(
     path: str,
     target: str | Sequence[str] | None = None,

@@ -162,7 +162,7 @@ def facts_of(vocabulary: Sequence[str]) -> dict[str, Any]:
     return {"vocab_size": len(vocabulary), "vocabulary": json.dumps(list(vocabulary), ensure_ascii=False)}
 
 
-@factory("data")
+@factory("data", provides=("vocab_size", "vocabulary", "padding"))
 def text(
     path: str,
     text: str,

@@ -59,7 +59,7 @@ WORDS = {
 MOST = 1_000_000_000  # bytes of images in memory
 
 
-@factory("data")
+@factory("data", provides=("in_channels", "image_size"))
 def torchvision_set(
     name: str,
     root: str,

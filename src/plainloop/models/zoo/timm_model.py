@@ -11,7 +11,7 @@ from plainloop.errors import UserError, did_you_mean, first_line
 from plainloop.models.zoo.pretrained import Preset, check_takes
 
 
-@factory("model")
+@factory("model", pretrained_by="pretrained")
 def timm_model(
     name: str,
     num_classes: int,

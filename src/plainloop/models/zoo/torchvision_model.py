@@ -25,7 +25,7 @@ from plainloop.models.zoo.pretrained import (
 AUXILIARY = {"googlenet": 0.3, "inception_v3": 0.4}
 
 
-@factory("model")
+@factory("model", pretrained_by="weights")
 def torchvision_model(
     name: str,
     num_classes: int,
