@@ -27,6 +27,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 import plainloop
 from plainloop.assembly.assemble import assemble
 from plainloop.assembly.trainer import make_trainer
+from plainloop.config import schema
 from plainloop.config.compose import compose
 from plainloop.data import InMemory, make_loader
 from plainloop.errors import MachineError, UserError
@@ -795,13 +796,15 @@ def test_threads_do_not_matter_to_what_is_loaded():
     try:
         torch.set_num_threads(2)
         by_two = torch.stack([Averaged()[index] for index in range(24)])
-        options = {"batch_size": 8, "shuffle": False, "drop_last": False, "seed": 1, "device": torch.device("cpu")}
-        alone = torch.cat(list(make_loader(Averaged(), num_workers=0, **options).epoch(0)))
+        options = {"seed": 1, "device": torch.device("cpu")}
+        section = schema.Loader(batch_size=8, shuffle=False, num_workers=0)
+        alone = torch.cat(list(make_loader(Averaged(), section, **options).epoch(0)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
     by_one = torch.stack([Averaged()[index] for index in range(24)])
-    with make_loader(Averaged(), num_workers=2, multiprocessing_context="fork", **options) as loader:
+    section = schema.Loader(batch_size=8, shuffle=False, num_workers=2, multiprocessing_context="fork")
+    with make_loader(Averaged(), section, **options) as loader:
         loaded = torch.cat(list(loader.epoch(0)))
     assert unequal(alone, by_one) == unequal(alone, loaded) == []
     assert unequal(by_two, by_one) != []  # it would have mattered
@@ -912,13 +915,9 @@ class Dividing(Raw):
 def loader_of(dataset: IterableDataset, workers: int = 0, **options: Any) -> Any:
     """A loader of a stream, whose processes are forked: quick to start, and they share the counts."""
     start = {"multiprocessing_context": "fork"} if workers else {}
-    return make_loader(
-        dataset,
-        **{"batch_size": 4, "shuffle": True, "drop_last": False, "seed": 1, **options},
-        device=torch.device("cpu"),
-        num_workers=workers,
-        **start,
-    )
+    seed = options.pop("seed", 1)
+    section = schema.Loader(**{"batch_size": 4, "num_workers": workers, **start, **options})
+    return make_loader(dataset, section, seed=seed, device=torch.device("cpu"))
 
 
 def told(batches: Any) -> list[Tensor]:

@@ -17,23 +17,20 @@ from torch.utils.data import Dataset
 
 from plainloop import seeding
 from plainloop.assembly.advice import check_task
+from plainloop.assembly.augment import augment_for
 from plainloop.assembly.finetuning import finetune
-from plainloop.assembly.loaders import drawn, training_loader
+from plainloop.assembly.loaders import drawn, reading_loader, training_loader
 from plainloop.assembly.loss import balanced_weights, check_loss, ignored_label, make_loss
+from plainloop.assembly.preprocess import preprocess_for
 from plainloop.assembly.rehearsal import check_forward
 from plainloop.assembly.session import Session
 from plainloop.assembly.spec import facts_filled, fill_spec, fill_steps
-from plainloop.assembly.transforms import (
-    apply_transforms,
-    augment_for,
-    check_alike,
-    preprocess_for,
-)
+from plainloop.assembly.transforms import apply_transforms, check_alike, through
 from plainloop.build import build, check_arguments, construct, locate
 from plainloop.config import compose
-from plainloop.config.schema import plain
+from plainloop.config.schema import plain, section
 from plainloop.data import Data, Division, build_data
-from plainloop.data.dataset import SPLITS, own, size
+from plainloop.data.dataset import SPLITS, asked, size, stand_in
 from plainloop.data.digest import check_begins_anew, digest
 from plainloop.data.fetch import first_sample
 from plainloop.data.loader import Skipped
@@ -61,7 +58,7 @@ def settled(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, str]:
         return cfg, ""
     node, trust = plain(cfg.data), list(cfg.trust)
     target = locate(node["_target_"], "data", Dataset, trust)
-    task_of = getattr(target, "task_of", None)
+    task_of = asked(target, "task_of")
     if task_of is None:
         raise UserError(
             f"task=auto: data={cfg.choices.get('data')} doesn't say what its targets are. Choose a task: "
@@ -103,9 +100,10 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
         check_begins_anew(data[split], data.skip)
     digests = {split: digest(data[split]) for split in SPLITS if isinstance(size(data[split]), int)}
     plain_train = data.train
-    apply_transforms(cfg, data)
+    transforms = section(cfg.transforms)
+    apply_transforms(transforms, data, trust)
     sample = task_class.check_sample(first_sample(data.train, data.skip))
-    if cfg.transforms.train or cfg.transforms.eval:
+    if transforms.train or transforms.eval:
         check_alike(data, sample)
     if cfg.loader.num_workers is None:
         cfg.loader.num_workers = default_workers(data.train)
@@ -113,12 +111,23 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
         raise UserError(f"early_stopping.patience={cfg.early_stopping.patience}: the data has no validation split.")
     if data.val is None and cfg.schedule.interval == "validation":
         raise UserError(f"scheduler={cfg.choices.get('scheduler')}: it acts on validations, and the data has none.")
-    facts = {"digests": digests, **(own(data.train, "facts") or {})}
+    facts = {"digests": digests, **(asked(data.train, "facts") or {})}
     fill_spec(cfg, data, facts | task_class.describe(data), sample, device, loaded)
 
-    few = getattr(plain_train, "looked_at", plain_train)  # of a stream, the samples that stand for all
+    few = stand_in(plain_train)
     skipped = Skipped(cfg.loader.skip_unreadable)
-    preprocess = preprocess_for(cfg, data, few, sample[0], skipped, loaded)
+    once = through(transforms.eval, "transforms.eval", few, trust)  # training samples without what is random
+    with reading_loader(
+        section(cfg.loader),
+        once,
+        seed=cfg.seed,
+        trust=trust,
+        skipped=skipped,
+        # A run's own statistics are loaded afterwards: only their shapes are needed.
+        limit=1 if loaded and not asked(data.train, "make_preprocess") else None,
+    ) as read:
+        model_node = {**plain(cfg.model), "in_channels": cfg.spec.in_channels}
+        preprocess = preprocess_for(transforms, model_node, data, read, sample[0], trust)
     seeding.seed_everything(cfg.seed, seeding.INIT)
     model = _build_model(cfg, trust, loaded)
     notes = finetune(cfg, model, preprocess, loaded)
@@ -135,7 +144,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     if hasattr(model, "auxiliary_weight"):
         task.loss_of = with_auxiliary(task, float(model.auxiliary_weight))  # type: ignore[arg-type]
 
-    augment = augment_for(cfg, task, sample[0])
+    augment = augment_for(transforms, cfg.spec, cfg.choices, task, sample[0])
     notes += _leave_out_a_single_sample(cfg, data, model, device)
     session = Session(
         cfg,
@@ -186,7 +195,7 @@ def hold_on_device(data: Data, device: torch.device) -> None:
         dataset: Any = data[split]
         if dataset is None:
             continue
-        if not (getattr(dataset, "gives_batches", False) and hasattr(dataset, "to")):
+        if not (asked(dataset, "gives_batches") and asked(dataset, "to")):
             raise UserError(
                 f"loader.on_device=true is for data in memory that is fetched by whole batches, and "
                 f"{split} isn't ({type(dataset).__name__}): leave it out."
@@ -201,7 +210,8 @@ def hold_on_device(data: Data, device: torch.device) -> None:
 
 def _leave_out_a_single_sample(cfg: DictConfig, data: Data, model: nn.Module, device: torch.device) -> list[str]:
     """A last batch of one sample has no deviation for BatchNorm to divide by: it is dropped, and that is said."""
-    count = drawn(training_loader(cfg, data.train, device))
+    loader = training_loader(section(cfg.loader), data, seed=cfg.seed, device=device, trust=list(cfg.trust))
+    count = drawn(loader)
     normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     single = count is not None and count % cfg.loader.batch_size == 1 and cfg.loader.batch_size > 1
     if not (normed and single) or cfg.loader.drop_last:

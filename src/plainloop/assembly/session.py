@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from plainloop.assembly.loaders import evaluation_loader
+from plainloop.assembly.loaders import evaluation_loader, training_loader
 from plainloop.assembly.summary import Summary
 from plainloop.config.schema import Config, record
 from plainloop.config.sections import Spec
@@ -64,7 +64,21 @@ class Session:
         dataset = self.data[split]
         if dataset is None:
             return None
-        return evaluation_loader(self.config, dataset, self.device, split, self.skipped)
+        return evaluation_loader(self.config.loader, dataset, split, **self._of_all_loaders())
+
+    def training_loader(self) -> Loader:
+        """The batches to train on."""
+        return training_loader(self.config.loader, self.data, **self._of_all_loaders())
+
+    def _of_all_loaders(self) -> dict[str, Any]:
+        cfg = self.config
+        return {
+            "seed": cfg.seed,
+            "device": self.device,
+            "limit": cfg.trainer.limit_batches,
+            "trust": cfg.trust,
+            "skipped": self.skipped,
+        }
 
     def measure(
         self, split: str, stopped: Callable[[], None] = lambda: None, also: Sequence[Any] = ()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from plainloop.assembly.advice import inputs_in_words, what_fits
 from plainloop.assembly.loaders import training_loader
-from plainloop.assembly.transforms import resize_for
-from plainloop.config.schema import Spec, plain, typed_keys
+from plainloop.assembly.preprocess import preset_of, resize_for
+from plainloop.config.schema import Spec, plain, section, typed_keys
 from plainloop.data import Data
 from plainloop.data.dataset import SPLITS, size
 from plainloop.errors import (
@@ -36,7 +36,7 @@ def fill_spec(
         **{f"num_{split}": size(data[split]) for split in SPLITS},
         **described,
     }
-    resize = resize_for(cfg, data)
+    resize = resize_for(section(cfg.transforms), preset_of(cfg.model, list(cfg.trust)), data)
     if resize is not None:  # what the model sees
         if spec["image_size"] is None:
             raise UserError(f"transforms.resize: it is for images, and the inputs are of shape {tuple(shape or ())}.")
@@ -56,7 +56,14 @@ def fill_steps(cfg: DictConfig, data: Data, device: torch.device, loaded: bool =
     Args:
         loaded: the steps have been made: with batches of another size there may be fewer than the warm-up had.
     """
-    batches = training_loader(cfg, data.train, device).batches
+    batches = training_loader(
+        section(cfg.loader),
+        data,
+        seed=cfg.seed,
+        device=device,
+        limit=cfg.trainer.limit_batches,
+        trust=list(cfg.trust),
+    ).batches
     warmup, total, ticks = cfg.schedule.warmup_steps, cfg.trainer.max_steps, None
     steps = None if batches is None else -(-batches // cfg.trainer.accumulate_steps)
     if steps is not None:

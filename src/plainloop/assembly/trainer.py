@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-from plainloop.assembly.loaders import training_loader
 from plainloop.assembly.session import Session
 from plainloop.assembly.spec import facts_filled
 from plainloop.build import build, locate
@@ -65,7 +64,7 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
         optimizer,
         schedule,
         session.preprocess,
-        training_loader(cfg, session.data.train, session.device, session.skipped),
+        session.training_loader(),
         session.loader("val"),
         augment=session.augment,
         device=session.device,

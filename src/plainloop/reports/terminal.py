@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from plainloop import seeding
-from plainloop.assembly.loaders import training_loader
 from plainloop.assembly.session import Session
 from plainloop.assembly.summary import ROWS, memory, metric, parameter_counts, table
 from plainloop.config.rules import depends_on_length
-from plainloop.data.dataset import SPLITS, own
+from plainloop.data.dataset import SPLITS, asked
 from plainloop.data.overlap import shared_samples
 from plainloop.errors import listed
 from plainloop.loggers import Console
@@ -38,7 +37,7 @@ def say_what_was_found(session: Session, console: Console, is_trial: bool = Fals
     count = f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1) if spec.num_outputs else "the inputs"
     values = ", ".join(spec.target_names or [count])
     target = f"{len(names)} classes ({shown})" if names else f"target: {values}"
-    remark = own(session.data.train, "note") or ""
+    remark = asked(session.data.train, "note") or ""
     remark = (
         "\n".join(["", *remark.splitlines()]).replace("\n", "\n        ")
         if "\n" in remark
@@ -55,7 +54,7 @@ def say_what_was_found(session: Session, console: Console, is_trial: bool = Fals
         if remark:
             console.say(f"note    {remark}")
     if cfg.loader.batch_sampler == "length":
-        sampler = training_loader(cfg, session.data.train, session.device).source.batch_sampler  # type: ignore[union-attr]
+        sampler = session.training_loader().source.batch_sampler  # type: ignore[union-attr]
         with seeding.preserved():
             padded, otherwise = sampler.padding()
         console.say(f"note    batches of similar length: {padded:,} padded places in an epoch instead of {otherwise:,}")
