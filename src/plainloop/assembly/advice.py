@@ -69,7 +69,7 @@ def models_that_fit(config: Config) -> list[str]:
     """Options of the group model that are for the task, and whose facts the data has; first those for its kind."""
     found, spec = {}, vars(config.spec)
     for option in options.groups()["model"]:
-        node = _option("model", option)
+        node = _option(option)
         facts = {name: _asked(value) for name, value in node.items()}
         asked = [fact for each in facts.values() for fact in each]
         if any(spec.get(fact) is None for fact in asked):
@@ -90,13 +90,13 @@ def data_that_fits(asked: Iterable[str], tasks: Iterable[str], trust: list[str])
     the model is for; none where nothing that it asks for is special."""
     provided, chosen = {}, {}
     for option in options.groups()["data"]:
-        node = _option("data", option)
+        node = options.read("data", option)
         try:
-            target = locate(str(node.get("data", {}).get("_target_")), "data", Dataset, trust)
+            target = locate(str(node["data"]["_target_"]), "data", Dataset, trust)
         except UserError:
             continue
         provided[option] = set(getattr(target, "provides", ()))
-        chosen[option] = {entry.get("override /task") for entry in node["defaults"] if isinstance(entry, dict)}
+        chosen[option] = {entry.get("override /task") for entry in node.get("defaults", []) if isinstance(entry, dict)}
     special = set(asked) & set().union(*provided.values())
     of_tasks = [option for option in provided if chosen[option] & set(tasks)]
     if not special and not of_tasks:
@@ -104,13 +104,13 @@ def data_that_fits(asked: Iterable[str], tasks: Iterable[str], trust: list[str])
     return [option for option in of_tasks or provided if special <= provided[option]]
 
 
-def _option(group: str, name: str) -> dict[str, Any]:
-    """An option as it stands in its file, and in those that it begins with."""
-    own = options.read(group, name)
-    begun: dict[str, Any] = {"defaults": []}
-    for other in own.get("defaults", []):
+def _option(name: str) -> dict[str, Any]:
+    """An option of the group model as it stands in its file, and in those that it begins with."""
+    own = options.read("model", name)
+    begun: dict[str, Any] = {}
+    for other in own.pop("defaults", []):
         if isinstance(other, str) and other != "_self_":
-            begun |= _option(group, other)
+            begun |= _option(other)
     return begun | own
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from plainloop.config.schema import Spec, Transforms
+from plainloop.config.sections import Spec, Transforms
 from plainloop.data.augment import Augment
 from plainloop.errors import UserError, first_line, out_of_memory
 from plainloop.tasks.task import Task

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from plainloop.build import construct, function, locate
-from plainloop.config.schema import OF_WORKERS
-from plainloop.config.schema import Loader as Section
+from plainloop.config.sections import OF_WORKERS
+from plainloop.config.sections import Loader as Section
 from plainloop.data import Data, Loader, make_loader
 from plainloop.data.dataset import asked, length, per_sample, size, targets_of
 from plainloop.data.loader import Skipped

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from plainloop.build import locate
-from plainloop.config.schema import Transforms
+from plainloop.config.sections import Transforms
 from plainloop.data import Data
 from plainloop.data.dataset import asked
 from plainloop.data.preprocess import Resize, make_preprocess

@@ -11,7 +11,6 @@ from plainloop.assembly.augment import check_shares
 from plainloop.assembly.loaders import first_two
 from plainloop.assembly.session import Session
 from plainloop.assembly.summary import watched
-from plainloop.config.schema import section
 from plainloop.errors import (
     MachineError,
     UserError,
@@ -31,11 +30,11 @@ def check_forward(session: Session, split: str) -> None:
     dataset = session.data[split]
     assert dataset is not None
     loader = first_two(
-        section(session.config.loader),
+        session.config.loader,
         dataset,
         split,
         seed=session.config.seed,
-        trust=list(session.config.trust),
+        trust=session.config.trust,
         skipped=session.skipped,
     )
     with seeding.preserved():
@@ -44,7 +43,7 @@ def check_forward(session: Session, split: str) -> None:
         except MachineError as error:
             raise UserError(str(error)) from error
         batch = session.prepare(raw)
-        with evaluation.eval_mode(session.model), torch.no_grad(), session.autocast:
+        with evaluation.eval_mode(session.model), torch.no_grad(), session.prepare.autocast():
             at_fault = f"model={session.config.choices.get('model')}"
             try:
                 with watched(session.model, 2) as session.summary:
@@ -73,8 +72,9 @@ def check_forward(session: Session, split: str) -> None:
                 raise UserError(
                     f"{at_fault} can't take a batch whose inputs are {words}: {told(error)} ({origin(error)})"
                 ) from error
-            if session.augment is not None and session.augment.mixes:
-                check_shares(section(session.config.transforms), session.config.choices, session.task, outputs)
+            augment = session.prepare.augment
+            if augment is not None and augment.mixes:
+                check_shares(session.config.transforms, session.config.choices, session.task, outputs)
             _check_metrics(session, batch, outputs)
 
 

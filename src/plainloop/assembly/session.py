@@ -1,7 +1,6 @@
 """All that a config describes, built."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +9,11 @@ from omegaconf import DictConfig
 from torch import nn
 
 from plainloop.assembly.loaders import evaluation_loader, training_loader
+from plainloop.assembly.spec import facts_filled
 from plainloop.assembly.summary import Summary
 from plainloop.config.schema import Config, record
 from plainloop.config.sections import Spec
 from plainloop.data import Data, Loader
-from plainloop.data.augment import Augment
 from plainloop.data.dataset import SPLITS
 from plainloop.data.loader import Skipped
 from plainloop.errors import (
@@ -23,6 +22,7 @@ from plainloop.errors import (
 )
 from plainloop.tasks.task import Task
 from plainloop.training import evaluation
+from plainloop.training.batches import Preparation
 
 
 @dataclass
@@ -32,15 +32,11 @@ class Session:
     config: Config
     composed: DictConfig  # the same before its `${...}` were filled in, as it was composed
     data: Data
-    preprocess: nn.Module
     model: nn.Module
     task: Task
-    device: torch.device
+    prepare: Preparation  # a batch's way to the model
     sample: tuple[Any, ...]  # the first of the training split
-    prepare: Callable[[Any], Any]
-    autocast: AbstractContextManager
     skipped: Skipped  # samples that can't be read
-    augment: Augment | None = None  # of training batches
     summary: Summary = field(default_factory=Summary)  # of the model's layers
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and should be said
 
@@ -50,9 +46,16 @@ class Session:
         return self.config.spec
 
     @property
-    def workers(self) -> int:
-        """Processes that load the training split."""
-        return self.config.loader.num_workers or 0
+    def device(self) -> torch.device:
+        return self.prepare.device
+
+    @property
+    def preprocess(self) -> nn.Module:
+        return self.prepare.preprocess
+
+    def filled(self, group: str) -> dict[str, Any]:
+        """A group with its `${spec...}` filled in. Raises UserError where the data doesn't have such a fact."""
+        return facts_filled(self.config, group)
 
     def recorded(self) -> DictConfig:
         """The composed config with all that has been decided since, as it is saved with the run."""
@@ -88,9 +91,7 @@ class Session:
         if loader is None:
             raise UserError(f"split={split}: the data has none. It has: {listed(s for s in SPLITS if self.data[s])}.")
         with loader:
-            return evaluation.measure(
-                self.model, self.task, loader, self.prepare, self.autocast, self.task.metrics, stopped, also
-            )
+            return evaluation.measure(self.model, self.task, loader, self.prepare, stopped, also)
 
     def to_device(self) -> None:
         memory_format = torch.channels_last if self.config.trainer.channels_last else torch.preserve_format

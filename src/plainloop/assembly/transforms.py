@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from plainloop.build import build
-from plainloop.config.schema import Transforms
+from plainloop.config.sections import Transforms
 from plainloop.data import Data
 from plainloop.data.fetch import first_sample
 from plainloop.data.transforms import transformed

@@ -20,6 +20,7 @@ from plainloop.training.trainer import Trainer
 MAY_CHANGE = list(may_change(Config, "resume", "inexact"))
 NOT_SETTINGS = ("spec", "choices", "name", "extend", "loader.drop_last")
 
+
 def of(session: Session, trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint says of the run that it belongs to."""
     config, scheduler = session.config, trainer.schedule.scheduler
@@ -34,7 +35,7 @@ def of(session: Session, trainer: Trainer) -> dict[str, Any]:
         "world_size": 1,
         "batch_size": config.loader.batch_size,
         "accumulate_steps": config.trainer.accumulate_steps,
-        "sizes": {split: getattr(config.spec, f"num_{split}") for split in SPLITS},
+        "sizes": {split: config.spec.samples(split) for split in SPLITS},
         "digests": config.spec.digests,
         "class_names": config.spec.class_names,
         "circumstances": {
@@ -80,9 +81,7 @@ def check(was: dict[str, Any] | None, now: dict[str, Any], inexact: bool, old: R
         )
     then = was["circumstances"]
     return differences + [
-        f"{name} was {then[name]} and is {found}"
-        for name, found in now["circumstances"].items()
-        if then[name] != found
+        f"{name} was {then[name]} and is {found}" for name, found in now["circumstances"].items() if then[name] != found
     ]
 
 

@@ -95,15 +95,15 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     if is_trial or config.choices.get("debug"):
         config.test = False
     terminal.say_what_was_found(session, console, is_trial)
-    others = {
-        name: build(node, f"logger.{name}", Logger, list(config.trust)) for name, node in plain(config.logger or {}).items()
-    }
+    nodes = plain(config.logger or {})
+    others = {name: build(node, f"logger.{name}", Logger, config.trust) for name, node in nodes.items()}
     loggers: dict[str, Logger] = {"history": History(), "console": console, **others}
     with explained(None), complaints.explaining_leftovers(config):
         trainer = make_trainer(session, log=_to_all(loggers), progress=console.progress)
         terminal.say_memory(session, trainer, console)
 
-    inexact, config.resume, config.resume_inexact = config.resume_inexact, None, False  # the run's own config has neither
+    inexact = config.resume_inexact
+    config.resume, config.resume_inexact = None, False  # the run's own config has neither
     identity = fingerprint.of(session, trainer)
     if resumes:
         assert old is not None
@@ -175,7 +175,7 @@ def _train(
         state["loggers"] = {name: logger.state_dict() for name, logger in loggers.items()}
         checkpoints.save(state, best)
 
-    trainer.save, trainer.due = save, checkpoints.due
+    trainer.hooks.save, trainer.hooks.due = save, checkpoints.due
     started = time.perf_counter()
     try:
         with explained(run), obeying_signals(trainer, checkpoints):
@@ -258,8 +258,8 @@ def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, A
     averaged where the run averages."""
     best = run.checkpoints / "best.pt"
     if not best.exists():
-        if trainer.average is not None and trainer.average.count:
-            session.model.load_state_dict(trainer.average.model.state_dict())
+        if trainer.average.chosen is not None:
+            session.model.load_state_dict(trainer.average.chosen.state_dict())
         return None
     state = checkpoint_room.load(best)
     resume.load_weights(session, state)

@@ -352,3 +352,7 @@ class Spec:
     total_steps: int | None = key(None, "optimizer steps in the run")
     schedule_length: int | None = key(None, "ticks of the scheduler after the warm-up")
     digests: dict[str, Any] | None = key(None, "a digest of each split's content")
+
+    def samples(self, split: str) -> int | None:
+        """How many a split has; 0 for none, None for a stream that doesn't know."""
+        return getattr(self, f"num_{split}")

@@ -10,7 +10,6 @@ from plainloop.data import Data, each_sample, first_sample, targets_of
 from plainloop.data.dataset import SPLITS, asked, stand_in
 from plainloop.data.preprocess import statistics
 from plainloop.errors import UserError, described, listed
-from plainloop.tasks import losses as losses_room
 from plainloop.tasks import metrics as metrics_room
 from plainloop.tasks.task import Task, expect, forward
 
@@ -70,7 +69,7 @@ class Regression(Task):
             if below:
                 raise UserError(
                     f"data: the target of sample {below[0][0]} of {split} is negative, and loss=poisson_nll "
-                    f"is for counts. Others: {listed(losses_room.fitting(self.kind)[:4])}."
+                    f"is for counts. Others: {listed(self.losses[:4])}."
                 )
         if not self.standardize:
             return
