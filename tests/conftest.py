@@ -3,10 +3,13 @@
 A process that imports torch and takes a step costs several seconds, so the runs here are made once a session.
 """
 
+import functools
 import json
 import os
-import subprocess
+import shutil
+import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,8 @@ import pytest
 import torch
 
 import plainloop
+from plainloop.config import options
+from tests.warm import start
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
@@ -39,28 +44,37 @@ class Done:
         return json.loads((self.run / "metrics.json").read_text())
 
 
-def command(script: str, *words: str, folder: Path, env: dict[str, str] | None = None) -> Done:
-    """Type `python SCRIPT words...` in a folder, as a user would; outputs/ comes to lie there."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *words],
-        check=False,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-    )
-    return Done(done.returncode, done.stdout, done.stderr, folder)
+def command(
+    script: str, *words: str, folder: Path, env: dict[str, str] | None = None, cold: bool = False, timeout: float = 300
+) -> Done:
+    """Type `python SCRIPT words...` in a folder, as a user would; outputs/ comes to lie there. `cold`: see warm.py."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = start([str(ROOT / script), *words], folder, env, out, err, cold)
+        try:
+            status = process.wait(timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        out.seek(0)
+        err.seek(0)
+        return Done(status, out.read(), err.read(), folder)
 
 
 @pytest.fixture
 def type_command(tmp_path: Path) -> Callable[..., Done]:
     """`type_command("train.py", "model=mlp")` in an empty folder."""
 
-    def typed(script: str, *words: str, env: dict[str, str] | None = None) -> Done:
-        return command(script, *words, folder=tmp_path, env=env)
+    return functools.partial(command, folder=tmp_path)
 
-    return typed
+
+def copy_configs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of configs/ in a folder, which the engine takes for its own."""
+    copy = Path(shutil.copytree(options.CONFIGS, folder / "configs"))
+    for name, module in list(sys.modules.items()):
+        if name.startswith("plainloop.") and hasattr(module, "CONFIGS"):
+            monkeypatch.setattr(module, "CONFIGS", copy)
+    return copy
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +94,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def digits_command(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """`python train.py model=mlp`, typed once for all tests."""
-    return command("train.py", "model=mlp", folder=tmp_path_factory.mktemp("digits"))
+    return command("train.py", "model=mlp", folder=tmp_path_factory.mktemp("digits"), cold=True)
 
 
 @pytest.fixture(scope="session")

@@ -41,12 +41,12 @@ from torchvision.transforms.functional import pil_to_tensor
 import plainloop
 from plainloop.assembly.assemble import assemble
 from plainloop.assembly.trainer import make_trainer
-from plainloop.commands.train import train
 from plainloop.config import schema
 from plainloop.config.compose import compose
 from plainloop.data import make_loader
 from plainloop.errors import MachineError, UserError
-from plainloop.runs import checkpoint
+from plainloop.reports import pictures
+from plainloop.runs import checkpoint, environment
 from plainloop.runs.checkpoint import Checkpoints
 from plainloop.training.callbacks import Callback
 from tests.conftest import ROOT, Done
@@ -613,8 +613,8 @@ def test_a_disk_that_is_full_at_the_first_checkpoint(tmp_path):
 def test_a_disk_that_is_full_before_a_checkpoint_is_due(size, logger, monkeypatch):
     """The config has 3 kB, and the history comes to 9 before its run ends: closing what can't be written doesn't
     hide the cause."""
-    monkeypatch.setattr(train.rundir, "_git", lambda *_: None)  # the size of a diff is nobody's business here
-    monkeypatch.setattr(train.report, "draw_inputs", lambda *_: None)
+    monkeypatch.setattr(environment, "_git", lambda *_: None)  # the size of a diff is nobody's business here
+    monkeypatch.setattr(pictures, "draw_inputs", lambda *_: None)
     words = [
         *QUICK,
         "trainer.log_every=1",
@@ -1246,7 +1246,7 @@ class Sometimes(plainloop.tasks.Accuracy):
 @pytest.mark.parametrize(("nan", "best"), [([1], 2), ([1, 2], 3), ([2], 1), ([2, 3], 1), ([1, 2, 3], None)])
 def test_a_metric_that_is_nan_is_never_best(nan, best, tmp_path):
     """Though its epoch is saved as the last one is, and though it comes first."""
-    words = ["metrics.some._target_=tests.plainloop.test_faults.Sometimes", f"metrics.some.nan={nan}".replace(" ", "")]
+    words = [f"metrics.some._target_={HERE}.Sometimes", f"metrics.some.nan={nan}".replace(" ", "")]
     run = plainloop.train([*FRAGILE, *words, "monitor=val/some", "trainer.log_every=50", "checkpoint.keep=9"])
     values = [record["val/some"] for record in run.history()]
     assert values == [None if number in nan else 0.5**number for number in (1, 2, 3)]

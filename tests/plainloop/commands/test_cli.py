@@ -205,7 +205,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "add_argument", argparse._ActionsContainer.add_argument)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(ZeroDivisionError):
-        cli.door("train")(raising(ZeroDivisionError("a bug")))()
+        cli.door(schema.Config)(raising(ZeroDivisionError("a bug")))()
 
 
 @pytest.mark.parametrize(("value", "traced"), [("1", True), ("yes", True), ("0", False), ("", False), (None, False)])

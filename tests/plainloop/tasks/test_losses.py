@@ -22,6 +22,7 @@ from plainloop.tasks.metrics import MAE
 from plainloop.tasks.regression import GaussianRegression, Regression
 from plainloop.tasks.sequences import SequenceLabelling
 from plainloop.tasks.task import Task
+from tests.conftest import copy_configs
 
 
 class Says(nn.Module):
@@ -805,11 +806,7 @@ def test_losses_that_do_not_fit_are_refused(words, message, tmp_path):
 
 def test_an_option_of_the_users_own_is_judged_by_what_it_names(monkeypatch, tmp_path):
     """configs/loss/smoothed.yaml with torch's cross-entropy fits a task whose list doesn't name it."""
-    import shutil
-
-    shutil.copytree(options.CONFIGS, tmp_path / "configs")
-    monkeypatch.setattr(options, "CONFIGS", tmp_path / "configs")
-    file = tmp_path / "configs" / "loss" / "smoothed.yaml"
+    file = copy_configs(tmp_path, monkeypatch) / "loss/smoothed.yaml"
     file.write_text("# Smoothed.\n_target_: torch.nn.CrossEntropyLoss\nlabel_smoothing: 0.2\n")
     assert trained("loss=smoothed").session.task.loss.label_smoothing == 0.2
     with pytest.raises(UserError, match="CrossEntropyLoss doesn't fit task=regression"):
