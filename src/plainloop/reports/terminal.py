@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from plainloop import seeding
-from plainloop.assembly.loaders import training_loader
 from plainloop.assembly.session import Session
 from plainloop.assembly.summary import ROWS, memory, metric, parameter_counts, table
 from plainloop.config.rules import depends_on_length
-from plainloop.data.dataset import SPLITS, own
+from plainloop.data.dataset import SPLITS, asked
 from plainloop.data.overlap import shared_samples
 from plainloop.errors import listed
 from plainloop.loggers import Console
@@ -27,18 +26,18 @@ from plainloop.training.trainer import Trainer
 
 def say_what_was_found(session: Session, console: Console, is_trial: bool = False) -> None:
     cfg = session.config
-    spec = cfg.spec
-    counts = {split: spec[f"num_{split}"] for split in SPLITS if session.data[split] is not None}
+    spec = session.spec
+    counts = {split: spec.samples(split) for split in SPLITS if session.data[split] is not None}
     sizes = ", ".join(f"{'stream for' if n is None else f'{n:,}'} {split}" for split, n in counts.items())
     inputs = session.sample[0]
     shape = " x ".join(map(str, inputs.shape)) or "1" if isinstance(inputs, Tensor) else ", ".join(inputs)
     kind = f" {str(inputs.dtype).removeprefix('torch.')}" if isinstance(inputs, Tensor) else ""
     names = list(spec.class_names or [])
     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    count = f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1) if spec.num_outputs else "the inputs"
-    values = ", ".join(spec.target_names or [count])
+    outputs = f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1) if spec.num_outputs else "the inputs"
+    values = ", ".join(spec.target_names or [outputs])
     target = f"{len(names)} classes ({shown})" if names else f"target: {values}"
-    remark = own(session.data.train, "note") or ""
+    remark = asked(session.data.train, "note") or ""
     remark = (
         "\n".join(["", *remark.splitlines()]).replace("\n", "\n        ")
         if "\n" in remark
@@ -48,14 +47,14 @@ def say_what_was_found(session: Session, console: Console, is_trial: bool = Fals
     for split, pairs in shared_samples(session.data).items():
         index, other = pairs[0]
         console.say(
-            f"warning: {len(pairs):,} of {spec[f'num_{split}']:,} samples of {split} are also in train, and "
+            f"warning: {len(pairs):,} of {spec.samples(split):,} samples of {split} are also in train, and "
             f"don't measure what is new (its sample {index} is sample {other} of train)"
         )
     for remark in (*session.notes, getattr(session.preprocess, "note", ""), getattr(session.model, "note", "")):
         if remark:
             console.say(f"note    {remark}")
     if cfg.loader.batch_sampler == "length":
-        sampler = training_loader(cfg, session.data.train, session.device).source.batch_sampler  # type: ignore[union-attr]
+        sampler = session.training_loader().source.batch_sampler  # type: ignore[union-attr]
         with seeding.preserved():
             padded, otherwise = sampler.padding()
         console.say(f"note    batches of similar length: {padded:,} padded places in an epoch instead of {otherwise:,}")
@@ -72,7 +71,7 @@ def say_what_was_found(session: Session, console: Console, is_trial: bool = Fals
         console.say(f"        {line}")
     number = torch.get_num_threads()
     threads = f" ({number} thread{'s' * (number != 1)})" if session.device.type == "cpu" else ""
-    workers = f", {session.workers or 'no'} loading process{'es' * (session.workers != 1)}"
+    workers = f", {cfg.loader.num_workers or 'no'} loading process{'es' * (cfg.loader.num_workers != 1)}"
     device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
     steps = f"{spec.total_steps:,} steps" if spec.total_steps else f"{cfg.trainer.max_epochs} epochs"
     steps += f" ({spec.steps_per_epoch:,} per epoch)" if spec.steps_per_epoch else ""
