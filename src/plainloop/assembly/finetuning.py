@@ -34,7 +34,11 @@ def finetune(cfg: DictConfig, model: nn.Module, preprocess: nn.Module, loaded: b
     if section.weights and not loaded:
         weights, inputs, source = initial_weights(section.weights, cfg.paths.outputs)
         section.weights = source  # `latest` would be another one tomorrow
-        lines = load_weights(model, weights, source, section.partial)
+        advice = "finetune.partial=true loads what fits, and leaves the rest as it was initialised."
+        what = f"finetune.weights={source}"
+        count, left_out = load_weights(model, weights, what, partial=section.partial, advice=advice)
+        lines = [f"weights {count} of {len(model.state_dict())} tensors from {source}"]
+        lines += [f"not loaded: {reason}" for reason in left_out]
         own = preprocess.state_dict()
         if inputs is not None and own.keys() != inputs.keys():  # one of them resizes images besides, see pipelines.py
             bare = {name.removeprefix("0."): value for name, value in inputs.items()}
