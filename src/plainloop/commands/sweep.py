@@ -21,6 +21,7 @@ from plainloop import places
 from plainloop.config import compose
 from plainloop.errors import MachineError, UserError, first_line, shown
 from plainloop.reports import tables
+from plainloop.runs import atomic
 from plainloop.runs.directory import RunDir, unique
 
 
@@ -93,7 +94,7 @@ def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
             f"{tables.of_words([[saved.monitor, 'mean', 'deviation', 'of', *spread[0][3]], *map(_row, spread)], '')}\n"
         )
     ranking = [{"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done]
-    (folder / "ranking.json").write_text(json.dumps(ranking, indent=2) + "\n")
+    atomic.replace_text(folder / "ranking.json", json.dumps(ranking, indent=2) + "\n")
     if test and done[0].value is not None and _has_test(saved):
         from plainloop.commands.evaluate import evaluate
 
