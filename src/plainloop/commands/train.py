@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from plainloop.assembly.assemble import assemble, settled
 from plainloop.assembly.session import Session
-from plainloop.assembly.summary import table
+from plainloop.assembly.summary import layers
 from plainloop.assembly.trainer import make_trainer
 from plainloop.build import build
 from plainloop.commands import resume
@@ -25,7 +25,7 @@ from plainloop.config import complaints, compose
 from plainloop.config.schema import plain
 from plainloop.errors import MachineError, UserError
 from plainloop.loggers import Console, History, Logger
-from plainloop.reports import pictures, terminal
+from plainloop.reports import pictures, tables, terminal
 from plainloop.runs import atomic
 from plainloop.runs import checkpoint as checkpoint_room
 from plainloop.runs.checkpoint import Checkpoints
@@ -135,7 +135,8 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
                 record_resumption(run, cfg.seed, typed)
             else:
                 record_rest(run, cfg.seed, typed, session.data.indices)
-                atomic.replace_text(run.layers, "\n".join(table(session.model, session.summary)) + "\n")
+                whole = layers(session.model, session.summary)
+                atomic.replace_text(run.layers, tables.table(whole, left=5) + "\n")
         return _train(
             run,
             session,
