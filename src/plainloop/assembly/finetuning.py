@@ -12,7 +12,7 @@ from plainloop.models.freezing import freeze
 from plainloop.models.weights import load_weights, read_weights
 from plainloop.runs import checkpoint as checkpoint_room
 from plainloop.runs.checkpoint import Checkpoints
-from plainloop.runs.directory import find, latest
+from plainloop.runs.finding import find, latest
 from plainloop.training.averaging import chosen_weights
 
 

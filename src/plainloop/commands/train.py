@@ -34,12 +34,11 @@ from plainloop.runs.directory import (
     check_free,
     clear,
     create,
-    find,
     record_config,
     record_rest,
     record_resumption,
-    to_continue,
 )
+from plainloop.runs.finding import find, to_continue
 from plainloop.tasks.metrics import ConfusionMatrix
 from plainloop.training.trainer import Trainer
 
