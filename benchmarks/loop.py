@@ -37,9 +37,14 @@ from plainloop.runs.checkpoint import Checkpoints
 from plainloop.runs.directory import RunDir
 from plainloop.tasks.classification import Multiclass
 from plainloop.tasks.metrics import F1, Accuracy
+from plainloop.training.batches import Preparation
+from plainloop.training.callbacks import Hooks
+from plainloop.training.length import Length
 from plainloop.training.optimizer import make_optimizer
+from plainloop.training.randomness import no_seed
 from plainloop.training.schedule import Schedule
 from plainloop.training.trainer import Trainer
+from plainloop.training.update import Update
 
 Batch = tuple[Tensor, Tensor]
 FEATURES, CLASSES, LR = 784, 10, 1e-3
@@ -131,15 +136,13 @@ def plainloop_trainer(
         trainer = Trainer(
             model,
             task,
-            optimizer,
+            Update(optimizer),
             Schedule(optimizer),
-            preprocess,
+            Preparation(preprocess),
             batches,
-            max_epochs=epochs,
-            log_every=LOG_EVERY,
-            log=log,
-            progress=console.progress,
-            due=checkpoints.due,
+            length=Length(epochs),
+            seed_step=no_seed,  # as for every model in which nothing draws
+            hooks=Hooks(log, LOG_EVERY, console.progress, due=checkpoints.due),
         )
         for logger in loggers:
             logger.open(run, {"trainer": {"max_epochs": epochs}}, 0)

@@ -44,7 +44,7 @@ from plainloop.errors import (
 )
 from plainloop.tasks.metrics import METRIC
 from plainloop.tasks.task import Task, with_auxiliary
-from plainloop.training import batches
+from plainloop.training.batches import Preparation
 
 TORCHS_THREADS = torch.get_num_threads()
 
@@ -140,15 +140,11 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     session = Session(
         cfg,
         data,
-        preprocess,
         model,
         task,
-        device,
+        Preparation(preprocess, device, cfg.trainer.precision, cfg.trainer.channels_last, augment),
         sample,
-        batches.preparation(preprocess, device, cfg.trainer.channels_last),
-        batches.autocast(device, cfg.trainer.precision),
         skipped,
-        augment,
         notes=notes,
     )
     session.to_device()

@@ -38,7 +38,7 @@ def check_forward(session: Session, split: str) -> None:
         except MachineError as error:
             raise UserError(str(error)) from error
         batch = session.prepare(raw)
-        with evaluation.eval_mode(session.model), torch.no_grad(), session.autocast:
+        with evaluation.eval_mode(session.model), torch.no_grad(), session.prepare.autocast():
             at_fault = f"model={session.config.choices.get('model')}"
             try:
                 with watched(session.model, 2) as session.summary:
@@ -63,7 +63,8 @@ def check_forward(session: Session, split: str) -> None:
                 raise UserError(
                     f"{at_fault} can't take a batch {_described(batch[0])}: {told(error)} ({origin(error)})"
                 ) from error
-            if session.augment is not None and session.augment.mixes:
+            augment = session.prepare.augment
+            if augment is not None and augment.mixes:
                 check_shares(session.config, session.task, outputs)
             _check_metrics(session, batch, outputs)
 

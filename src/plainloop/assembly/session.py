@@ -1,7 +1,6 @@
 """All that a config describes, built."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import nn
 from plainloop.assembly.loaders import evaluation_loader
 from plainloop.assembly.summary import Summary
 from plainloop.data import Data, Loader
-from plainloop.data.augment import Augment
 from plainloop.data.dataset import SPLITS
 from plainloop.data.loader import Skipped
 from plainloop.errors import (
@@ -21,6 +19,7 @@ from plainloop.errors import (
 )
 from plainloop.tasks.task import Task
 from plainloop.training import evaluation
+from plainloop.training.batches import Preparation
 
 
 @dataclass
@@ -29,17 +28,21 @@ class Session:
 
     config: DictConfig  # with `spec` filled in, `${...}` not
     data: Data
-    preprocess: nn.Module
     model: nn.Module
     task: Task
-    device: torch.device
+    prepare: Preparation  # a batch's way to the model
     sample: tuple[Any, ...]  # the first of the training split
-    prepare: Callable[[Any], Any]
-    autocast: AbstractContextManager
     skipped: Skipped  # samples that can't be read
-    augment: Augment | None = None  # of training batches
     summary: Summary = field(default_factory=Summary)  # of the model's layers
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and should be said
+
+    @property
+    def device(self) -> torch.device:
+        return self.prepare.device
+
+    @property
+    def preprocess(self) -> nn.Module:
+        return self.prepare.preprocess
 
     @property
     def workers(self) -> int:
@@ -61,9 +64,7 @@ class Session:
         if loader is None:
             raise UserError(f"split={split}: the data has none. It has: {listed(s for s in SPLITS if self.data[s])}.")
         with loader:
-            return evaluation.measure(
-                self.model, self.task, loader, self.prepare, self.autocast, self.task.metrics, stopped, also
-            )
+            return evaluation.measure(self.model, self.task, loader, self.prepare, stopped, also)
 
     def to_device(self) -> None:
         memory_format = torch.channels_last if self.config.trainer.channels_last else torch.preserve_format

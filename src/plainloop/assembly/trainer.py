@@ -1,7 +1,10 @@
 """The optimizer, the schedule and the trainer over what has been assembled."""
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from plainloop.assembly.loaders import training_loader
 from plainloop.assembly.session import Session
@@ -12,11 +15,17 @@ from plainloop.errors import (
     UserError,
     listed,
 )
-from plainloop.training.callbacks import Callback
+from plainloop.seeding import StepSeed
+from plainloop.training.averaging import EMA, SWA, NoAverage
+from plainloop.training.callbacks import Callback, Hooks
 from plainloop.training.lbfgs import ClosureTrainer, check_closure_settings
+from plainloop.training.length import Length
 from plainloop.training.optimizer import make_optimizer, needs_closure
+from plainloop.training.randomness import may_draw, no_seed
 from plainloop.training.schedule import make_schedule
+from plainloop.training.selection import Selection
 from plainloop.training.trainer import Trainer
+from plainloop.training.update import make_update
 
 
 def make_trainer(session: Session, **hooks: Any) -> Trainer:
@@ -36,48 +45,66 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
         trust,
         cfg.spec.schedule_length,
     )
-    section = plain(cfg.trainer)
-    averaged_after = (section["swa_start"] or 0) * (cfg.spec.steps_per_epoch or 0)
-    if averaged_after > (cfg.spec.total_steps or math.inf) and not cfg.choices.get("debug"):
-        raise UserError(
-            f"trainer.swa_start={section['swa_start']}: the run ends before the end of that epoch, with "
-            f"trainer.max_steps={section['max_steps']}."
-        )
-    elsewhere = (
-        "_target_",
-        "device",
-        "num_threads",
-        "deterministic",
-        "detect_anomaly",
-        "limit_batches",
-        "profile",
-    )
-    trainer_class = locate(section["_target_"], "trainer", Trainer, trust)
+    section = cfg.trainer
+    model, task, prepare = session.model, session.task, session.prepare
+    trainer_class = locate(section._target_, "trainer", Trainer, trust)
     if asks_for_loss and trainer_class is Trainer:
         trainer_class = ClosureTrainer
-        settings = ("precision", "accumulate_steps", "max_grad_norm", "nonfinite")
-        check_closure_settings(optimizer, **{name: section[name] for name in settings})
+        check_closure_settings(
+            optimizer, section.precision, section.accumulate_steps, section.max_grad_norm, section.nonfinite
+        )
     nodes = plain(cfg.callbacks or {})
     callbacks = {name: build(node, f"callbacks.{name}", Callback, trust) for name, node in nodes.items()}
-    return trainer_class(
-        session.model,
-        session.task,
-        optimizer,
+    own_step = trainer_class.train_step is not Trainer.train_step
+    taking_part = [model, prepare.preprocess, task, *task.metrics.values(), optimizer, *callbacks.values()]
+    taking_part += [] if schedule.scheduler is None else [schedule.scheduler]
+    if own_step or section.compile or prepare.augment is not None or may_draw(taking_part):
+        # A step of the user's own may well draw with NumPy: mixup, say.
+        seed_step: Callable[[int], None] = StepSeed(cfg.seed, session.device, everything=own_step)
+    else:
+        seed_step = no_seed
+    trainer = trainer_class(
+        model,
+        task,
+        make_update(
+            optimizer,
+            (model, prepare.preprocess, task),
+            session.device,
+            section.precision,
+            section.max_grad_norm,
+            section.nonfinite,
+        ),
         schedule,
-        session.preprocess,
+        prepare,
         training_loader(cfg, session.data.train, session.device, session.skipped),
         session.loader("val"),
-        augment=session.augment,
-        device=session.device,
-        seed=cfg.seed,
-        monitor=cfg.monitor,
-        mode=mode,
-        patience=cfg.early_stopping.patience,
-        min_delta=cfg.early_stopping.min_delta,
+        accumulate_steps=section.accumulate_steps,
+        length=Length(section.max_epochs, section.max_steps, section.validate_every, section.stop_below),
+        selection=Selection(cfg.monitor, mode, cfg.early_stopping.patience, cfg.early_stopping.min_delta),
+        average=_average(session),
+        seed_step=seed_step,
         callbacks=callbacks,
-        **{name: value for name, value in section.items() if name not in elsewhere},
-        **hooks,
+        hooks=Hooks(log_every=section.log_every, **hooks),
     )
+    if section.compile:
+        trainer.network = torch.compile(model)
+    return trainer
+
+
+def _average(session: Session) -> NoAverage:
+    """The average of the weights that section `trainer` asks for. Raises UserError for one that never begins."""
+    cfg, section = session.config, session.config.trainer
+    if section.ema_decay is not None:
+        return EMA(session.model, section.ema_decay)
+    if section.swa_start is None:
+        return NoAverage()
+    begins_after = section.swa_start * (cfg.spec.steps_per_epoch or 0)
+    if begins_after > (cfg.spec.total_steps or math.inf) and not cfg.choices.get("debug"):
+        raise UserError(
+            f"trainer.swa_start={section.swa_start}: the run ends before the end of that epoch, with "
+            f"trainer.max_steps={section.max_steps}."
+        )
+    return SWA(session.model, section.swa_start)
 
 
 def monitor_mode(session: Session) -> str:

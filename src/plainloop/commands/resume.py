@@ -244,12 +244,8 @@ def start_from(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
     """Weights and the optimizer's moments, with the new run's own hyper-parameters, position and schedule."""
     with _fitting(old):
         trainer.model.load_state_dict(state["model"])
-        if trainer.average is not None:
-            # A moving average goes on; a mean of epochs' ends begins anew, with the new run's epochs.
-            goes_on = trainer.ema is not None and state["average"] and "added" not in state["average"]
-            begun = state["average"] if goes_on else {"model": state["model"], "count": 0}
-            trainer.average.load_state_dict(begun)
-        trainer.preprocess.load_state_dict(state["preprocess"])
+        trainer.average.start_from(state)
+        trainer.prepare.preprocess.load_state_dict(state["preprocess"])
         trainer.task.load_state_dict(state["task"])
         saved, fresh = state["optimizer"], trainer.optimizer.state_dict()["param_groups"]
         groups = [{**new, "params": was["params"]} for new, was in zip(fresh, saved["param_groups"], strict=True)]

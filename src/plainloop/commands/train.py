@@ -174,7 +174,7 @@ def _train(
         state["loggers"] = {name: logger.state_dict() for name, logger in loggers.items()}
         checkpoints.save(state, best)
 
-    trainer.save, trainer.due = save, checkpoints.due
+    trainer.hooks.save, trainer.hooks.due = save, checkpoints.due
     started = time.perf_counter()
     try:
         with explained(run), obeying_signals(trainer, checkpoints):
@@ -257,8 +257,8 @@ def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, A
     averaged where the run averages."""
     best = run.checkpoints / "best.pt"
     if not best.exists():
-        if trainer.average is not None and trainer.average.count:
-            session.model.load_state_dict(trainer.average.model.state_dict())
+        if trainer.average.chosen is not None:
+            session.model.load_state_dict(trainer.average.chosen.state_dict())
         return None
     state = checkpoint_room.load(best)
     resume.load_weights(session, state)

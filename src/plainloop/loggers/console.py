@@ -61,7 +61,7 @@ class Console(Logger):
         self.bar = tqdm(
             total=loader.num_samples,
             initial=trainer.batch * loader.batch_size,
-            desc=f"epoch {trainer.epoch + 1}/{trainer.max_epochs}",
+            desc=f"epoch {trainer.epoch + 1}/{trainer.length.max_epochs}",
             unit=" samples",
             unit_scale=True,
             leave=True,

@@ -110,7 +110,7 @@ class Task(nn.Module):
         with torch.enable_grad():  # whose graph knows what the model ends in
             outputs = forward(model, batch[0])
         self.check_outputs(outputs, batch[1])
-        ours = type(self).predict.__module__ == __name__ and losses_room.is_known(self.loss)
+        ours = type(self).predict.__module__.startswith("plainloop.tasks.") and losses_room.is_known(self.loss)
         if ours:  # else the user decides what outputs mean
             losses_room.check_end(outputs, self.kind)
 

@@ -1,7 +1,7 @@
 """The eval-mode pass that validation, test and evaluate share: every sample exactly once, no gradients."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,9 +9,10 @@ from torch import nn
 
 from plainloop import seeding
 from plainloop.errors import MachineError
-from plainloop.tasks import metrics as metrics_room
+from plainloop.tasks.metrics import compute_all, reset_all
 from plainloop.tasks.task import Task
-from plainloop.training import meter
+from plainloop.training.batches import Preparation
+from plainloop.training.meter import MeanLoss
 
 
 @contextmanager
@@ -31,9 +32,7 @@ def measure(
     model: nn.Module,
     task: Task,
     batches: Iterable[Any],
-    prepare: Callable[[Any], Any],
-    context: AbstractContextManager,
-    metrics: Mapping[str, Any],
+    prepare: Preparation,
     stopped: Callable[[], None] = lambda: None,
     also: Sequence[Any] = (),
 ) -> dict[str, float]:
@@ -41,25 +40,27 @@ def measure(
 
     The loss is the mean over samples: each batch's mean counts as often as the batch has samples (or, with class
     weights, by their sum). So are its parts: {"loss/NAME": ...}.
-    `stopped` is called between batches, and may raise to end the pass. The metrics in `also` are updated on the
-    way, for the caller to compute (a confusion matrix).
+
+    Args:
+        stopped: called between batches; may raise to end the pass.
+        also: metrics that are updated on the way, for the caller to compute (a confusion matrix).
     """
     seeding.seed_everything(0, seeding.MEASURE)  # a model may draw in eval mode too
-    metrics_room.reset_all(metrics)
-    watched = {**metrics, **{f"also {number}": metric for number, metric in enumerate(also)}}
-    means: dict[str, meter.MeanLoss] = {}
+    reset_all(task.metrics)
+    watched = {**task.metrics, **{f"also {number}": metric for number, metric in enumerate(also)}}
+    forward = prepare.forward(task.loss_of)
+    means: dict[str, MeanLoss] = {}
     with eval_mode(model, task), torch.inference_mode():
         for batch in batches:
             stopped()
             batch = prepare(batch)
-            with context:
-                loss, outputs = task.loss_of(model, batch)
+            loss, outputs = forward(model, batch)
             size, share = task.size(batch), task.share(batch) if task.weighted else None
             for name, value in {"loss": loss, **{f"loss/{name}": part for name, part in task.parts().items()}}.items():
-                means.setdefault(name, meter.MeanLoss()).add(value, size, share)
+                means.setdefault(name, MeanLoss()).add(value, size, share)
             task.update(watched, outputs, batch)
         sums = {name: mean.read() for name, mean in means.items()}
         if not sums or sums["loss"][1] == 0:
             raise MachineError("a pass over a split saw no samples.")
         losses = {name: total / count for name, (total, count) in sums.items()}
-        return {**losses, **metrics_room.compute_all(metrics)}
+        return {**losses, **compute_all(task.metrics)}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plainloop.errors import UserError
 from plainloop.training.trainer import Trainer
@@ -20,25 +20,23 @@ class ClosureTrainer(Trainer):
 
     def train_step(self, window: Sequence[Any], logging: bool) -> tuple[Any, Tensor | None]:
         size = self.task.size(window[0])
-        batch = self.prepare_training(window[0])
+        share = self.task.share(window[0]) if self.weighted else size
+        batch = self.prepare.training(window[0])
         first: list[Any] = []
 
         def closure() -> Tensor:
             self.seed_step(self.step)
-            for parameter in self.parameters:
-                parameter.grad = None
-            with self.autocast:
-                loss, outputs = self.task.loss_of(self.network, batch)
+            self.update.zero_grad()
+            loss, outputs = self.forward(self.network, batch)
             if not first:
                 first.extend((loss.detach(), outputs))
             loss.backward()
             return loss
 
         self.optimizer.step(closure)  # type: ignore[arg-type]  # it gives back a tensor, not a number
-        self.losses.add(first[0], size, self.task.share(window[0]) if self.weighted else None)
+        self.losses.add(first[0], size, share)
         self.trained_on = batch if logging else None
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return first[1], nn.utils.get_total_norm(gradients) if logging else None
+        return first[1], self.update.clip(measure=logging)
 
 
 def check_closure_settings(

@@ -1,6 +1,7 @@
-"""The mean of the losses, weighted by samples, without waiting for the device."""
+"""What is measured on the way without waiting for the device: the mean of the losses, and how fast it goes."""
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,16 +12,17 @@ from torch import Tensor
 class MeanLoss:
     """The mean of the batches' losses, weighted by their samples.
 
-    Nothing is read from the device per step: the losses wait there, and `read` fetches them all at once.
+    Nothing is read per step, neither on a GPU nor on the CPU: the losses wait where they are, and `read` fetches them
+    all at once.
 
     Args:
-        leave_out: losses that are NaN or infinite don't count, for steps that are skipped.
+        leaves_out: losses that are NaN or infinite don't count, for steps that are skipped.
     """
 
-    def __init__(self, leave_out: bool = False) -> None:
-        self.leave_out = leave_out
+    def __init__(self, leaves_out: bool = False) -> None:
+        self.leaves_out = leaves_out
         self.waiting: list[Tensor] = []
-        self.sizes: list[float] = []
+        self.shares: list[float] = []
         self.total, self.count = 0.0, 0.0
         self.seen = 0  # samples, ever
 
@@ -28,12 +30,8 @@ class MeanLoss:
         """The mean loss of a batch of this many samples; `share` is what it counts for, where that isn't their number
         (but the sum of their weights)."""
         self.seen += size
-        share = size if share is None else share
-        if loss.is_cpu:  # there is nothing to wait for
-            self._add(loss.item(), share)
-            return
         self.waiting.append(loss.detach())
-        self.sizes.append(share)
+        self.shares.append(size if share is None else share)
         if len(self.waiting) == 4096:
             self._fetch()
 
@@ -50,18 +48,15 @@ class MeanLoss:
         return total, count
 
     def _fetch(self) -> None:
-        if self.waiting:
-            for value, size in zip(torch.stack(self.waiting).tolist(), self.sizes, strict=True):
-                self._add(value, size)
-            self.waiting, self.sizes = [], []
-
-    def _add(self, value: float, size: float) -> None:
-        # One by one, so that the sum is the same whenever it is fetched.
-        if size == 0:  # a batch of classes whose weight is 0: torch's mean over it is 0 / 0
+        if not self.waiting:
             return
-        if not self.leave_out or math.isfinite(value):
-            self.total += value * size
-            self.count += size
+        # One by one, so that the sum is the same whenever it is fetched.
+        for value, share in zip(torch.stack(self.waiting).tolist(), self.shares, strict=True):
+            # A batch of classes whose weight is 0 has no mean: torch's is 0 / 0.
+            if share and (not self.leaves_out or math.isfinite(value)):
+                self.total += value * share
+                self.count += share
+        self.waiting, self.shares = [], []
 
     def state_dict(self) -> dict[str, Any]:
         self._fetch()
@@ -69,3 +64,30 @@ class MeanLoss:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.total, self.count, self.seen = state["total"], state["count"], state["seen"]
+
+
+class Rate:
+    """Samples per second of training, with the time for validation and saving left out."""
+
+    def __init__(self) -> None:
+        self.seconds, self.samples = 0.0, 0
+        self.since: tuple[float, int] | None = None
+
+    def start(self, samples: int) -> None:
+        self.since = (time.perf_counter(), samples)
+
+    def pause(self, samples: int) -> None:
+        if self.since is not None:
+            self.seconds += time.perf_counter() - self.since[0]
+            self.samples += samples - self.since[1]
+            self.since = None
+
+    def read(self, samples: int) -> float:
+        """The rate since the last read."""
+        running = self.since is not None
+        self.pause(samples)
+        rate = self.samples / self.seconds if self.seconds > 0 else 0.0
+        self.seconds, self.samples = 0.0, 0
+        if running:
+            self.start(samples)
+        return rate

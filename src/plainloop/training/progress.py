@@ -1,30 +1,80 @@
-"""How fast a run goes on."""
+"""Where a training stands: what has been done, what ends it, and what a checkpoint remembers of it."""
 
-import time
+import math
+from typing import Any
+
+from plainloop.errors import Interrupted
+from plainloop.training.callbacks import Callback
+from plainloop.training.length import Length
+
+# In every checkpoint: where a training stands, and what it carries on from there.
+POSITION = ("epoch", "batch", "step", "samples")
+CARRIED = ("epoch_loss", "epoch_samples", "last_values", "last_train_loss", "validated", "stopped", "over", "ended")
 
 
-class Rate:
-    """Samples per second of training, with the time for validation and saving left out."""
+class Progress:
+    """What a `Trainer` keeps count of.
 
-    def __init__(self) -> None:
-        self.seconds, self.samples = 0.0, 0
-        self.since: tuple[float, int] | None = None
+    Args:
+        length: how much there is to be done.
+    """
 
-    def start(self, samples: int) -> None:
-        self.since = (time.perf_counter(), samples)
+    callbacks: dict[str, Callback]
 
-    def pause(self, samples: int) -> None:
-        if self.since is not None:
-            self.seconds += time.perf_counter() - self.since[0]
-            self.samples += samples - self.since[1]
-            self.since = None
+    def __init__(self, length: Length):
+        self.length = length
+        self.epoch, self.batch, self.step, self.samples = 0, 0, 0, 0  # what has been done
+        self.epoch_loss, self.epoch_samples = 0.0, 0.0
+        self.last_values: dict[str, float] = {}  # of the newest validation
+        self.last_train_loss = math.nan
+        self.validated = -1  # the step of the newest validation
+        self.over = -1  # the step with which an epoch's batches were used up; a stream alone knows when that is
+        self.ended = 0  # the step at which an epoch was last ended: the run, too, has to be ended at its last one
+        self.stopped = ""  # why the run ends before its length is reached
+        self.signal: int | None = None  # set by a signal handler; obeyed when the step is finished
 
-    def read(self, samples: int) -> float:
-        """The rate since the last read."""
-        running = self.since is not None
-        self.pause(samples)
-        rate = self.samples / self.seconds if self.seconds > 0 else 0.0
-        self.seconds, self.samples = 0.0, 0
-        if running:
-            self.start(samples)
-        return rate
+    def stop(self, reason: str) -> None:
+        """End the run when the current step (or epoch's end) is done."""
+        self.stopped = self.stopped or reason
+
+    @property
+    def reason(self) -> str:
+        """Why the run has ended; '' while it goes on."""
+        return self.stopped or self.length.reached(self.epoch, self.step)
+
+    def finished(self) -> bool:
+        """Whether the run's length is reached, or something has stopped it."""
+        return bool(self.reason)
+
+    def obey_signal(self, save: bool = True) -> None:
+        """If a signal came: save where we are (what was interrupted is repeated on resume), and leave."""
+        if self.signal is not None:
+            if save:
+                self.save()
+            raise Interrupted(f"stopped by a signal{' and saved' * save} at step {self.step}.", self.signal)
+
+    def save(self, best: bool = False) -> None:
+        """Save where we are; `best`: the weights are the best so far."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, Any]:
+        """What has a state of its own, by name."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain containers."""
+        return {
+            **{name: part.state_dict() for name, part in self.parts().items()},
+            "callbacks": {name: callback.state_dict() for name, callback in self.callbacks.items()},
+            "position": {name: getattr(self, name) for name in POSITION},
+            "carried": {name: getattr(self, name) for name in CARRIED},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+        for name, callback in self.callbacks.items():
+            callback.load_state_dict(state["callbacks"][name])
+        for name, value in (state["position"] | state["carried"]).items():
+            setattr(self, name, value)

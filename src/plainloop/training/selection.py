@@ -11,9 +11,16 @@ class Selection:
     Best is the best monitored value, and among equal ones (a small validation split has many) the one with the
     lower loss. Patience counts validations whose value isn't better than the reference by `min_delta`, and the
     reference is the last one that was. NaN is never best.
+
+    Args:
+        monitor: the validation quantity that selects, as "val/accuracy".
+        mode: "max" or "min".
+        patience: early stopping after so many validations without a better value; None for never.
+        min_delta: how much better counts as better.
     """
 
-    sign: float  # 1 where more is better, -1 where less is
+    monitor: str = "val/loss"
+    mode: str = "min"
     patience: int | None = None
     min_delta: float = 0.0
     value: float | None = None
@@ -35,7 +42,8 @@ class Selection:
         return False
 
     def _beats(self, value: float, other: float | None, margin: float) -> bool:
-        return not math.isnan(value) and (other is None or self.sign * (value - other) > margin)
+        sign = 1.0 if self.mode == "max" else -1.0
+        return not math.isnan(value) and (other is None or sign * (value - other) > margin)
 
     @property
     def exhausted(self) -> bool:
