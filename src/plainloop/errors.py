@@ -16,8 +16,11 @@ from collections.abc import Iterable
 from typing import Any, TextIO
 
 # Files whose lines nobody can mend: installed packages, Python's own, ours.
-NOT_THEIRS = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), "<",
-              os.path.dirname(os.path.abspath(__file__)) + os.sep)  # fmt: skip
+NOT_THEIRS = (
+    *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")),
+    "<",
+    os.path.dirname(os.path.abspath(__file__)) + os.sep,
+)
 
 
 class UserError(ValueError):

@@ -12,7 +12,7 @@ from plainloop.models.freezing import freeze
 from plainloop.models.weights import load_weights, read_weights
 from plainloop.runs import checkpoint as checkpoint_room
 from plainloop.runs.checkpoint import Checkpoints
-from plainloop.runs.directory import find, latest
+from plainloop.runs.finding import find, latest
 from plainloop.training.averaging import chosen_weights
 
 
@@ -35,7 +35,11 @@ def finetune(section: Finetune, outputs: str, model: nn.Module, preprocess: nn.M
     if section.weights and not loaded:
         weights, inputs, source = initial_weights(section.weights, outputs)
         section.weights = source
-        lines = load_weights(model, weights, source, section.partial)
+        advice = "finetune.partial=true loads what fits, and leaves the rest as it was initialised."
+        what = f"finetune.weights={source}"
+        count, left_out = load_weights(model, weights, what, partial=section.partial, advice=advice)
+        lines = [f"weights {count} of {len(model.state_dict())} tensors from {source}"]
+        lines += [f"not loaded: {reason}" for reason in left_out]
         own = preprocess.state_dict()
         if inputs is not None and own.keys() != inputs.keys():  # one of them resizes images besides, see pipelines.py
             bare = {name.removeprefix("0."): value for name, value in inputs.items()}

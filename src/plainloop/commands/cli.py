@@ -20,7 +20,7 @@ from plainloop.config.keys import default_of, groups_of, is_among, may_change, t
 from plainloop.config.options import CONFIGS, groups
 from plainloop.config.schema import Command
 from plainloop.errors import Interrupted, MachineError, UserError, shown
-from plainloop.runs.directory import find, to_continue
+from plainloop.runs.finding import find, to_continue
 
 # Hydra's own flags that are of use here; what else begins with a dash is a mistake.
 FLAGS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "--info", "-i", "--shell-completion",

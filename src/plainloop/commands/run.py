@@ -23,7 +23,8 @@ from plainloop.data import Data
 from plainloop.errors import MachineError, UserError
 from plainloop.runs import checkpoint as checkpoint_room
 from plainloop.runs.checkpoint import Checkpoints
-from plainloop.runs.directory import RunDir, find
+from plainloop.runs.directory import RunDir
+from plainloop.runs.finding import find
 
 
 @dataclass

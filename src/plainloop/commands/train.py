@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from plainloop.assembly.assemble import assemble, settled
 from plainloop.assembly.session import Session
-from plainloop.assembly.summary import table
+from plainloop.assembly.summary import layers
 from plainloop.assembly.trainer import make_trainer
 from plainloop.build import build
 from plainloop.commands import fingerprint, resume
@@ -26,7 +26,7 @@ from plainloop.config.keys import plain
 from plainloop.config.schema import Config
 from plainloop.errors import MachineError, UserError
 from plainloop.loggers import Console, History, Logger
-from plainloop.reports import pictures, terminal
+from plainloop.reports import pictures, tables, terminal
 from plainloop.runs import atomic
 from plainloop.runs import checkpoint as checkpoint_room
 from plainloop.runs.checkpoint import Checkpoints
@@ -35,12 +35,11 @@ from plainloop.runs.directory import (
     check_free,
     clear,
     create,
-    find,
     record_config,
     record_rest,
     record_resumption,
-    to_continue,
 )
+from plainloop.runs.finding import find, to_continue
 from plainloop.tasks.metrics import ConfusionMatrix
 from plainloop.training.trainer import Trainer
 
@@ -136,7 +135,8 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
                 record_resumption(run, config.seed, typed)
             else:
                 record_rest(run, config.seed, typed, session.data.indices)
-                atomic.replace_text(run.layers, "\n".join(table(session.model, session.summary)) + "\n")
+                whole = layers(session.model, session.summary)
+                atomic.replace_text(run.layers, tables.table(whole, left=5) + "\n")
         return _train(
             run,
             session,

@@ -42,7 +42,7 @@ def draw_schedule(run: RunDir, session: Session, schedule: Schedule, console: Co
     names = list(rates[0])
     line_plot(
         {name: [(step, rate[name]) for step, rate in enumerate(rates)] for name in names},
-        run.figures / "schedule.png",
+        run.figures / "schedule.svg",
         "step",
         "learning rate",
     )
@@ -53,7 +53,7 @@ def draw_schedule(run: RunDir, session: Session, schedule: Schedule, console: Co
         console.say(
             "note    this scheduler reacts to validations, and there were none: the rate will fall when they stall"
         )
-    console.say(f"drawn   {run.figures / 'schedule.png'}")
+    console.say(f"drawn   {run.figures / 'schedule.svg'}")
 
 
 def draw_confusion(

@@ -84,13 +84,16 @@ class Multiclass(ByClasses):
         return count
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
-        predictions, targets = self.predict(outputs), batch[1]
+        targets = batch[1]
         if targets.ndim == 2:  # shares of classes, as of a mixed image: its own is the largest
             targets = targets.argmax(1)
         if self.ignored is not None:
             kept = targets != self.ignored
-            predictions, targets = predictions[kept], targets[kept]
-        metrics_room.update_all(metrics, predictions, targets)
+            outputs, targets = outputs[kept], targets[kept]
+        if type(self).predict is Multiclass.predict:
+            metrics = metrics_room.update_ranking(metrics, outputs, targets)
+        if metrics:
+            metrics_room.update_all(metrics, self.predict(outputs), targets)
 
     def predict(self, outputs: Tensor) -> Tensor:
         return outputs.float().softmax(1)

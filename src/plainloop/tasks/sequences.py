@@ -56,7 +56,11 @@ class SequenceLabelling(ByClasses):
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         kept = batch[1] != self.ignored
-        metrics_room.update_all(metrics, self.predict(outputs[kept]), batch[1][kept])
+        outputs, targets = outputs[kept], batch[1][kept]
+        if type(self).predict is SequenceLabelling.predict:
+            metrics = metrics_room.update_ranking(metrics, outputs, targets)
+        if metrics:
+            metrics_room.update_all(metrics, self.predict(outputs), targets)
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         shape = (*targets.shape, self.num_outputs)

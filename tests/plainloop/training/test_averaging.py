@@ -19,15 +19,16 @@ from plainloop.assembly.trainer import make_trainer
 from plainloop.config.compose import compose
 from plainloop.errors import UserError
 from plainloop.runs import checkpoint
+from plainloop.training.averaging import SWA
 from plainloop.training.callbacks import Callback
 from plainloop.training.trainer import Trainer
-from tests.promises.test_resume import NONE, TWO
+from tests.promises.resume.runs import NONE, TWO
 from tests.resuming import differences, newest, unequal
 
 CNN = ["model=cnn", "model.channels=[4,8]", "trainer.limit_batches=6", "optimizer.lr=0.01"]
 MLP = ["model.norm=batch", "model.dropout=0.5", "trainer.limit_batches=6", "optimizer.lr=0.01"]
-IMAGES = ["data=custom", "data._target_=tests.promises.test_resume.Images", "loader.batch_size=16"]
-STREAM = ["data=custom", "data._target_=tests.promises.test_resume.Remembering", "loader.batch_size=6",
+IMAGES = ["data=custom", "data._target_=tests.promises.resume.runs.Images", "loader.batch_size=16"]
+STREAM = ["data=custom", "data._target_=tests.promises.resume.runs.Remembering", "loader.batch_size=6",
           "model.norm=batch", "model.hidden_sizes=[8]"]  # fmt: skip
 MEANS = ["trainer.swa_start=2", "trainer.max_epochs=4", "trainer.log_every=3", "logger=none"]
 
@@ -70,7 +71,7 @@ def test_it_is_the_mean_by_hand_and_torchs_own(words):
     for module in theirs.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    update_bn((trainer.preprocess(inputs) for inputs, _ in trainer.train_batches.epoch(3)), theirs)
+    update_bn((trainer.prepare.preprocess(inputs) for inputs, _ in trainer.train_batches.epoch(3)), theirs)
     expected = theirs.module.state_dict()
     assert any(name.endswith("running_var") for name in expected)
     for name, tensor in trainer.average.model.state_dict().items():
@@ -81,8 +82,9 @@ def test_it_is_the_mean_by_hand_and_torchs_own(words):
 def test_frozen_statistics_are_left_alone(trainable, measured):
     """Those of what isn't trained; where that is all of them, there is nothing to measure."""
     trainer = trainer_for(*CNN, f"finetune.trainable='{trainable}'")
-    before, passes, see = copy.deepcopy(trainer.model.state_dict()), [], trainer._see_training_split
-    trainer._see_training_split = lambda model: passes.append(model) or see(model)
+    average = trainer.average
+    before, passes, see = copy.deepcopy(trainer.model.state_dict()), [], average._see_training_split
+    average._see_training_split = lambda trainer: passes.append(trainer.epoch) or see(trainer)
     trainer.fit()
     after = trainer.average.model.state_dict()
     statistics = [name for name in after if "running" in name]
@@ -96,7 +98,7 @@ def test_training_is_the_same_without_it():
     one, other = trainer_for(*CNN), trainer_for(*CNN, "trainer.swa_start=null")
     for trainer in (one, other):
         trainer.fit()
-    assert other.average is None
+    assert other.average.chosen is None
     for name in ("model", "optimizer"):
         assert unequal(getattr(one, name).state_dict(), getattr(other, name).state_dict()) == []
 
@@ -145,22 +147,22 @@ def in_validation(self: Trainer) -> dict[str, float]:
     return VALIDATE(self)
 
 
-def in_the_pass(self: Trainer, model: nn.Module) -> bool:
+def in_the_pass(self: SWA, trainer: Trainer) -> bool:
     """When some of the training split has been seen for the second average, by statistics that have been reset."""
-    batches = self.train_batches.epoch
+    batches = trainer.train_batches.epoch
 
     def interrupted(number: int) -> Iterator[Any]:
         for place, batch in enumerate(batches(number)):
             if place == 3:
-                self.signal = signal.SIGTERM
+                trainer.signal = signal.SIGTERM
             yield batch
 
-    if self.epoch == 2:
-        self.train_batches.epoch = interrupted  # type: ignore[method-assign]
-    return SEE(self, model)
+    if trainer.epoch == 2:
+        trainer.train_batches.epoch = interrupted  # type: ignore[method-assign]
+    return SEE(self, trainer)
 
 
-VALIDATE, SEE = Trainer.validate, Trainer._see_training_split
+VALIDATE, SEE = Trainer.validate, SWA._see_training_split
 
 
 @pytest.mark.slow
@@ -169,9 +171,9 @@ VALIDATE, SEE = Trainer.validate, Trainer._see_training_split
 def test_an_interruption_counts_once_and_changes_nothing(where, words, monkeypatch, tmp_path: Path):
     """A stream that knows its own position goes on from training's, and not from the pass's."""
     undisturbed = plainloop.train([*words, *MEANS, f"hydra.run.dir={tmp_path}/whole"])
-    name = "validate" if where is in_validation else "_see_training_split"
+    held, name = (Trainer, "validate") if where is in_validation else (SWA, "_see_training_split")
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, name, where)
+        patched.setattr(held, name, where)
         with pytest.raises(KeyboardInterrupt, match="stopped by a signal and saved"):
             plainloop.train([*words, *MEANS, "checkpoint.keep=9", f"hydra.run.dir={tmp_path}/stopped"])
     state = newest(tmp_path / "stopped")
@@ -202,7 +204,7 @@ def test_what_training_skips_leaves_no_traces():
     words = [*IMAGES, "data.poisoned=25", "model=cnn", "model.channels=[4]", "trainer.nonfinite=skip"]
     trainer = trainer_for(*words)
     trainer.fit()
-    assert int(trainer.scaler.skipped) == 4
+    assert int(trainer.update.skipped) == 4
     assert trainer.average.count == 3
     for name, tensor in trainer.average.model.state_dict().items():
         assert tensor.isfinite().all(), name

@@ -449,14 +449,14 @@ def test_lbfgs_sees_one_function_within_a_step():
         "trainer.validate_every=0",
     ]
     trainer = make_trainer(assemble(compose.compose(words)))
-    loss_of = trainer.task.loss_of
+    loss_of = trainer.forward
 
     def recorded(model: nn.Module, batch: Any) -> Any:
         loss, outputs = loss_of(model, batch)
         seen[-1].append(float(loss))
         return loss, outputs
 
-    trainer.task.loss_of = recorded
+    trainer.forward = recorded
     for step in range(2):
         trainer.step = step
         trainer.train_step([next(iter(trainer.train_batches.epoch(0)))], False)

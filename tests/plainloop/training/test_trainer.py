@@ -173,11 +173,9 @@ def test_max_steps_ends_the_run_within_an_epoch():
     assert saved[-1][0]["position"]["step"] == 50
 
 
-def scripted(values: list[float], losses: list[float] | None = None, **options) -> Trainer:
+def scripted(values: list[float], losses: list[float] | None = None, epochs: int = 30) -> Trainer:
     """A trainer whose validations give these values."""
-    _, trainer = trainer_for("trainer.max_epochs=30", "trainer.validate_every=1", "trainer.limit_batches=1")
-    for name, value in options.items():
-        setattr(trainer, name, value)
+    _, trainer = trainer_for(f"trainer.max_epochs={epochs}", "trainer.validate_every=1", "trainer.limit_batches=1")
     results = iter(zip(values, losses or [1.0] * len(values), strict=True))
 
     def validate():
@@ -198,20 +196,20 @@ def test_early_stopping_counts_validations_without_a_better_value():
 
 
 def test_nan_is_never_best():
-    trainer = scripted([math.nan, 0.2, math.nan], max_epochs=3)
+    trainer = scripted([math.nan, 0.2, math.nan], epochs=3)
     trainer.fit()
     assert (trainer.best.value, trainer.best.epoch) == (0.2, 2)
 
 
 def test_among_equal_values_the_lower_loss_is_best():
-    trainer = scripted([0.9, 0.9, 0.9, 0.8], [0.5, 0.3, 0.4, 0.1], max_epochs=4)
+    trainer = scripted([0.9, 0.9, 0.9, 0.8], [0.5, 0.3, 0.4, 0.1], epochs=4)
     trainer.fit()
     assert (trainer.best.value, trainer.best.epoch) == (0.9, 2)
 
 
 def test_less_is_better_for_a_loss():
-    trainer = scripted([0.0] * 3, [0.5, 0.3, 0.4], max_epochs=3, monitor="val/loss")
-    trainer.best.sign = -1.0
+    trainer = scripted([0.0] * 3, [0.5, 0.3, 0.4], epochs=3)
+    trainer.best.monitor, trainer.best.mode = "val/loss", "min"
     trainer.fit()
     assert (trainer.best.value, trainer.best.epoch) == (0.3, 2)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from plainloop.errors import UserError, first_line, listed
-from plainloop.models.weights import unwrapped
+from plainloop.models.weights import load_weights, unwrapped
 
 FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 LARGEST = 1024  # side of the largest image that is tried when a model's smallest is looked for
@@ -138,20 +138,11 @@ def load_pretrained(model: nn.Module, state: Mapping[str, Tensor], num_classes: 
     first = f"{first_convolution(model)}.weight"
     if first in own and first in state and state[first].ndim == 4 and own[first].shape[1] != state[first].shape[1]:
         state[first] = over_channels(state[first], own[first].shape[1])
-    other = {name for name, value in state.items() if name in own and own[name].shape != value.shape}
-    new = [name for name in sorted(other) if own[name].shape == (num_classes, *state[name].shape[1:])]
-    auxiliary = [name for name in state if name not in own and name.startswith(("aux1.", "aux2.", "AuxLogits."))]
-    for name in [*new, *auxiliary]:
-        del state[name]
-    missing = [name for name in own if name not in state and name not in new and "num_batches_tracked" not in name]
-    unknown = [name for name in state if name not in own]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} where the model has {tuple(own[name].shape)}"
-        for name in sorted(other.difference(new))
+    new = [
+        name
+        for name, value in sorted(state.items())
+        if name in own and own[name].shape != value.shape and own[name].shape == (num_classes, *value.shape[1:])
     ]
-    parts = (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
-    if missing or unknown or shapes:
-        lines = [f"\n  {len(names)} {word}: {listed(names, 4)}" for word, names in parts if names]
-        raise UserError(f"{what} doesn't fit this {type(model).__name__}:{''.join(lines)}")
-    model.load_state_dict(state, strict=False)
+    auxiliary = [name for name in state if name not in own and name.startswith(("aux1.", "aux2.", "AuxLogits."))]
+    load_weights(model, state, what, new=[*new, *auxiliary])
     model.note = f"{what} loaded, but for a new head: {listed(new)}" if new else f"{what} loaded, its head too"  # type: ignore[assignment]
