@@ -242,7 +242,7 @@ def test_normalisations_that_do_not_exist_are_named(words, message):
         ([f"transforms.train=[{{_target_: {V2}.RandomRotaton}}]"], "has no RandomRotaton. Did you mean RandomRotation"),
         ([f"transforms.train=[{{_target_: {V2}.RandomRotation, degree: 3}}]"], "no such argument. .*mean degrees"),
         ([f"transforms.eval=[{INVERT}, {{_target_: {V2}.CenterCrop}}]"], r"eval\[1\].size: CenterCrop needs it"),
-        (["transforms.train=[{_target_: torch.optim.SGD}]"], "is not a torchvision.transforms.v2 transform"),
+        (["transforms.train=[{_target_: torch.optim.SGD}]"], "is not a torch.nn.Module"),
         (
             [f"transforms.train=[{{_target_: {V2}.RandomApply, transforms: [{{_target_: {V2}.RandomCrp}}]}}]"],
             r"transforms.train\[0\].transforms\[0\]._target_=.* Did you mean RandomCrop",
