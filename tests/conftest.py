@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -55,14 +56,13 @@ class Typed:
         self, script: str, *words: str, folder: Path, env: dict[str, str] | None = None, cold: bool = False
     ) -> None:
         self.folder = folder
-        self.out, self.err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
         self.process = start([str(ROOT / script), *words], folder, env, self.out, self.err, cold)
 
     def said(self) -> str:
         """What stands on stderr by now."""
-        self.err.seek(0)
-        return self.err.read()
+        return content(self.err)
 
     def ended(self, timeout: float = 300) -> Done:
         """Wait for its end; if it takes longer than so many seconds, end it with all that it has started."""
@@ -71,8 +71,12 @@ class Typed:
         except BaseException:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
-        self.out.seek(0)
-        return Done(status, self.out.read(), self.said(), self.folder)
+        return Done(status, content(self.out), self.said(), self.folder)
+
+
+def content(file: IO[bytes]) -> str:
+    """All that stands in a file, whose position is left alone: a process that writes into it shares that."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
 
 
 def command(script: str, *words: str, folder: Path, env: dict[str, str] | None = None, cold: bool = False) -> Done:
