@@ -22,6 +22,7 @@ import torch
 from loop import Batch, assert_equal_weights, bare_loop, mlp, plainloop_trainer, report
 from torch import nn
 
+from plainloop.config import schema
 from plainloop.data import InMemory, Loader, make_loader
 from plainloop.data.preprocess import Preprocess, make_preprocess
 from plainloop.training.trainer import Trainer
@@ -105,9 +106,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, one thread, {arguments.rounds} epochs of {arguments.images:,} images")
 
     dataset = random_images(arguments.images)
-    loader = make_loader(
-        dataset, batch_size=arguments.batch_size, shuffle=True, drop_last=False, seed=0, device=torch.device("cpu")
-    )
+    loader = make_loader(dataset, schema.Loader(batch_size=arguments.batch_size), seed=0, device=torch.device("cpu"))
     preprocess = make_preprocess("train", loader, dataset[0][0])
     batches = [(preprocess(inputs), targets) for inputs, targets in loader.epoch(0)]
 

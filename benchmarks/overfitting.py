@@ -104,11 +104,9 @@ def spread(values: Sequence[float], digits: int, sign: str = "") -> str:
 
 
 def curve(runs: Sequence[dict[str, Any]], name: str) -> Sequence[tuple[float, float]]:
-    """(epoch, mean over the seeds), from where it fits into the picture."""
+    """(epoch, mean over the seeds)."""
     means = [statistics.mean(values) for values in zip(*(run["curves"][name] for run in runs), strict=True)]
-    points = list(enumerate(means, start=1))
-    first = next((place for place, mean in enumerate(means) if mean <= HIGHEST), 0)
-    return points[first:]
+    return list(enumerate(means, start=1))
 
 
 def main() -> None:
@@ -116,7 +114,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--only", nargs="+", choices=REMEDIES, default=list(REMEDIES), help="these remedies, and none")
-    parser.add_argument("--picture", type=Path, help="draw the curves into this file")
+    parser.add_argument("--picture", type=Path, help="draw the curves into this file, an SVG")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, one thread, {arguments.seeds} seeds, {arguments.epochs} epochs\n")
@@ -135,7 +133,7 @@ def main() -> None:
         }
         lines |= {name: curve(found[name], "val/loss") for name in DRAWN if name in found}
         label = f"validation loss (training loss where it says so), mean of {arguments.seeds} seeds"
-        line_plot(lines, arguments.picture, "epoch", label)
+        line_plot(lines, arguments.picture, "epoch", label, HIGHEST)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 

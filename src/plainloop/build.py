@@ -13,6 +13,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from plainloop.errors import MachineError, UserError, did_you_mean, first_line, listed, origin, out_of_memory, told
@@ -21,17 +22,28 @@ from plainloop.errors import MachineError, UserError, did_you_mean, first_line, 
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "epsilon": "eps", "p": "dropout"}
 
 # Sizes that a model usually takes from the data.
-SIZES = {"in_features": "num_features", "in_channels": "in_channels", "input_size": "num_features",
-         "out_features": "num_outputs", "num_classes": "num_outputs", "num_outputs": "num_outputs"}  # fmt: skip
+SIZES = {
+    "in_features": "num_features",
+    "in_channels": "in_channels",
+    "input_size": "num_features",
+    "out_features": "num_outputs",
+    "num_classes": "num_outputs",
+    "num_outputs": "num_outputs",
+}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def factory(slot: str) -> Callable[[F], F]:
-    """Mark a function as one that configs may name in this slot."""
+def factory(slot: str, **known: Any) -> Callable[[F], F]:
+    """Mark a function as one that configs may name in this slot.
+
+    Args:
+        known: what is known before it builds anything, as attributes of the function: the facts that a data set
+            `provides`, the argument by which a model is `pretrained_by`.
+    """
 
     def mark(function: F) -> F:
-        function.plainloop_factory = slot  # type: ignore[attr-defined]
+        vars(function).update(known, plainloop_factory=slot)
         return function
 
     return mark
@@ -52,6 +64,16 @@ def hands_on(front: str, folder: str) -> Callable[[str], Any]:
 
 # What a slot takes: a class (of which an object is built), words for a function, or the methods that a class must have.
 Kind = type | str | tuple[str, ...]
+
+
+def build(node: Mapping[str, Any], slot: str, kind: Kind, trust: Sequence[str] = (), **given: Any) -> Any:
+    """Build what a plain (resolved) config node describes: `_target_` and its keyword arguments.
+
+    Args:
+        slot, kind: as for `locate`.
+        given: arguments that come from us (a Dataset's split, an optimizer's params), not from the config.
+    """
+    return construct(locate(node["_target_"], slot, kind, trust), node, slot, kind, **given)
 
 
 def locate(path: str, slot: str, kind: Kind, trust: Sequence[str] = (), key: str = "") -> Any:
@@ -86,6 +108,71 @@ def locate(path: str, slot: str, kind: Kind, trust: Sequence[str] = (), key: str
     raise UserError(f"{key}={path} is not {in_words(kind)}.")
 
 
+def _imported(path: str, key: str) -> Any:
+    """What a dotted name means: a module's class or function, or a class's method."""
+    parts = path.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise UserError(f"{key}={path}: must be a dotted name, as in my_package.MyClass")
+    target, used = _module(parts, f"{key}={path}")
+    for depth in range(used, len(parts)):
+        if not hasattr(target, parts[depth]):
+            hint = _what_it_has(target, parts[depth])
+            raise UserError(f"{key}={path}: {'.'.join(parts[:depth])} has no {parts[depth]}.{hint}")
+        target = getattr(target, parts[depth])
+    return target
+
+
+def _module(parts: Sequence[str], what: str) -> tuple[ModuleType, int]:
+    """The innermost module that a dotted name goes through, imported, and how many of the name's parts are its own."""
+    module, used = None, 0
+    for depth in range(1, len(parts)):
+        name = ".".join(parts[:depth])
+        try:
+            spec = importlib.util.find_spec(name)
+            if spec is None:
+                break
+            for place in (spec.origin, *(spec.submodule_search_locations or [])):
+                refuse_a_runs_own(place, what)
+            module, used = importlib.import_module(name), depth
+        except UserError:
+            raise
+        except ModuleNotFoundError as error:
+            if error.name == name:  # its parent is a module and no package
+                break
+            raise UserError(f"{what}: importing {name} failed: {error} ({origin(error)})") from error
+        except (Exception, SystemExit) as error:
+            why = "it exits the program" if isinstance(error, SystemExit) else first_line(error)
+            raise UserError(
+                f"{what}: importing {name} failed: {type(error).__name__}: {why} ({origin(error)})"
+            ) from error
+    if module is None:
+        raise UserError(
+            f"{what}: no module named {parts[0]}. It must be installed, or lie in src/ or in the "
+            "folder where the command is typed."
+        )
+    return module, used
+
+
+def _what_it_has(target: Any, word: str) -> str:
+    """' Did you mean MyNet?' for a name that a module or class lacks; else what a module defines itself."""
+    names = [name for name in dir(target) if not name.startswith("_")]
+    modules = [module.name for module in pkgutil.iter_modules(getattr(target, "__path__", None) or [])]
+    own = [name for name in names if getattr(getattr(target, name), "__module__", "") == target.__name__]
+    return did_you_mean(word, names) or did_you_mean(word, modules) or (f" It has: {listed(own, 8)}." if own else "")
+
+
+def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
+    """A run directory, which may be a stranger's, is data: nothing in it, or beside it in a folder `outputs`, is
+    imported. Raises UserError."""
+    here = Path.cwd().resolve()
+    inside = Path(place).resolve() if place else here
+    for folder in (inside, *inside.parents):
+        if folder == here or folder in here.parents:
+            break
+        if folder.name == "outputs" or (folder / "composed.yaml").is_file():
+            raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
+
+
 def _groups(slot: str, kind: Kind) -> tuple[str, ...]:
     """The words of `@factory` that are meant for a slot: "metrics.accuracy" is of the group "metrics"."""
     return (slot,) if isinstance(kind, str) else (slot, slot.split(".")[0].partition("[")[0])
@@ -103,91 +190,8 @@ def in_words(kind: Kind) -> str:
     return f"a {front}.{kind.__name__}"
 
 
-def function(node: Any, slot: str, kind: str, trust: Sequence[str] = ()) -> Any:
-    """A function that is named by its path, or an object that a node describes and that can be called. What isn't
-    marked with `@factory(slot)` must be trusted. Raises UserError.
-
-    Args:
-        kind: the function in words: "a function of a list of samples".
-    """
-    if isinstance(node, str):
-        if node in ("torch.utils.data.default_collate", "default_collate"):
-            from torch.utils.data import default_collate
-
-            return default_collate
-        return locate(node, slot, kind, trust, slot)
-    if not isinstance(node, Mapping):
-        raise UserError(f"{slot}={node}: must be the name of {kind}, as in {slot}=my_module.my_function")
-    return build(node, slot, kind, trust)
-
-
-def _imported(path: str, key: str) -> Any:
-    parts = path.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise UserError(f"{key}={path}: must be a dotted name, as in my_package.MyClass")
-    module, used = None, 0
-    for depth in range(1, len(parts)):
-        name = ".".join(parts[:depth])
-        try:
-            spec = importlib.util.find_spec(name)
-            if spec is None:
-                break
-            for place in (spec.origin, *(spec.submodule_search_locations or [])):
-                refuse_a_runs_own(place, f"{key}={path}")
-            module, used = importlib.import_module(name), depth
-        except UserError:
-            raise
-        except ModuleNotFoundError as error:
-            if error.name == name:  # its parent is a module and no package
-                break
-            raise UserError(f"{key}={path}: importing {name} failed: {error} ({origin(error)})") from error
-        except (Exception, SystemExit) as error:
-            what = "it exits the program" if isinstance(error, SystemExit) else first_line(error)
-            raise UserError(
-                f"{key}={path}: importing {name} failed: {type(error).__name__}: {what} ({origin(error)})"
-            ) from error
-    if module is None:
-        raise UserError(
-            f"{key}={path}: no module named {parts[0]}. It must be installed, or lie in src/ or in the "
-            "folder where the command is typed."
-        )
-    target: Any = module
-    for depth in range(used, len(parts)):
-        if not hasattr(target, parts[depth]):
-            word = parts[depth]
-            names = [name for name in dir(target) if not name.startswith("_")]
-            modules = [module.name for module in pkgutil.iter_modules(getattr(target, "__path__", None) or [])]
-            own = [name for name in names if getattr(getattr(target, name), "__module__", "") == target.__name__]
-            hint = did_you_mean(word, names) or did_you_mean(word, modules) or (own and f" It has: {listed(own, 8)}.")
-            raise UserError(f"{key}={path}: {'.'.join(parts[:depth])} has no {word}.{hint or ''}")
-        target = getattr(target, parts[depth])
-    return target
-
-
-def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
-    """A run directory, which may be a stranger's, is data: nothing in it, or beside it in a folder `outputs`, is
-    imported. Raises UserError."""
-    here = Path.cwd().resolve()
-    inside = Path(place).resolve() if place else here
-    for folder in (inside, *inside.parents):
-        if folder == here or folder in here.parents:
-            break
-        if folder.name == "outputs" or (folder / "composed.yaml").is_file():
-            raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
-
-
-def build(node: Mapping[str, Any], slot: str, kind: Kind, trust: Sequence[str] = (), **given: Any) -> Any:
-    """Build what a plain (resolved) config node describes: `_target_` and its keyword arguments.
-
-    Args:
-        slot, kind: as for `locate`.
-        given: arguments that come from us (a Dataset's split, an optimizer's params), not from the config.
-    """
-    return construct(locate(node["_target_"], slot, kind, trust), node, slot, kind, **given)
-
-
 def construct(target: Any, node: Mapping[str, Any], slot: str, kind: Kind, **given: Any) -> Any:
-    """The same with a target that has been located already."""
+    """`build` with a target that has been located already."""
     arguments = {name: value for name, value in node.items() if name != "_target_"}
     check_arguments(target, arguments, slot, given)
     try:
@@ -208,14 +212,6 @@ def construct(target: Any, node: Mapping[str, Any], slot: str, kind: Kind, **giv
         returned = type(built).__name__
         raise UserError(f"{slot}: {node['_target_']} returned {returned}, and {slot} takes {in_words(kind)}.")
     return built
-
-
-def _shown(value: Any) -> str:
-    """An argument, for people: functions and objects by their names, without an address."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_shown, value))}]"
-    plain = value is None or isinstance(value, bool | int | float | str | dict)
-    return str(value) if plain else getattr(value, "__name__", type(value).__name__)
 
 
 def check_arguments(
@@ -257,3 +253,29 @@ def _check_number(parameter: inspect.Parameter, value: Any, name: str, called: s
         raise UserError(f"{name}={value}: {called} takes a number here.")
     if (isinstance(default, bool) or annotation == "bool | None") and isinstance(value, str):
         raise UserError(f"{name}={value}: {called} takes true or false here.")
+
+
+def _shown(value: Any) -> str:
+    """An argument, for people: functions and objects by their names, without an address."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    plain = value is None or isinstance(value, bool | int | float | str | dict)
+    return str(value) if plain else getattr(value, "__name__", type(value).__name__)
+
+
+def function(node: Any, slot: str, kind: str, trust: Sequence[str] = ()) -> Any:
+    """A function that is named by its path, or an object that a node describes and that can be called. What isn't
+    marked with `@factory(slot)` must be trusted. Raises UserError.
+
+    Args:
+        kind: the function in words: "a function of a list of samples".
+    """
+    if isinstance(node, str):
+        if node in ("torch.utils.data.default_collate", "default_collate"):
+            from torch.utils.data import default_collate
+
+            return default_collate
+        return locate(node, slot, kind, trust, slot)
+    if not isinstance(node, Mapping):
+        raise UserError(f"{slot}={node}: must be the name of {kind}, as in {slot}=my_module.my_function")
+    return build(node, slot, kind, trust)

@@ -17,7 +17,7 @@ SMALLEST = {
     "startup.py": "--rounds 1",
     "resuming.py": "--rounds 1",
     "kill.py": "--kills 1",
-    "overfitting.py": "--seeds 1 --epochs 10 --only dropout SWA --picture picture.png",
+    "overfitting.py": "--seeds 1 --epochs 10 --only dropout SWA --picture picture.svg",
 }
 
 

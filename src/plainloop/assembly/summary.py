@@ -17,12 +17,32 @@ class Summary:
 
     Args:
         shapes: module -> shape of its output for one sample; of modules that don't run, nothing.
-        flops: module -> floating-point operations for one sample, as torch's own counter counts them: matrix products,
+        flops: module -> floating-point operations for one sample, by torch's own counter: matrix products,
             convolutions and attention, a multiplication and an addition being two.
     """
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     flops: dict[str, float] = field(default_factory=dict)
+
+
+# Attention in one piece, as each kind of device has it. Which of these torch's counter knows depends on its version.
+ATTENTION = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_attention_math_for_mps",
+)
+
+
+def attention_flops(
+    queries: torch.Size, keys: torch.Size, values: torch.Size, *others: Any, out_shape: Any = None, **options: Any
+) -> int:
+    """Operations for queries (N, H, L, E), keys (N, G, S, E) and values (N, G, S, V): each query times each key, and
+    the values' mean by these weights. Places that a mask hides count as well, since they are usually computed."""
+    batch, heads, places, size = queries
+    return 2 * batch * heads * places * keys[-2] * (size + values[-1])
 
 
 @contextmanager
@@ -47,7 +67,8 @@ def watched(model: nn.Module, samples: int) -> Iterator[Summary]:
         fast_path = torch.backends.mha.get_fastpath_enabled()  # nor is an encoder's layer
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
-        counter = stack.enter_context(FlopCounterMode(display=False))
+        formulas = {getattr(torch.ops.aten, name): attention_flops for name in ATTENTION}
+        counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping=formulas))
         yield summary
     root = type(model).__name__
     for place, counts in counter.get_flop_counts().items():
@@ -56,11 +77,12 @@ def watched(model: nn.Module, samples: int) -> Iterator[Summary]:
     summary.flops[""] = counter.get_total_flops() / samples
 
 
-def table(model: nn.Module, summary: Summary, most: int | None = None) -> list[str]:
-    """A line for each module: its name, class, output shape, parameters and operations.
+def layers(model: nn.Module, summary: Summary, most: int | None = None) -> list[list[str]]:
+    """A table: a row for each module, with its name, class, output shape, parameters and operations, below a row of
+    headings. Empty for a model without modules.
 
     Args:
-        most: only so many lines: the outermost modules; None for all.
+        most: only so many rows: the outermost modules; None for all.
     """
     modules = [(name, module) for name, module in model.named_modules() if name]
     if most is not None:
@@ -82,10 +104,7 @@ def table(model: nn.Module, summary: Summary, most: int | None = None) -> list[s
                 metric(flops) if flops else "",
             ]
         )
-    if len(rows) == 1:
-        return []
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return rows if modules else []
 
 
 def parameter_counts(module: nn.Module) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from plainloop import places
 from plainloop.config import compose
 from plainloop.errors import MachineError, UserError, first_line, shown
 from plainloop.reports import tables
+from plainloop.runs import atomic
 from plainloop.runs.directory import RunDir, unique
 
 
@@ -86,14 +87,12 @@ def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
         value = "-" if trial.value is None else f"{trial.value:.4f}"
         lines.append([str(place), value, *map(trial.setting, swept), str(trial.folder)])
     lines += [["-", "failed", *map(trial.setting, swept), trial.failure] for trial in trials if trial.failure]
-    print(f"\n{tables.of_words(lines, indent='')}\n", flush=True)
+    print(f"\n{tables.table(lines)}\n", flush=True)
     spread = over_repeats(done, swept)
     if spread:
-        print(
-            f"{tables.of_words([[saved.monitor, 'mean', 'deviation', 'of', *spread[0][3]], *map(_row, spread)], '')}\n"
-        )
+        print(f"{tables.table([[saved.monitor, 'mean', 'deviation', 'of', *spread[0][3]], *map(_row, spread)])}\n")
     ranking = [{"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done]
-    (folder / "ranking.json").write_text(json.dumps(ranking, indent=2) + "\n")
+    atomic.replace_text(folder / "ranking.json", json.dumps(ranking, indent=2) + "\n")
     if test and done[0].value is not None and _has_test(saved):
         from plainloop.commands.evaluate import evaluate
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from plainloop.data.dataset import IGNORED, SPLITS, own, place_of, size, targets_of
+from plainloop.data.dataset import IGNORED, SPLITS, asked, place_of, size, targets_of
 from plainloop.data.fetch import each_sample
 from plainloop.data.splits import Data
-from plainloop.errors import UserError, listed
+from plainloop.errors import UserError, listed, number_type
 
 
 def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED, skip: int = 0) -> list[str]:
@@ -17,7 +17,7 @@ def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED,
     A data set that has neither `classes` nor `targets` is read through, if it isn't longer than `most`.
     Raises UserError where there are no classes to be found.
     """
-    names = own(dataset, "classes")
+    names = asked(dataset, "classes")
     if names is not None:
         return [str(name) for name in names]
     targets = targets_of(dataset)
@@ -40,7 +40,7 @@ def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED,
             ) from error
     if targets.is_floating_point():
         raise UserError(
-            f"data: the targets are {str(targets.dtype).removeprefix('torch.')} numbers, where this task needs classes "
+            f"data: the targets are {number_type(targets)} numbers, where this task needs classes "
             f"(whole numbers from 0). For numbers: task=regression"
         )
     kept = targets[targets != ignored]

@@ -33,9 +33,7 @@ class TensorBoard(Logger):
                 if path.stat().st_size > length:
                     os.truncate(path, length)
         if step == 0:
-            from omegaconf import OmegaConf
-
-            text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+            text = run.config.read_text("utf-8")
             self._writer("").add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
 
     def _writer(self, name: str) -> Any:

@@ -1,14 +1,13 @@
 """Initial weights from a file: which of them fit a model, and which don't."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plainloop.errors import UserError, listed
-from plainloop.safetensors import read_header, read_tensor
+from plainloop.errors import UserError, first_line, listed
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")  # DistributedDataParallel's, torch.compile's, others' own
 
@@ -26,8 +25,7 @@ def read_weights(path: Path, what: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{what}: there is no such file (looked for from the folder where the command is typed).")
     if path.suffix == ".safetensors":
-        header, start = read_header(path, what)
-        return {name: read_tensor(path, entry, start) for name, entry in header.items()}
+        return _read_safetensors(path, what)
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zip's and torch's own, for whatever the file holds
@@ -46,48 +44,59 @@ def read_weights(path: Path, what: str) -> dict[str, Tensor]:
     return weights
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str, partial: bool = False) -> list[str]:
+def _read_safetensors(path: Path, what: str) -> dict[str, Tensor]:
+    """All tensors of a file of safetensors (https://huggingface.co/docs/safetensors), mapped into memory."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{what}: not a whole .safetensors file: {first_line(error).rstrip('.')}.") from error
+
+
+def load_weights(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    what: str,
+    new: Collection[str] = (),
+    partial: bool = False,
+    advice: str = "",
+) -> tuple[int, list[str]]:
     """Copy weights into a model, by their names (what wrappers put before them is taken off).
 
     Args:
-        source: where they come from, for messages.
+        what: the weights as they were typed, for messages: `finetune.weights=FILE`.
+        new: tensors of the model that stay as they were initialised, whatever the weights say.
         partial: load what fits; else all must.
+        advice: what the user may type where not all fits.
 
     Returns:
-        lines that say what was loaded, and what wasn't and why.
+        how many tensors were loaded, and lines that say which weren't, and why.
 
     Raises:
         UserError: some don't fit, and `partial` isn't said; or none do.
     """
-    own = model.state_dict()
-    weights = unwrapped(weights, own)
+    own = {name: value for name, value in model.state_dict().items() if name not in new}
+    weights = {name: value for name, value in unwrapped(weights, own).items() if name not in new}
     fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
     other = [
         f"{name} {tuple(value.shape)}, here {tuple(own[name].shape)}"
         for name, value in weights.items()
         if name in own and name not in fitting
     ]
-    missing = [name for name in own if name not in weights]
+    # BatchNorm counts its batches since torch 0.4.1, and hardly ever needs to know.
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
     unknown = [name for name in weights if name not in own]
-    reasons = [
-        f"{len(names)} {what}: {listed(names, 6)}"
-        for what, names in (
-            ("of other shapes", other),
-            ("that aren't there", missing),
-            ("that the model lacks", unknown),
-        )
-        if names
-    ]
+    parts = {"of other shapes": other, "that aren't there": missing, "that the model lacks": unknown}
+    reasons = [f"{len(names)} {why}: {listed(names, 6)}" for why, names in parts.items() if names]
     if not fitting:
-        raise UserError(f"finetune.weights={source}: nothing in it fits this model ({'; '.join(reasons)}).")
+        raise UserError(f"{what}: nothing in it fits this model ({'; '.join(reasons)}).")
     if reasons and not partial:
-        raise UserError(
-            f"finetune.weights={source}: {len(fitting)} of the model's {len(own)} tensors fit, and not "
-            f"{'; '.join(reasons)}.\nfinetune.partial=true loads what fits, and leaves the rest as it was "
-            "initialised."
-        )
+        message = f"{what}: {len(fitting)} of the model's {len(own)} tensors fit, and not {'; '.join(reasons)}."
+        raise UserError(f"{message}\n{advice}".rstrip())
     model.load_state_dict(fitting, strict=False)
-    return [f"weights {len(fitting)} of {len(own)} tensors from {source}", *[f"not loaded: {line}" for line in reasons]]
+    return len(fitting), reasons
 
 
 def unwrapped(weights: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What is shown of a run.
 
     terminal.py    the lines before and after the training
-    tables.py      rows and columns for the terminal
+    tables.py      rows and columns
     pictures.py    which pictures a run gets
     figures.py     how they are drawn
 

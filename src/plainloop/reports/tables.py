@@ -1,9 +1,9 @@
-"""Small tables of numbers for the terminal."""
+"""Tables of words and numbers, for the terminal and for files of text."""
 
 from collections.abc import Mapping, Sequence
 
 
-def of_metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
+def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """One row per split, one column per quantity: {"val": {"val/loss": 0.1}, "test": {"test/loss": 0.2}}."""
     shortened = {
         label: {name.removeprefix(f"{label}/"): value for name, value in values.items()}
@@ -13,16 +13,15 @@ def of_metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
     lines = [["", *names]]
     for label, short in shortened.items():
         lines.append([label, *(f"{short[name]:.4f}" if name in short else "-" for name in names)])
-    return of_words(lines)
+    return table(lines)
 
 
-def of_words(lines: Sequence[Sequence[str]], indent: str = "        ") -> str:
-    """Columns as wide as they need to be: the first flush left, the others flush right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        (
-            indent
-            + "  ".join(w.ljust(n) if i == 0 else w.rjust(n) for i, (w, n) in enumerate(zip(line, widths, strict=True)))
-        ).rstrip()
-        for line in lines
-    )
+def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns as wide as they need to be: the first `left` of them flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [word.ljust(width) for word, width in zip(row[:left], widths, strict=False)]
+        cells += [word.rjust(width) for word, width in zip(row[left:], widths[left:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,20 +1,20 @@
-"""What a run tells: the lines before and after the training, and its pictures."""
+"""What a run tells: the lines before and after the training."""
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from plainloop import seeding
-from plainloop.assembly.loaders import training_loader
 from plainloop.assembly.session import Session
-from plainloop.assembly.summary import ROWS, memory, metric, parameter_counts, table
+from plainloop.assembly.summary import ROWS, layers, memory, metric, parameter_counts
 from plainloop.config.rules import depends_on_length
-from plainloop.data.dataset import SPLITS, own
+from plainloop.data.dataset import SPLITS, asked
 from plainloop.data.overlap import shared_samples
 from plainloop.errors import listed
 from plainloop.loggers import Console
@@ -26,64 +26,94 @@ from plainloop.training.trainer import Trainer
 
 
 def say_what_was_found(session: Session, console: Console, is_trial: bool = False) -> None:
-    cfg = session.config
-    spec = cfg.spec
-    counts = {split: spec[f"num_{split}"] for split in SPLITS if session.data[split] is not None}
+    """What the data are, what was decided for the user, what the model is made of, and how it is trained."""
+    console.say(f"data    {_data(session)}")
+    for line in _shared_samples(session):
+        console.say(f"warning: {line}")
+    for line in _notes(session):
+        console.say(f"note    {line}")
+    console.say(f"model   {_model(session)}")
+    if not all(parameter.requires_grad for parameter in session.model.parameters()):
+        console.say(f"        frozen: {listed(frozen_parts(session.model), 8) or 'some of its parameters'}")
+    if not is_trial and (rows := layers(session.model, session.summary, most=ROWS)):
+        console.say(_indented(tables.table(rows, left=5)))
+    console.say(f"train   {_training(session)}")
+
+
+def _data(session: Session) -> str:
+    """How many samples, of what shape, for which target; and what the data set says of itself."""
+    spec = session.spec
+    counts = {split: spec.samples(split) for split in SPLITS if session.data[split] is not None}
     sizes = ", ".join(f"{'stream for' if n is None else f'{n:,}'} {split}" for split, n in counts.items())
+    remark = asked(session.data.train, "note") or ""
+    if "\n" in remark:
+        remark = f"\n{_indented(remark)}"
+    elif remark:
+        remark = f"; {remark}"
+    return f"{session.config.choices.get('data')}: {sizes}; inputs {_inputs(session)}; {_target(spec)}{remark}"
+
+
+def _inputs(session: Session) -> str:
+    """'1 x 8 x 8 uint8'; of several inputs, their names."""
     inputs = session.sample[0]
-    shape = " x ".join(map(str, inputs.shape)) or "1" if isinstance(inputs, Tensor) else ", ".join(inputs)
-    kind = f" {str(inputs.dtype).removeprefix('torch.')}" if isinstance(inputs, Tensor) else ""
+    if not isinstance(inputs, Tensor):
+        return ", ".join(inputs)
+    return f"{' x '.join(map(str, inputs.shape)) or '1'} {str(inputs.dtype).removeprefix('torch.')}"
+
+
+def _target(spec: Any) -> str:
+    """'2 classes (cat, dog)', 'target: price', 'target: 3 values'."""
     names = list(spec.class_names or [])
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    if names:
+        return f"{len(names)} classes ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})"
     count = f"{spec.num_outputs} value" + "s" * (spec.num_outputs != 1) if spec.num_outputs else "the inputs"
-    values = ", ".join(spec.target_names or [count])
-    target = f"{len(names)} classes ({shown})" if names else f"target: {values}"
-    remark = own(session.data.train, "note") or ""
-    remark = (
-        "\n".join(["", *remark.splitlines()]).replace("\n", "\n        ")
-        if "\n" in remark
-        else remark and f"; {remark}"
-    )
-    console.say(f"data    {cfg.choices.get('data')}: {sizes}; inputs {shape}{kind}; {target}{remark}")
+    return f"target: {', '.join(spec.target_names or [count])}"
+
+
+def _shared_samples(session: Session) -> Iterator[str]:
     for split, pairs in shared_samples(session.data).items():
         index, other = pairs[0]
-        console.say(
-            f"warning: {len(pairs):,} of {spec[f'num_{split}']:,} samples of {split} are also in train, and "
+        yield (
+            f"{len(pairs):,} of {session.spec.samples(split):,} samples of {split} are also in train, and "
             f"don't measure what is new (its sample {index} is sample {other} of train)"
         )
-    for remark in (*session.notes, getattr(session.preprocess, "note", ""), getattr(session.model, "note", "")):
-        if remark:
-            console.say(f"note    {remark}")
-    if cfg.loader.batch_sampler == "length":
-        sampler = training_loader(cfg, session.data.train, session.device).source.batch_sampler  # type: ignore[union-attr]
+
+
+def _notes(session: Session) -> Iterator[str]:
+    """What was decided for the user."""
+    remarks = (*session.notes, getattr(session.preprocess, "note", ""), getattr(session.model, "note", ""))
+    yield from filter(None, remarks)
+    if session.config.loader.batch_sampler == "length":
+        loader = session.training_loader()
         with seeding.preserved():
-            padded, otherwise = sampler.padding()
-        console.say(f"note    batches of similar length: {padded:,} padded places in an epoch instead of {otherwise:,}")
+            padded, otherwise = loader.source.batch_sampler.padding()  # type: ignore[union-attr]
+        yield f"batches of similar length: {padded:,} padded places in an epoch instead of {otherwise:,}"
+
+
+def _model(session: Session) -> str:
     count, free = parameter_counts(session.model)
     trained = f", {free:,} of them trained ({free / count:.1%})" if free < count else ""
     flops = session.summary.flops.get("")
     work = f", {metric(flops)}FLOPs a sample" if flops else ""
-    console.say(
-        f"model   {cfg.choices.get('model')} ({type(session.model).__name__}): {count:,} parameters{trained}{work}"
-    )
-    if free < count:
-        console.say(f"        frozen: {listed(frozen_parts(session.model), 8) or 'some of its parameters'}")
-    for line in [] if is_trial else table(session.model, session.summary, most=ROWS):
-        console.say(f"        {line}")
-    number = torch.get_num_threads()
-    threads = f" ({number} thread{'s' * (number != 1)})" if session.device.type == "cpu" else ""
-    workers = f", {session.workers or 'no'} loading process{'es' * (session.workers != 1)}"
-    device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else str(session.device)
+    name = f"{session.config.choices.get('model')} ({type(session.model).__name__})"
+    return f"{name}: {count:,} parameters{trained}{work}"
+
+
+def _training(session: Session) -> str:
+    """The optimizer, the loss, the length, and the machine that it runs on."""
+    cfg, spec = session.config, session.spec
     steps = f"{spec.total_steps:,} steps" if spec.total_steps else f"{cfg.trainer.max_epochs} epochs"
     steps += f" ({spec.steps_per_epoch:,} per epoch)" if spec.steps_per_epoch else ""
-    where = f"{device}{threads}, {cfg.trainer.precision}{workers}"
-    console.say(f"train   {type_name(cfg.optimizer)}, {type_name(cfg.loss)}, {steps} on {where}")
+    where = f"{_device(session.device)}, {cfg.trainer.precision}"
+    workers = f"{cfg.loader.num_workers or 'no'} loading process{'es' * (cfg.loader.num_workers != 1)}"
+    return f"{type_name(cfg.optimizer)}, {type_name(cfg.loss)}, {steps} on {where}, {workers}"
 
 
-def say_memory(session: Session, trainer: Trainer, console: Console) -> None:
-    """What a training step holds beside the batch and its activations."""
-    parts = {name: size for name, size in memory(session.model, trainer.optimizer).items() if size}
-    console.say(f"memory  {', '.join(f'{metric(size)}B of {name}' for name, size in parts.items())}")
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    number = torch.get_num_threads()
+    return f"{device} ({number} thread{'s' * (number != 1)})" if device.type == "cpu" else str(device)
 
 
 def type_name(node: Any) -> str:
@@ -93,17 +123,23 @@ def type_name(node: Any) -> str:
     return " + ".join(type_name(part) for part in parts) if parts and name == "Several" else name
 
 
+def say_memory(session: Session, trainer: Trainer, console: Console) -> None:
+    """What a training step holds beside the batch and its activations."""
+    parts = {name: size for name, size in memory(session.model, trainer.optimizer).items() if size}
+    console.say(f"memory  {', '.join(f'{metric(size)}B of {name}' for name, size in parts.items())}")
+
+
 def say_result(
     run: RunDir, session: Session, trainer: Trainer, metrics: dict[str, float], console: Console, hints: bool
 ) -> None:
-    rows = {}
-    for split, label in (("val", "val"), ("test", "test")):
-        values = {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
-        if values:
-            rows[label] = values
+    """The result of a run, and what to type next."""
     console.say(f"done    {trainer.reason}, {metrics['seconds']:.1f} s")
-    if rows:
-        console.say(tables.of_metrics(rows))
+    rows = {
+        split: {name: value for name, value in metrics.items() if name.startswith(f"{split}/")}
+        for split in ("val", "test")
+    }
+    if any(rows.values()):
+        console.say(_indented(tables.metrics_table({split: values for split, values in rows.items() if values})))
     if "best/epoch" in metrics:
         console.say(
             f"best    {session.config.monitor} {trainer.best.value:.4f} in epoch {metrics['best/epoch']} "
@@ -112,15 +148,23 @@ def say_result(
     elif session.data.val is None:
         console.say(f"best    no validation split: the last weights stand (train loss {metrics['train/loss']:.6g})")
     console.say(f"run     {run}")
-    if not hints:
-        return
-    longer = "extend" if depends_on_length(session.config) or trainer.stopped else "resume"
-    epochs = session.config.trainer.max_epochs * (1 if longer == "extend" else 2)
+    if hints:
+        console.say(f"next    {_indented(_next_commands(run, session, trainer)).lstrip()}")
+
+
+def _next_commands(run: RunDir, session: Session, trainer: Trainer) -> str:
+    """To measure it again, to train longer, to watch it."""
     split = next(name for name in ("test", "val", "train") if session.data[name] is not None)
     words = [f"run={run}"] if split == "test" else [f"run={run}", f"split={split}"]
-    console.say(f"next    {typed('evaluate.py', *words)}")
-    console.say(f"        {typed('train.py', f'{longer}={run}', f'trainer.max_epochs={epochs}')}")
-    console.say(f"        {shlex.join(['tensorboard', '--logdir', session.config.paths.outputs])}")
+    longer = "extend" if depends_on_length(session.config) or trainer.stopped else "resume"
+    epochs = session.config.trainer.max_epochs * (1 if longer == "extend" else 2)
+    return "\n".join(
+        (
+            typed("evaluate.py", *words),
+            typed("train.py", f"{longer}={run}", f"trainer.max_epochs={epochs}"),
+            shlex.join(["tensorboard", "--logdir", session.config.paths.outputs]),
+        )
+    )
 
 
 def say_evaluation(
@@ -129,7 +173,7 @@ def say_evaluation(
     """The result of an evaluation, and whether the run's own numbers came out again."""
     none = " (without validation there is no best)" if asked == "best" and taken == "last" else ""
     print(f"run     {path}\nmodel   {taken} weights{none}")
-    print(tables.of_metrics({split: values}))
+    print(_indented(tables.metrics_table({split: values})))
     # metrics.json holds val/... of the best weights, last/val/... of the last, test/... of the best, if there are any
     prefix = "last/" if split == "val" and taken == "last" else ""
     comparable = taken == ("best" if "best/step" in own else "last") or prefix
@@ -146,3 +190,8 @@ def _apart(value: float, known: float | None) -> float:
     if known is None or not math.isfinite(value):
         return 0.0 if known is None and not math.isfinite(value) else math.inf
     return abs(value - known)
+
+
+def _indented(lines: str) -> str:
+    """Below a word at the left margin, as `data` or `done`."""
+    return indent(lines, 8 * " ")

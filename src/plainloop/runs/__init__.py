@@ -1,9 +1,10 @@
 """A run directory: what lies in it, and how it is written so that no crash can spoil it.
 
-    directory.py      its paths; create it, record it, find it, read it back
-    atomic.py         files that are whole or not there
-    checkpoint.py     what a run must remember
+    directory.py      its paths and its lock; create it, record in it, read it back
+    finding.py        the run that RUN names
     environment.py    what it was made with
+    checkpoint.py     what it must remember
+    atomic.py         files that are whole or not there
 
 Imports: config, ground.
 """

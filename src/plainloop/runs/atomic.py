@@ -1,18 +1,70 @@
 """Files that are whole or not there: written beside, synced, and renamed."""
 
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+LEFTOVERS = ".*.tmp"  # of processes that were killed while they wrote
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the context ends; whatever happens before, the old one stays.
+
+    A power cut may not leave the new name with nothing in it: so the file is on the disk before it is renamed, and
+    the rename before anything that is written later.
+    """
+    temporary = _beside(path)
+    try:
+        with open(temporary, "xb") as file:  # never one that is there already, nor through a link
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a full disk or a crash leaves the old one."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write a small file in this way. An OSError names it, and not the one beside it."""
     try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def link(source: Path, target: Path) -> None:
+    """Let `target` name the file `source` too, in the same way; a copy where the file system has no hard links."""
+    temporary = _beside(target)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with open(source, "rb") as original, replacing(target) as file:
+            shutil.copyfileobj(original, file)
+        return
+    try:
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # still there where both names were one file's already
+    sync_folder(target.parent)
+
+
+def _beside(path: Path) -> Path:
+    """A name in the same folder that nobody can foresee."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable, where folders can be synced."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

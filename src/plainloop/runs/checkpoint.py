@@ -1,8 +1,7 @@
 """What a run must remember, written so that no crash can spoil it.
 
 A checkpoint is torch's own file format with a digest behind it: `torch.load` reads it as it is, and `load` here
-first makes sure that not one bit has changed. It is written to a temporary file, synced, and renamed, so that
-the old one stays whole until the new one is.
+first makes sure that not one bit has changed.
 """
 
 import errno
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from plainloop.errors import MachineError, out_of_memory
+from plainloop.runs.atomic import LEFTOVERS, link, replacing, sync_folder
 
 MAGIC = b"plainloop-sha256"
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -68,24 +68,18 @@ def check_plain(value: Any, place: str = "state") -> None:
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a state to `path` so that a crash at any instant leaves the old file or the new one."""
     check_plain(state)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             hashing = _Hashing(file)
             torch.save(state, hashing)  # type: ignore[arg-type]
             file.write(hashing.hash.digest() + MAGIC)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         if out_of_memory(error) or "DataLoader worker" in str(error):  # one was lost: torch tells it wherever we are
             raise
         left = "the checkpoints before it stand" if any(path.parent.glob("step-*.pt")) else "there is none yet"
         full = isinstance(error, RuntimeError) or error.errno in DISK_FULL
         why = "is the disk full, or a quota reached?" if full else str(error)
         raise MachineError(f"the checkpoint {path} could not be written: {why} ({left})") from error
-    sync_folder(path.parent)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -114,32 +108,6 @@ def is_ours(path: Path) -> bool:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - len(MAGIC)))
         return file.read() == MAGIC
-
-
-def link(source: Path, target: Path) -> None:
-    """Let `target` name the file `source` too (a copy where the file system has no hard links), atomically."""
-    import shutil
-
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-    os.replace(temporary, target)
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename durable, where folders can be synced."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def step_of(path: Path) -> int:
@@ -195,7 +163,7 @@ class Checkpoints:
         self.saved_at, self.wanted = self.clock(), False
         others = [old for old in self.all() if old != path]
         newer = [old for old in others if step_of(old) > step_of(path)]  # damaged: the run went on from before them
-        newer += self.folder.glob(".*.tmp")  # of processes that were killed while they saved
+        newer += self.folder.glob(LEFTOVERS)
         for old in [*newer, *[old for old in others if old not in newer][self.keep - 1 :]]:
             old.unlink(missing_ok=True)
 

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import plainloop
 from plainloop.assembly.assemble import assemble
-from plainloop.assembly.summary import memory, metric, parameter_counts, table, watched
+from plainloop.assembly.summary import layers, memory, metric, parameter_counts, watched
 from plainloop.assembly.trainer import make_trainer
 from plainloop.config import compose
 from plainloop.models import CNN, MLP, RNNClassifier, TransformerClassifier
@@ -65,17 +66,26 @@ def test_flops_of_attention():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_the_table_has_a_line_for_each_module():
+@pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+@pytest.mark.parametrize("causal", [True, False])
+def test_flops_of_attention_in_one_piece_or_several(backend, causal):
+    """Each version of torch, and each device, has attention in other pieces."""
+    queries, keys, values = torch.randn(2, 3, 7, 8), torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8)
+    with watched(nn.Module(), 2) as summary, sdpa_kernel(backend):
+        nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+    assert summary.flops[""] == 2 * 3 * 7 * 5 * (8 + 8)
+
+
+def test_the_table_has_a_row_for_each_module():
     model = MLP(6, 3, [5])
     model.layers[1].requires_grad_(False)
-    lines = table(model, summary_of(model, torch.randn(2, 6)))
-    assert [line.split() for line in lines] == [
+    assert layers(model, summary_of(model, torch.randn(2, 6))) == [
         ["layer", "class", "output", "parameters", "FLOPs"],
-        ["layers", "Sequential", "3", "53,", "18", "trained", "90"],
-        ["0", "Flatten", "6"],
-        ["1", "Linear", "5", "35", "frozen", "60"],
-        ["2", "ReLU", "5"],
-        ["3", "Linear", "3", "18", "30"],
+        ["layers", "Sequential", "3", "53, 18 trained", "90 "],
+        ["  0", "Flatten", "6", "", ""],
+        ["  1", "Linear", "5", "35 frozen", "60 "],
+        ["  2", "ReLU", "5", "", ""],
+        ["  3", "Linear", "3", "18", "30 "],
     ]
 
 
@@ -85,14 +95,14 @@ def test_the_table_of_a_large_model_shows_its_outermost_modules():
     with torch.device("meta"):
         model = torchvision.models.resnet18()
         summary = summary_of(model, torch.empty(1, 3, 224, 224))
-    lines = table(model, summary, most=12)
-    assert [line.split()[0] for line in lines[1:]] == [name for name, _ in model.named_children()]
+    rows = layers(model, summary, most=12)
+    assert [row[0] for row in rows[1:]] == [name for name, _ in model.named_children()]
     assert summary.flops[""] == pytest.approx(2 * 1.814e9, rel=0.01)  # 1.81 G multiplications, says the paper
-    assert len(table(model, summary)) == 1 + len(list(model.named_modules())) - 1
+    assert len(layers(model, summary)) == 1 + len(list(model.named_modules())) - 1
 
 
 def test_a_model_without_modules_has_no_table():
-    assert table(nn.Linear(2, 1), summary_of(nn.Linear(2, 1), torch.randn(1, 2))) == []
+    assert layers(nn.Linear(2, 1), summary_of(nn.Linear(2, 1), torch.randn(1, 2))) == []
 
 
 OPTIMIZERS = ["sgd", "adam", "adamw", "adagrad", "adadelta", "adamax", "nadam", "radam", "rmsprop", "rprop", "muon"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from plainloop.config import schema
 from plainloop.data import InMemory, Loader, make_loader
 from plainloop.data.loader import Fetch, default_start_method, default_workers
 from plainloop.data.workers import _end_what_was_left, watch
@@ -47,12 +48,17 @@ def loader(
 ) -> Loader:
     return make_loader(
         dataset,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        drop_last=drop_last,
+        schema.Loader(
+            **{
+                "batch_size": batch_size,
+                "shuffle": shuffle,
+                "drop_last": drop_last,
+                "num_workers": 0,
+                **options,
+            }
+        ),
         seed=seed,
         device=CPU,
-        **{"num_workers": 0, **options},
     )
 
 

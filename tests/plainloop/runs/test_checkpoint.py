@@ -14,7 +14,8 @@ import torch
 
 from plainloop.errors import MachineError
 from plainloop.runs import checkpoint
-from plainloop.runs.checkpoint import Checkpoints, Damaged, check_plain, link, load, save, step_of
+from plainloop.runs.atomic import link
+from plainloop.runs.checkpoint import Checkpoints, Damaged, check_plain, load, save, step_of
 
 NESTED = {
     "tensors": {
@@ -389,6 +390,7 @@ def test_killed_at_any_instant_the_best_is_not_lost(tmp_path, monkeypatch, insta
     with monkeypatch.context() as patched:
         for name in ("replace", "link"):
             patched.setattr(os, name, killed_at_the_instant(getattr(os, name)))
+        patched.setattr(Path, "unlink", lambda path, missing_ok=False: None)
         with contextlib.suppress(Killed):
             checkpoints.save({**state_at(2), "best": 2}, best=True)
     _, newest = folder_of(tmp_path).last()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import plainloop
+from plainloop.config import schema
 from plainloop.data import make_loader
 from plainloop.errors import MachineError
 from plainloop.runs import checkpoint
@@ -113,10 +114,10 @@ def test_typed_an_evaluation_that_hangs_ends(tmp_path, copied):
 
 def test_how_long_a_worker_is_waited_for():
     """Five minutes where there are workers and nobody says otherwise."""
-    options = {"batch_size": 4, "shuffle": False, "drop_last": False, "seed": 0, "device": torch.device("cpu")}
-    assert make_loader(Samples(), **options, num_workers=2).loader.timeout == 300
-    assert make_loader(Samples(), **options, num_workers=2, timeout=7).loader.timeout == 7
-    assert make_loader(Samples(), **options, num_workers=0).loader.timeout == 0
+    options = {"seed": 0, "device": torch.device("cpu")}
+    assert make_loader(Samples(), schema.Loader(batch_size=4, num_workers=2), **options).loader.timeout == 300
+    assert make_loader(Samples(), schema.Loader(batch_size=4, num_workers=2, timeout=7), **options).loader.timeout == 7
+    assert make_loader(Samples(), schema.Loader(batch_size=4, num_workers=0), **options).loader.timeout == 0
 
 
 def test_a_worker_that_is_killed_while_a_checkpoint_is_written(trained, tmp_path, monkeypatch):

@@ -17,21 +17,21 @@ def test_the_average_is_the_recursion_by_hand():
     make = trainers("trainer.ema_decay=0.4", "trainer.max_epochs=2")
     trainer = make()
     average = {name: weight.detach().double() for name, weight in trainer.model.named_parameters()}
-    update = trainer.ema.update
+    update = trainer.average.end_step
 
     def by_hand() -> None:
         update()
-        decay = min(0.4, (1 + trainer.ema.count) / (10 + trainer.ema.count))
+        decay = min(0.4, (1 + trainer.average.count) / (10 + trainer.average.count))
         for name, weight in trainer.model.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * weight.detach().double()
 
-    trainer.ema.update = by_hand
+    trainer.average.end_step = by_hand
     trainer.fit()
-    assert trainer.step == trainer.ema.count == 10
-    for name, weight in trainer.ema.model.named_parameters():
+    assert trainer.step == trainer.average.count == 10
+    for name, weight in trainer.average.model.named_parameters():
         torch.testing.assert_close(weight.double(), average[name], rtol=1e-5, atol=1e-6)
         assert not torch.equal(weight, trainer.model.get_parameter(name))
-    for name, buffer in trainer.ema.model.named_buffers():
+    for name, buffer in trainer.average.model.named_buffers():
         assert torch.equal(buffer, trainer.model.get_buffer(name))  # statistics are averages already
 
 

@@ -47,7 +47,7 @@ def test_the_runs_are_what_they_are_meant_to_be(uninterrupted):
     metrics = json.loads((rough / "metrics.json").read_text())
     assert metrics["best/step"] == 2
     assert metrics["steps"] == 22  # stopped early, within the fifth epoch
-    assert newest(rough)["scaler"]["skipped"] >= 4
+    assert newest(rough)["update"]["skipped"] >= 4
     assert len({record["lr"] for record in records(rough) if "lr" in record}) > 4
     assert 3 < len(newest(rough)["train_batches"]["unreadable"]) < 60
     rates = [record["lr"] for record in records(smooth)]

@@ -98,7 +98,7 @@ def test_a_single_skipped_step_never_ends_a_run(what, every):
         trainer = trainers(*words, "trainer.max_epochs=3")()
         trainer.fit()
         assert trainer.epoch == 3
-        assert int(trainer.scaler.skipped) == 3
+        assert int(trainer.update.skipped) == 3
 
 
 def test_batch_norms_statistics_survive_a_skipped_step():
@@ -168,7 +168,7 @@ def test_the_count_that_gives_a_run_up_goes_on():
 
     end, saved = ends(None)
     assert ends(copy.deepcopy(saved[-1]))[0] == end
-    assert ends({**saved[-1], "scaler": make().scaler.state_dict()})[0] > end
+    assert ends({**saved[-1], "update": make().update.state_dict()})[0] > end
 
 
 def test_a_run_that_has_skipped_steps_says_so_in_its_history(uninterrupted):

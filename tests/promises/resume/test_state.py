@@ -65,7 +65,7 @@ NOT_NEEDED = {
     "seconds": "a clock's: see below",
     "fingerprint": "says whose checkpoint it is: see below",
 }
-OPENED = ("schedule", "scaler", "losses", "best", "train_batches", "loggers", "position", "carried", "callbacks",
+OPENED = ("schedule", "update", "losses", "best", "train_batches", "loggers", "position", "carried", "callbacks",
           "preprocess", "optimizer", "average")  # fmt: skip
 
 

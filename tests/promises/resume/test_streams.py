@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 import plainloop
+from plainloop.config import schema
 from plainloop.data import make_loader
 from plainloop.errors import UserError
 from plainloop.training.trainer import Trainer
@@ -112,13 +113,9 @@ class Dividing(Raw):
 def loader_of(dataset: IterableDataset, workers: int = 0, **options: Any) -> Any:
     """A loader of a stream, whose processes are forked: quick to start, and they share the counts."""
     start = {"multiprocessing_context": "fork"} if workers else {}
-    return make_loader(
-        dataset,
-        **{"batch_size": 4, "shuffle": True, "drop_last": False, "seed": 1, **options},
-        device=torch.device("cpu"),
-        num_workers=workers,
-        **start,
-    )
+    seed = options.pop("seed", 1)
+    section = schema.Loader(**{"batch_size": 4, "num_workers": workers, **start, **options})
+    return make_loader(dataset, section, seed=seed, device=torch.device("cpu"))
 
 
 def told(batches: Any) -> list[Tensor]:

@@ -52,7 +52,7 @@ def test_a_gradient_scaler_goes_on():
     whole = fitted(make)
     state, before = next(saved for saved in whole.states if saved[0]["position"]["step"] == 9)
     assert whole.differences(fitted(make, state), before) == []
-    fresh = {**state, "scaler": make().scaler.state_dict()}
+    fresh = {**state, "update": make().update.state_dict()}
     assert whole.differences(fitted(make, fresh), before) != []
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import plainloop
+from plainloop.config import schema
 from plainloop.data import make_loader
 from tests.promises.resume.runs import RUNS, SMOOTH, TWO, trainers
 from tests.resuming import differences, newest, unequal
@@ -76,13 +77,15 @@ def test_threads_do_not_matter_to_what_is_loaded():
     try:
         torch.set_num_threads(2)
         by_two = torch.stack([Averaged()[index] for index in range(24)])
-        options = {"batch_size": 8, "shuffle": False, "drop_last": False, "seed": 1, "device": torch.device("cpu")}
-        alone = torch.cat(list(make_loader(Averaged(), num_workers=0, **options).epoch(0)))
+        options = {"seed": 1, "device": torch.device("cpu")}
+        section = schema.Loader(batch_size=8, shuffle=False, num_workers=0)
+        alone = torch.cat(list(make_loader(Averaged(), section, **options).epoch(0)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
     by_one = torch.stack([Averaged()[index] for index in range(24)])
-    with make_loader(Averaged(), num_workers=2, multiprocessing_context="fork", **options) as loader:
+    section = schema.Loader(batch_size=8, shuffle=False, num_workers=2, multiprocessing_context="fork")
+    with make_loader(Averaged(), section, **options) as loader:
         loaded = torch.cat(list(loader.epoch(0)))
     assert unequal(alone, by_one) == unequal(alone, loaded) == []
     assert unequal(by_two, by_one) != []  # it would have mattered

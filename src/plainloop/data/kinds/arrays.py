@@ -9,13 +9,13 @@ from torch import Tensor
 
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
-from plainloop.data.kinds.checks import _described, checked, checked_labels
+from plainloop.data.kinds.checks import checked, checked_labels
 from plainloop.data.kinds.named_arrays import NamedArrays
-from plainloop.errors import UserError, listed
+from plainloop.errors import UserError, described, listed
 from plainloop.places import find_path
 
 
-@factory("data")
+@factory("data", provides=("in_channels", "image_size"))
 def arrays(
     path: str,
     inputs: str = "inputs",
@@ -89,7 +89,7 @@ def _task_of_arrays(path: str, targets: str | None = "targets", **others: Any) -
     if targets is None:
         return "reconstruction", "there are no targets"
     found = _numbers(NamedArrays(find_path(path), path), "targets", targets, path)
-    kind = _described(found)
+    kind = described(found)
     if found.is_floating_point():
         return "regression", f"{targets} is {kind}"
     if found.ndim == 2 and bool(((found == 0) | (found == 1)).all()):

@@ -50,7 +50,7 @@ def _shown(character: str) -> str:
     return character if character.isprintable() else ascii(character)[1:-1]
 
 
-@factory("data")
+@factory("data", provides=("vocab_size", "vocabulary", "sequence_length"))
 def charseq(
     split: str,
     text: str | None = None,

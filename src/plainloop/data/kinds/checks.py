@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from plainloop.data.dataset import InMemory
-from plainloop.errors import UserError
+from plainloop.errors import UserError, described
 
 
 def checked(data: InMemory, where: str = "data") -> InMemory:
@@ -40,7 +40,7 @@ def checked_labels(labels: Any, classes: Sequence[str] | None, where: str) -> tu
     """Whole numbers 0 .. C-1 as int64, and the names of the classes. Raises UserError for labels outside."""
     labels = torch.as_tensor(labels)
     if labels.is_floating_point() or labels.ndim != 1:
-        raise UserError(f"{where}: labels must be whole numbers, one per sample; these are {_described(labels)}.")
+        raise UserError(f"{where}: labels must be whole numbers, one per sample; these are {described(labels)}.")
     labels = labels.to(torch.int64)
     if len(labels) == 0:
         return labels, list(classes or [])
@@ -53,7 +53,3 @@ def checked_labels(labels: Any, classes: Sequence[str] | None, where: str) -> tu
             f"{where}: sample {index} has label {wrong}, outside the {len(names)} classes 0 to {len(names) - 1}."
         )
     return labels, names
-
-
-def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"

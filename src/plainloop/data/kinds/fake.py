@@ -12,7 +12,7 @@ from plainloop.data.kinds.torchvision_set import MOST
 from plainloop.errors import UserError
 
 
-@factory("data")
+@factory("data", provides=("in_channels", "image_size"))
 def fake(
     count: int = 1000, classes: int = 10, size: int | Sequence[int] = 32, channels: int = 3, seed: int = 0
 ) -> InMemory:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
+from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.frames import place, read_frame
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 from plainloop.places import find_path
@@ -21,7 +21,7 @@ TABLES = (".csv", ".tsv", ".tab", ".parquet", ".json", ".jsonl", ".ndjson")
 MOST = 50_000  # files that are looked at before the training; of more, evenly spread ones
 
 
-class Files(Dataset):
+class Files(BaseDataset):
     """Samples that are read when they are asked for; `__getitem__` is the subclass's.
 
     Args:
@@ -30,6 +30,8 @@ class Files(Dataset):
         note: what was found.
         frame: the table, where they come from one, with a row for each sample.
     """
+
+    samples: list[tuple[str, int]]
 
     def __init__(self, samples: Sequence[tuple[str, int]], classes: Sequence[str], note: str = "", frame: Any = None):
         self.samples, self.classes, self.note, self.frame = list(samples), list(classes), note, frame

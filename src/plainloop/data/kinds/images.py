@@ -36,7 +36,7 @@ class Images(Files):
         return decode(file, self.size, self.channels, self.deep), label
 
 
-@factory("data")
+@factory("data", provides=("in_channels", "image_size"))
 def images(
     path: str,
     split: str,

@@ -25,7 +25,7 @@ from torch.utils.data import IterableDataset
 
 from plainloop import seeding
 from plainloop.build import factory
-from plainloop.data.dataset import SPLITS, InMemory
+from plainloop.data.dataset import SPLITS, BaseDataset, InMemory
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 from plainloop.places import ROOT
 
@@ -230,7 +230,7 @@ class Place:
 BEGINNING = {"shard": 0, "offset": 0, "line": 0, "buffer": 0, "given": 0}
 
 
-class Records(IterableDataset):
+class Records(BaseDataset, IterableDataset):
     """The records of a split, of files that are read through in every epoch.
 
     The files come in an order that follows from (seed, epoch). So many lines as the buffer holds are read, given in

@@ -13,7 +13,6 @@ import numpy
 import torch
 
 from plainloop.errors import UserError, first_line
-from plainloop.safetensors import read_header, read_tensor
 
 Array = torch.Tensor | numpy.ndarray
 
@@ -37,8 +36,7 @@ class NamedArrays:
             if not self.names:
                 raise UserError(f"data.path={path}: there are no .npy files in this folder.")
         elif place.suffix == ".safetensors":
-            self.header, self.start = read_header(place, f"data.path={path}")
-            self.names, self._read = list(self.header), self._safetensors
+            self.names, self._read = self._of_safetensors(lambda file: list(file.keys())), self._safetensors
         else:
             self.names, self._read = self._guarded(lambda: self._open_npz().files), self._npz
 
@@ -86,4 +84,16 @@ class NamedArrays:
             ) from error
 
     def _safetensors(self, name: str) -> Array:
-        return read_tensor(self.place, self.header[name], self.start)
+        # The file is only mapped into memory: without a copy, whoever writes it anew would change a run's data.
+        return self._of_safetensors(lambda file: file.get_tensor(name).clone())
+
+    def _of_safetensors(self, read: Callable[[Any], Any]) -> Any:
+        """What `read` finds in the opened file (https://huggingface.co/docs/safetensors)."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.place, framework="pt") as file:
+                return read(file)
+        except SafetensorError as error:
+            why = first_line(error).rstrip(".")
+            raise UserError(f"data.path={self.path}: not a whole .safetensors file: {why}.") from error

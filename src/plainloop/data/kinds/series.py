@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from plainloop.build import factory
-from plainloop.data.dataset import SPLITS
+from plainloop.data.dataset import SPLITS, BaseDataset
 from plainloop.data.kinds.checks import check_whole
 from plainloop.data.kinds.columns import counted, is_number, numbers_of, read_targets, task_for
 from plainloop.data.kinds.frames import column_of, opened, place
+from plainloop.data.preprocess import Standardise, normalisation, statistics
 from plainloop.data.splits import by_position
 from plainloop.errors import UserError, listed
 
 Pieces = list[tuple[int, int]]  # where the rows of each series begin and end
 
 
-class Windows(Dataset):
+class Windows(BaseDataset):
     """Windows of a series, taken out of it a batch at a time: inputs (B, T, F) float32, and targets.
 
     Args:
@@ -80,42 +80,16 @@ class Windows(Dataset):
             "split.fractions."
         )
 
-    def make_preprocess(self, normalize: Any, batches: Any) -> "Standardise":
+    def make_preprocess(self, normalize: Any, batches: Any) -> Standardise:
         """By the mean and deviation of each feature: over this split's rows, each counted once, or as given."""
         count = self.values.shape[1]
-        if normalize == "none":
-            return Standardise(torch.zeros(count), torch.ones(count))
-        if normalize == "train":
-            values = self.values[self.rows].double()
-            deviation = values.std(0, unbiased=False)
-            return Standardise(values.mean(0), torch.where(deviation > 0, deviation, 1.0))
-        given = {name: torch.as_tensor(numbers, dtype=torch.float64) for name, numbers in normalize.items()}
-        for name, numbers in given.items():
-            if numbers.ndim > 1 or numbers.numel() not in (1, count):
-                raise UserError(
-                    f"transforms.normalize.{name} has {numbers.numel()} numbers; the series has {count} features."
-                )
-        if not bool((given["std"] > 0).all()):
-            raise UserError(f"transforms.normalize.std={normalize['std']}: must be above 0.")
-        return Standardise(given["mean"].expand(count), given["std"].expand(count))
+        mean, std = normalisation(
+            normalize, count, f"the series has {count} features", lambda: statistics([(self.values[self.rows],)])
+        )
+        return Standardise(mean.expand(count), std.expand(count))
 
 
-class Standardise(nn.Module):
-    """(x - mean) / std of each feature: inputs (N, T, F)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor):
-        super().__init__()
-        self.register_buffer("mean", mean.float().clone())
-        self.register_buffer("std", std.float().clone())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return (inputs - self.mean) / self.std
-
-
-@factory("data")
+@factory("data", provides=("step_features",))
 def series(
     path: str,
     split: str,

@@ -26,6 +26,7 @@ from plainloop.data.kinds.columns import (
     words_of,
 )
 from plainloop.data.kinds.frames import check_columns, opened, place
+from plainloop.data.preprocess import normalisation, scale_and_shift
 from plainloop.errors import UserError, did_you_mean, listed
 
 
@@ -55,24 +56,16 @@ class Table(InMemory):
     ):
         super().__init__(inputs, targets, classes, target_names, note)
         self.columns, self.embed, self.frame, self.file, self.rows = columns, embed, frame, file, rows
-
-    @property
-    def sizes(self) -> list[int]:
-        """How many words each category has."""
-        return [len(words) for words in self.columns["categories"].values()]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """For section `spec`: what the model gets, and how to encode another file in the same way."""
-        numbers, coded = len(self.columns["numbers"]), self.embed and bool(self.sizes)
+        self.sizes = [len(words) for words in columns["categories"].values()]  # how many words each category has
+        numbers, coded = len(columns["numbers"]), embed and bool(self.sizes)
         width = numbers + (len(self.sizes) if coded else sum(self.sizes))
-        return {
+        self.facts = {  # what the model gets, and how to encode another file in the same way
             "input_shape": [width],  # encoded
             # Codes are no numbers: a model that doesn't embed them must not take them for such.
             "num_features": None if coded else width,
             "num_numbers": numbers if coded else width,
             "cardinalities": [size + 1 for size in self.sizes] if coded else [],
-            "columns": self.columns,
+            "columns": columns,
         }
 
     def column(self, name: str) -> list[Any]:
@@ -89,7 +82,7 @@ class Table(InMemory):
         have it."""
         inputs, targets = self.__getitems__(indices)
         rows = None if self.rows is None else self.rows[torch.as_tensor(indices, device=self.rows.device)]
-        names = self.classes, self.target_names, self.note
+        names = self.classes, self.target_names, self.note or ""
         return Table(inputs, targets, self.columns, self.embed, None, *names, self.file, rows)
 
     def make_preprocess(self, normalize: Any, batches: Iterable[Any]) -> "TableEncoder":
@@ -101,40 +94,25 @@ class Table(InMemory):
         """
         inputs, count = torch.cat([batch[0] for batch in batches]), len(self.columns["numbers"])
         numbers, codes = inputs[:, :count].double(), inputs[:, count:].long()
-        mean = numbers.nanmean(0).nan_to_num(0.0)  # 0 where no training row has a value
-        deviation = (numbers - mean).square().nanmean(0).sqrt().nan_to_num(0.0)
+        fill = numbers.nanmean(0).nan_to_num(0.0)  # 0 where no training row has a value
+        deviation = (numbers - fill).square().nanmean(0).sqrt().nan_to_num(0.0)
         known = [torch.bincount(codes[:, k], minlength=size + 1) > 0 for k, size in enumerate(self.sizes)]
-        if normalize == "train":
-            shift, scale = mean, torch.where(deviation > 0, deviation, 1.0)
-        elif normalize == "none":
-            shift, scale = torch.zeros_like(mean), torch.ones_like(mean)
-        else:
-            shift, scale = (_for_each(normalize[name], count, name) for name in ("mean", "std"))
-        return TableEncoder(mean, shift, scale, known, self.embed)
-
-
-def _for_each(value: Any, count: int, name: str) -> Tensor:
-    """A number, or one for each of `count` columns, as (count,)."""
-    numbers = torch.as_tensor(value, dtype=torch.float64)
-    if numbers.ndim > 1 or (numbers.ndim == 1 and len(numbers) != count):
-        raise UserError(
-            f"transforms.normalize.{name} has {numbers.numel()} numbers; the table has {count} columns of numbers."
-        )
-    if name == "std" and not bool((numbers > 0).all()):
-        raise UserError(f"transforms.normalize.std={value}: must be above 0.")
-    return numbers.expand(count)
+        # Not `statistics`: rows lack numbers here and there.
+        measured = fill, torch.where(deviation > 0, deviation, 1.0)
+        mean, std = normalisation(normalize, count, f"the table has {count} columns of numbers", lambda: measured)
+        return TableEncoder(fill, mean.expand(count), std.expand(count), known, self.embed)
 
 
 class TableEncoder(nn.Module):
     """Rows as a `Table` holds them to what the model gets.
 
-    A missing number becomes the training split's mean; then each is (x - shift) / scale. Of a category every word
+    A missing number becomes the training split's mean; then each is (x - mean) / std. Of a category every word
     becomes a column of 0 and 1 ("one-hot"), all of them 0 where it is missing; or, to be embedded, its code stays. A
     word that the training split doesn't have counts as missing: nothing has been learned about it.
 
     Args:
         fill: what takes the place of a missing number, (F,).
-        shift, scale: of the numbers, (F,).
+        mean, std: of the numbers, (F,).
         known: for each category, which of its codes the training split has, (words + 1,).
         embed: whether codes stay codes.
     """
@@ -147,12 +125,13 @@ class TableEncoder(nn.Module):
     column: Tensor
     word: Tensor
 
-    def __init__(self, fill: Tensor, shift: Tensor, scale: Tensor, known: Sequence[Tensor], embed: bool):
+    def __init__(self, fill: Tensor, mean: Tensor, std: Tensor, known: Sequence[Tensor], embed: bool):
         super().__init__()
         self.numbers, self.categories, self.embed = len(fill), len(known), embed
         self.register_buffer("fill", fill.float())
-        self.register_buffer("scale", (1.0 / scale).float())  # one multiplication and one addition are faster
-        self.register_buffer("shift", (-shift / scale).float())
+        scale, shift = scale_and_shift(mean, std)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
         if known and embed:
             sizes = torch.tensor([len(flags) for flags in known])
             self.register_buffer("known", torch.cat(list(known)).float())
@@ -182,7 +161,7 @@ class TableEncoder(nn.Module):
 # --- a file becomes a data set -------------------------------------------------------------------------------------
 
 
-@factory("data")
+@factory("data", provides=("num_numbers", "cardinalities"))
 def table(
     path: str,
     target: str | Sequence[str] | None = None,

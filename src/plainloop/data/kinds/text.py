@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 
 from plainloop.build import factory
+from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.checks import check_whole
 from plainloop.data.kinds.columns import DATE, counted, in_order, read_targets, task_for
 from plainloop.data.kinds.frames import column_of, opened, place
@@ -44,7 +44,7 @@ def padded(samples: Sequence[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[st
     )
 
 
-class Texts(Dataset):
+class Texts(BaseDataset):
     """Texts with a target each. An index gives ({"tokens": (T,) int64}, target); `fit` must have been called before.
 
     Args:
@@ -111,6 +111,8 @@ class Texts(Dataset):
         self.vocabulary = [*MARKS, *(self.tokens[number] for number in known)]
         self.code = torch.full((len(self.tokens),), UNKNOWN)
         self.code[known] = torch.arange(len(MARKS), len(self.vocabulary))
+        self.facts = facts_of(self.vocabulary) | {"padding": PADDING}
+        self.note = self._remark()
 
     def where(self, index: int) -> str:
         """The place of a sample in its file, for errors."""
@@ -126,6 +128,7 @@ class Texts(Dataset):
         part.frame = None  # it isn't needed any more, and would be sent to every worker
         for name in ("rows", "lengths", "starts", "targets"):
             setattr(part, name, getattr(self, name)[indices])
+        part.note = part._remark()
         return part
 
     def __len__(self) -> int:
@@ -146,12 +149,8 @@ class Texts(Dataset):
         start = int(self.starts[index])
         return {"tokens": self.code[self.flat[start : start + int(self.lengths[index])]]}, self.targets[index]
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        return facts_of(self.vocabulary) | {"padding": PADDING}
-
-    @property
-    def note(self) -> str:
+    def _remark(self) -> str:
+        """What is said of the texts on the data line."""
         known, what = len(self.vocabulary) - len(MARKS), "words" if self.kind == "word" else "characters"
         short, long = int(self.lengths.min()), int(self.lengths.max())
         return f"texts of {short} to {long} {what}; {known:,} different ones known"
@@ -162,7 +161,7 @@ def facts_of(vocabulary: Sequence[str]) -> dict[str, Any]:
     return {"vocab_size": len(vocabulary), "vocabulary": json.dumps(list(vocabulary), ensure_ascii=False)}
 
 
-@factory("data")
+@factory("data", provides=("vocab_size", "vocabulary", "padding"))
 def text(
     path: str,
     text: str,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from plainloop.build import factory
-from plainloop.data.dataset import InMemory
+from plainloop.data.dataset import BaseDataset, InMemory
 from plainloop.data.kinds.checks import checked_labels
 from plainloop.data.kinds.images import checked_size, pixels, suitable_size
 from plainloop.errors import UserError, did_you_mean, first_line, listed
@@ -59,7 +59,7 @@ WORDS = {
 MOST = 1_000_000_000  # bytes of images in memory
 
 
-@factory("data")
+@factory("data", provides=("in_channels", "image_size"))
 def torchvision_set(
     name: str,
     root: str,
@@ -118,7 +118,7 @@ def torchvision_set(
     return Decoded(held, labels, classes, wanted, channels or (1 if held[0][0].mode in ("1", "L") else 3))
 
 
-class Decoded(Dataset):
+class Decoded(BaseDataset):
     """Images of a set of torchvision's as uint8 (channels, height, width), one by one, and a class each."""
 
     def __init__(self, held: Any, labels: Tensor, classes: Sequence[str], size: tuple[int, int], channels: int):

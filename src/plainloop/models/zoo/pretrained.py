@@ -3,8 +3,8 @@
 import contextlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -12,23 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from plainloop.errors import UserError, first_line, listed
-from plainloop.models.weights import unwrapped
+from plainloop.models.weights import load_weights, unwrapped
 
 FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 LARGEST = 1024  # side of the largest image that is tried when a model's smallest is looked for
-
-
-@dataclass
-class Preset:
-    """What pretrained weights expect of images: the shorter side resized to `resize`, the middle `crop` (height, width)
-    cut out, and (x - mean) / std of each channel in [0, 1]."""
-
-    mean: list[float]
-    std: list[float]
-    resize: int
-    crop: tuple[int, int]
-    interpolation: str
-    of: str  # whose they are, for people
 
 
 # --- the images ----------------------------------------------------------------------------------------------------
@@ -46,15 +33,14 @@ def replace_first_convolution(model: nn.Module, in_channels: int, keep: bool = F
         keep: with the old one's weights, see `over_channels`.
     """
     name = first_convolution(model)
-    old = model.get_submodule(name)
-    assert isinstance(old, nn.Conv2d)
+    old: Any = model.get_submodule(name)
     new = nn.Conv2d(
         in_channels,
         old.out_channels,
         old.kernel_size,
         old.stride,
         old.padding,
-        old.dilation,  # type: ignore[arg-type]
+        old.dilation,
         bias=old.bias is not None,
     )
     if keep:
@@ -152,20 +138,11 @@ def load_pretrained(model: nn.Module, state: Mapping[str, Tensor], num_classes: 
     first = f"{first_convolution(model)}.weight"
     if first in own and first in state and state[first].ndim == 4 and own[first].shape[1] != state[first].shape[1]:
         state[first] = over_channels(state[first], own[first].shape[1])
-    other = {name for name, value in state.items() if name in own and own[name].shape != value.shape}
-    new = [name for name in sorted(other) if own[name].shape == (num_classes, *state[name].shape[1:])]
-    auxiliary = [name for name in state if name not in own and name.startswith(("aux1.", "aux2.", "AuxLogits."))]
-    for name in [*new, *auxiliary]:
-        del state[name]
-    missing = [name for name in own if name not in state and name not in new and "num_batches_tracked" not in name]
-    unknown = [name for name in state if name not in own]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} where the model has {tuple(own[name].shape)}"
-        for name in sorted(other.difference(new))
+    new = [
+        name
+        for name, value in sorted(state.items())
+        if name in own and own[name].shape != value.shape and own[name].shape == (num_classes, *value.shape[1:])
     ]
-    parts = (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
-    if missing or unknown or shapes:
-        lines = [f"\n  {len(names)} {word}: {listed(names, 4)}" for word, names in parts if names]
-        raise UserError(f"{what} doesn't fit this {type(model).__name__}:{''.join(lines)}")
-    model.load_state_dict(state, strict=False)
+    auxiliary = [name for name in state if name not in own and name.startswith(("aux1.", "aux2.", "AuxLogits."))]
+    load_weights(model, state, what, new=[*new, *auxiliary])
     model.note = f"{what} loaded, but for a new head: {listed(new)}" if new else f"{what} loaded, its head too"  # type: ignore[assignment]

@@ -371,9 +371,9 @@ def test_googlenets_own_normalisation_goes_with_its_weights():
     assert torch.equal(model.conv1.conv.weight, original.conv1.conv.weight)
     grey = torchvision_model("googlenet", 10, 1, weights=file)
     assert not grey.transform_input
-    from plainloop.data.preprocess import statistics_of_weights
+    from plainloop.assembly.preprocess import statistics_of_weights
 
-    node = {"name": "googlenet", "weights": file}
+    node = {"_target_": "plainloop.models.torchvision_model", "name": "googlenet", "weights": file}
     assert statistics_of_weights("weights", {**node, "in_channels": 1}) == {"mean": [0.5], "std": [0.5]}
     assert statistics_of_weights("weights", {**node, "in_channels": 3})["mean"] == [0.485, 0.456, 0.406]
 
@@ -468,14 +468,14 @@ def test_a_download_that_fails_is_explained(error, why, monkeypatch):
 
 def test_a_file_that_does_not_fit_says_which_keys():
     message = refused(*WORDS, f"model.weights={save(theirs('shufflenet_v2_x0_5'))}")
-    assert "doesn't fit this SqueezeNet:" in message
-    assert "missing: features.0" in message
-    assert "unknown: conv1.0.weight" in message
+    assert "nothing in it fits this model" in message
+    assert "that aren't there: features.0" in message
+    assert "that the model lacks: conv1.0.weight" in message
     state = theirs().state_dict()
     state["features.3.squeeze.weight"] = torch.zeros(16, 32, 1, 1)
     torch.save({"state_dict": state}, "changed.pth")
     message = refused(*WORDS, "model.weights=changed.pth")
-    assert "1 of another shape: features.3.squeeze.weight (16, 32, 1, 1) where the model has (16, 64, 1, 1)" in message
+    assert "1 of other shapes: features.3.squeeze.weight (16, 32, 1, 1), here (16, 64, 1, 1)" in message
 
 
 @pytest.mark.parametrize(

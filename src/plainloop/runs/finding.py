@@ -1,0 +1,66 @@
+"""The run that RUN names, as in resume=RUN: a directory, or the latest."""
+
+import re
+from pathlib import Path
+
+from plainloop.errors import UserError
+from plainloop.runs.directory import RunDir
+
+
+def to_continue(resume: str, outputs: str, directory: str | None) -> RunDir | None:
+    """The run that `resume=` names; None where resume=auto finds none in `directory` yet. Raises UserError."""
+    if resume != "auto":
+        run = find(resume, outputs, "resume")
+        if directory is not None and Path(directory).resolve() != run.path.resolve():
+            raise UserError(
+                f"hydra.run.dir={directory}: a run that is continued stays where it is, in {run}. Leave "
+                f"hydra.run.dir out, or start a new run from it with extend={run}"
+            )
+        return run
+    if directory is None:
+        raise UserError(
+            "resume=auto continues the run in a directory, or starts it there: say which, as in "
+            "hydra.run.dir=outputs/long resume=auto"
+        )
+    run = RunDir(Path(directory))
+    return run if run.config.is_file() and run.has_checkpoints() else None
+
+
+def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
+    """The run that RUN names: a run directory, or "latest". Raises UserError."""
+    if text == "latest":
+        return latest(outputs, key)
+    if not text:
+        raise UserError(f"{key}=: give a run directory, or {key}=latest")
+    path = Path(text).expanduser()
+    if path.suffix == ".pt":
+        also = f" checkpoint={text}" if key == "run" else ", which goes on from its newest checkpoint"
+        raise UserError(f"{key}={text}: a run is a directory. Write {key}={path.parent.parent}{also}")
+    if path.name == "checkpoints":
+        path = path.parent
+    if not path.exists():
+        raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
+    if not (path / "config.yaml").is_file() or not (path / "composed.yaml").is_file():
+        inside = sorted(path.glob("**/config.yaml"))[:1]
+        hint = f" Inside it there is {inside[0].parent}." if inside else ""
+        raise UserError(f"{key}={text}: not a run directory (it needs config.yaml and composed.yaml).{hint}")
+    return RunDir(path)
+
+
+def latest(outputs: str, key: str = "run") -> RunDir:
+    """The newest run that isn't a debug run and has a checkpoint."""
+    newest = sorted(
+        Path(outputs).glob("**/checkpoints/step-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+    )
+    seen: set[Path] = set()
+    for checkpoint in newest:
+        path = checkpoint.parent.parent
+        if path in seen or not (path / "config.yaml").is_file():
+            continue
+        seen.add(path)
+        if not re.search(r"^  debug: (?!null)", (path / "config.yaml").read_text("utf-8"), re.MULTILINE):
+            return RunDir(path)
+    raise UserError(
+        f"{key}=latest: there is no run with a checkpoint in {outputs}/. Train one first, or give its directory as "
+        f"{key}=DIRECTORY."
+    )
