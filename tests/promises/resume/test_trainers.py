@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import plainloop
 from plainloop.errors import UserError
 from plainloop.training.trainer import Trainer
-from tests.promises.resume.runs import RUNS, Images, Net, Scaled, fitted, own, path_of, trainers
+from tests.conftest import path_of
+from tests.promises.resume.runs import RUNS, Images, Net, Scaled, fitted, own, trainers
 from tests.resuming import newest, resumed, unequal
 
 
