@@ -123,7 +123,7 @@ def test_cfg_job_shows_the_config_and_does_nothing(door_here, tmp_path):
 def test_cfg_job_resolve_shows_the_values_without_torch(type_command, tmp_path):
     """`--cfg job --resolve` fills in what can be known, without importing torch or writing anything."""
     done = type_command(
-        "train.py", "--cfg", "job", "--resolve", "paths.data=elsewhere", env={"PYTHONPROFILEIMPORTTIME": "1"}
+        "train.py", "--cfg", "job", "--resolve", "paths.data=elsewhere", env={"PYTHONPROFILEIMPORTTIME": "1"}, cold=True
     )
     shown = yaml.safe_load(done.out)
     assert done.status == 0
