@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 import plainloop
-from plainloop.assembly.assemble import assemble
+from plainloop.assembly.assemble import assemble, settled
 from plainloop.assembly.trainer import make_trainer
 from plainloop.config.compose import compose
 from plainloop.data.preprocess import Resize
@@ -401,7 +401,7 @@ def test_it_applies_by_itself_and_what_is_typed_wins(monkeypatch):
     words = [word for word in WORDS if "resize" not in word]
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("a download"))
     file = f"model.weights={save(theirs())}"
-    session = assemble(compose([*words, file]))
+    session = assemble(settled(compose([*words, file]), [*words, file])[0])
     images = session.data.train.inputs[:2]
     preset = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
     resized = v2.functional.center_crop(v2.functional.resize(images.float() / 255, [256], antialias=True), [224])
@@ -409,11 +409,11 @@ def test_it_applies_by_itself_and_what_is_typed_wins(monkeypatch):
     torch.testing.assert_close(session.preprocess(images), expected, rtol=0, atol=1e-4)
     assert session.config.spec.image_size == [224, 224]
     assert "as SqueezeNet1_1_Weights.IMAGENET1K_V1 wants them: shorter side 256" in session.preprocess.note
-    typed = assemble(compose([*words, file, "transforms.resize=17", "transforms.normalize=none"]))
+    told = [*words, file, "transforms.resize=17", "transforms.normalize=none"]
+    typed = assemble(settled(compose(told), told)[0])
     assert typed.preprocess(images).shape[2:] == (17, 17)
     assert typed.preprocess(images).max() <= 1
-    assert compose([*words, "transforms.normalize=none"]).transforms.normalize == "none"
-    assert compose(list(words)).transforms.normalize == "train"
+    assert settled(compose(words), words)[0].transforms.normalize == "train"
 
 
 def test_a_run_needs_its_weights_once(capsys):
