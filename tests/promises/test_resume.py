@@ -912,12 +912,13 @@ class Dividing(Raw):
         return iter(range(start, self.count, step))
 
 
-def loader_of(dataset: IterableDataset, workers: int = 0, **options: Any) -> Any:
+def loader_of(
+    dataset: IterableDataset, workers: int = 0, seed: int = 1, limit: int | None = None, **options: Any
+) -> Any:
     """A loader of a stream, whose processes are forked: quick to start, and they share the counts."""
     start = {"multiprocessing_context": "fork"} if workers else {}
-    seed = options.pop("seed", 1)
     section = schema.Loader(**{"batch_size": 4, "num_workers": workers, **start, **options})
-    return make_loader(dataset, section, seed=seed, device=torch.device("cpu"))
+    return make_loader(dataset, section, seed=seed, device=torch.device("cpu"), limit=limit)
 
 
 def told(batches: Any) -> list[Tensor]:
