@@ -8,9 +8,10 @@ from pathlib import Path
 sys.path[:1] = [str(Path(__file__).resolve().parent / "src"), str(Path.cwd())]
 
 from plainloop.commands.cli import door
+from plainloop.config.schema import EvaluateConfig
 
 
-@door("evaluate")
+@door(EvaluateConfig)
 def main(cfg, typed, directory=None, is_trial=False):
     gc.disable()  # importing torch makes a million objects and no garbage; switched on again before the work begins
     from plainloop.commands.evaluate import evaluate_config

@@ -22,6 +22,7 @@ import torch
 from loop import Batch, assert_equal_weights, bare_loop, mlp, plainloop_trainer, report
 from torch import nn
 
+from plainloop.config import schema
 from plainloop.data import InMemory, Loader, make_loader
 from plainloop.data.preprocess import Preprocess, make_preprocess
 from plainloop.training.trainer import Trainer
@@ -56,10 +57,10 @@ def epoch_of(trainer: Trainer) -> Callable[[], None]:
     """A function that trains for one epoch more; what is said goes nowhere."""
 
     def epoch() -> None:
-        trainer.max_epochs = trainer.epoch + 1
+        trainer.length.max_epochs = trainer.epoch + 1
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             trainer.fit()
-        assert trainer.step == trainer.max_epochs * len(trainer.train_batches)
+        assert trainer.step == trainer.length.max_epochs * len(trainer.train_batches)
 
     return epoch
 
@@ -105,9 +106,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, one thread, {arguments.rounds} epochs of {arguments.images:,} images")
 
     dataset = random_images(arguments.images)
-    loader = make_loader(
-        dataset, batch_size=arguments.batch_size, shuffle=True, drop_last=False, seed=0, device=torch.device("cpu")
-    )
+    loader = make_loader(dataset, schema.Loader(batch_size=arguments.batch_size), seed=0, device=torch.device("cpu"))
     preprocess = make_preprocess("train", loader, dataset[0][0])
     batches = [(preprocess(inputs), targets) for inputs, targets in loader.epoch(0)]
 

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, default_collate
 
+from plainloop.config import schema
 from plainloop.data import InMemory, make_loader
 from plainloop.data.fetch import Fetch
 from plainloop.runs import checkpoint
@@ -67,9 +68,7 @@ def contestants(state: dict[str, Any], folder: Path) -> dict[str, tuple[Callable
     order = torch.randperm(count).split(BATCH)
     fetch = Fetch(nothing, seed=0)
     images = InMemory(torch.zeros(60_000, 1, 28, 28, dtype=torch.uint8), torch.zeros(60_000, dtype=torch.int64))
-    loader = make_loader(
-        images, batch_size=BATCH, shuffle=True, drop_last=False, seed=0, device=torch.device("cpu"), num_workers=0
-    )
+    loader = make_loader(images, schema.Loader(batch_size=BATCH, num_workers=0), seed=0, device=torch.device("cpu"))
 
     def seeded() -> None:
         for number, indices in enumerate(order):

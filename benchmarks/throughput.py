@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from plainloop.config import schema
 from plainloop.data import InMemory, Loader, make_loader
 from plainloop.data.kinds.images import decode, images
 from plainloop.data.order import ByLength
@@ -67,9 +68,7 @@ def exhaust(items: Iterable[Any]) -> None:
 
 def loader_of(dataset: Any, workers: int) -> Loader:
     cpu = torch.device("cpu")
-    return make_loader(
-        dataset, batch_size=BATCH, shuffle=True, drop_last=False, seed=0, device=cpu, num_workers=workers
-    )
+    return make_loader(dataset, schema.Loader(batch_size=BATCH, num_workers=workers), seed=0, device=cpu)
 
 
 def from_memory(rounds: int) -> dict[str, list[float]]:

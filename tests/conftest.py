@@ -3,18 +3,24 @@
 A process that imports torch and takes a step costs several seconds, so the runs here are made once a session.
 """
 
+import functools
 import json
 import os
-import subprocess
+import shutil
+import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
 
 import plainloop
+from plainloop.config import options
+from tests.warm import start
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
@@ -39,28 +45,63 @@ class Done:
         return json.loads((self.run / "metrics.json").read_text())
 
 
-def command(script: str, *words: str, folder: Path, env: dict[str, str] | None = None) -> Done:
-    """Type `python SCRIPT words...` in a folder, as a user would; outputs/ comes to lie there."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *words],
-        check=False,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-    )
-    return Done(done.returncode, done.stdout, done.stderr, folder)
+class Typed:
+    """`python SCRIPT words...`, typed in a folder as a user would; outputs/ comes to lie there.
+
+    Args:
+        cold: start Python anew, and don't fork a process that has the libraries: see warm.py.
+    """
+
+    def __init__(
+        self, script: str, *words: str, folder: Path, env: dict[str, str] | None = None, cold: bool = False
+    ) -> None:
+        self.folder = folder
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        self.process = start([str(ROOT / script), *words], folder, env, self.out, self.err, cold)
+
+    def said(self) -> str:
+        """What stands on stderr by now."""
+        return content(self.err)
+
+    def ended(self, timeout: float = 300) -> Done:
+        """Wait for its end; if it takes longer than so many seconds, end it with all that it has started."""
+        try:
+            status = self.process.wait(timeout)
+        except BaseException:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
+        return Done(status, content(self.out), self.said(), self.folder)
+
+
+def content(file: IO[bytes]) -> str:
+    """All that stands in a file, whose position is left alone: a process that writes into it shares that."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
+
+
+def command(script: str, *words: str, folder: Path, env: dict[str, str] | None = None, cold: bool = False) -> Done:
+    """A command that is typed, and has ended."""
+    return Typed(script, *words, folder=folder, env=env, cold=cold).ended()
 
 
 @pytest.fixture
 def type_command(tmp_path: Path) -> Callable[..., Done]:
     """`type_command("train.py", "model=mlp")` in an empty folder."""
+    return functools.partial(command, folder=tmp_path)
 
-    def typed(script: str, *words: str, env: dict[str, str] | None = None) -> Done:
-        return command(script, *words, folder=tmp_path, env=env)
 
-    return typed
+def path_of(kind: type) -> str:
+    """What `_target_` calls a class of the tests."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def copy_configs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of configs/ in a folder, which the engine takes for its own."""
+    copy = Path(shutil.copytree(options.CONFIGS, folder / "configs"))
+    for name, module in list(sys.modules.items()):
+        if name.startswith("plainloop.") and hasattr(module, "CONFIGS"):
+            monkeypatch.setattr(module, "CONFIGS", copy)
+    return copy
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +121,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def digits_command(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """`python train.py model=mlp`, typed once for all tests."""
-    return command("train.py", "model=mlp", folder=tmp_path_factory.mktemp("digits"))
+    return command("train.py", "model=mlp", folder=tmp_path_factory.mktemp("digits"), cold=True)
 
 
 @pytest.fixture(scope="session")

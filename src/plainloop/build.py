@@ -34,11 +34,16 @@ SIZES = {
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def factory(slot: str) -> Callable[[F], F]:
-    """Mark a function as one that configs may name in this slot."""
+def factory(slot: str, **known: Any) -> Callable[[F], F]:
+    """Mark a function as one that configs may name in this slot.
+
+    Args:
+        known: what is known before it builds anything, as attributes of the function: the facts that a data set
+            `provides`, the argument by which a model is `pretrained_by`.
+    """
 
     def mark(function: F) -> F:
-        function.plainloop_factory = slot  # type: ignore[attr-defined]
+        vars(function).update(known, plainloop_factory=slot)
         return function
 
     return mark

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
 # Files whose lines nobody can mend: installed packages, Python's own, ours.
 NOT_THEIRS = (
@@ -73,6 +73,25 @@ def listed(words: Iterable[object], most: int = 24) -> str:
     texts = [str(word) for word in words]
     tail = f", ... ({len(texts) - most} more)" if len(texts) > most else ""
     return ", ".join(texts[:most]) + tail
+
+
+def counted(count: int, what: str) -> str:
+    """'1 row', '1,234 rows'."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def number_type(tensor: Any) -> str:
+    """'float32' of a tensor or an array of torch.float32 or numpy.float32."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def described(value: Any) -> str:
+    """'float32 of shape (2, 3)' of a tensor or an array; the parts of a dict by their names; else a value's type."""
+    if isinstance(value, dict):
+        return listed(f"{name} {described(part)}" for name, part in value.items())
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{number_type(value)} of shape {tuple(value.shape)}"
+    return type(value).__name__
 
 
 def out_of_memory(error: BaseException) -> bool:

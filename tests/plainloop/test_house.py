@@ -60,7 +60,7 @@ def imported(path: Path) -> set[str]:
 
 
 def arrows() -> dict[str, set[str]]:
-    """Which of the engine's modules each of them imports. The package's own front hands on by name, and isn't counted."""
+    """Which of the engine's modules each of them imports. (The package's own front hands on by name.)"""
     return {name: {other for other in imported(path) if other in MODULES} for name, path in MODULES.items()}
 
 

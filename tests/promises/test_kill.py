@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import plainloop
-from plainloop.commands.train import train
+from plainloop.commands import train
 from plainloop.runs import checkpoint
 from tests.conftest import ROOT
 

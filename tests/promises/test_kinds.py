@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset, default_collate
 
 import plainloop
-from plainloop.data.dataset import own
+from plainloop.data.dataset import asked
 from plainloop.data.digest import digest
 from plainloop.data.kinds.images import images
 from plainloop.errors import UserError
@@ -249,7 +249,7 @@ def samples_of(dataset: Any, count: int = 3) -> Any:
         samples = [dataset.decode(raw) for raw in itertools.islice(dataset, count)]
     else:
         samples = [dataset[index] for index in range(min(count, len(dataset)))]
-    return (own(dataset, "collate_fn") or default_collate)(samples)[0]
+    return (asked(dataset, "collate_fn") or default_collate)(samples)[0]
 
 
 def outputs_of(run: plainloop.Run, inputs: Any) -> Tensor:

@@ -6,7 +6,6 @@ is driven in process; one case of each class goes through the real command.
 
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +16,9 @@ import torch
 
 import plainloop
 from plainloop.commands import evaluate, sweep
-from plainloop.config import compose, options
+from plainloop.config import compose
 from plainloop.errors import UserError
+from tests.conftest import copy_configs
 
 SetUp = Callable[[Path, pytest.MonkeyPatch], object]
 
@@ -74,9 +74,7 @@ def yaml(name: str, content: str) -> SetUp:
     """A config file of the user's, in a copy of configs/."""
 
     def write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        shutil.copytree(options.CONFIGS, folder / "configs")
-        monkeypatch.setattr(options, "CONFIGS", folder / "configs")
-        (folder / "configs" / name).write_text(content)
+        (copy_configs(folder, monkeypatch) / name).write_text(content)
 
     return write
 
@@ -819,7 +817,7 @@ def test_typed_mistake(script, words, pieces, torch_may_be_imported, type_comman
     own.parent.mkdir(parents=True)
     own.write_text("# Mine.\n_target_: my_package.Net\n  width: 3\n")
 
-    done = type_command(script, *shlex.split(words), env={"PYTHONPROFILEIMPORTTIME": "1"})
+    done = type_command(script, *shlex.split(words), env={"PYTHONPROFILEIMPORTTIME": "1"}, cold=True)
 
     imported, said = [], []
     for line in done.err.splitlines():

@@ -4,8 +4,8 @@
     session.py       all that is built, in one object
     spec.py          facts about the data, and `${spec...}` filled in
     advice.py        what would fit, where something doesn't
-    transforms.py    section `transforms`
     loaders.py       section `loader`
+    transforms.py, preprocess.py, augment.py    section `transforms`: of a sample, of every batch, of training batches
     loss.py          group `loss`
     finetuning.py    section `finetune`
     rehearsal.py     two samples go through everything

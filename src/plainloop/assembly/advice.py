@@ -1,30 +1,26 @@
 """Where the data has no fact that a model asks for: which models would fit, and which data."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import nn
+from torch.utils.data import Dataset
 
 from plainloop.build import check_arguments, locate
 from plainloop.config import options
+from plainloop.config.schema import Config
+from plainloop.config.sections import Spec
 from plainloop.errors import UserError, listed
 from plainloop.tasks.task import Task
 
 OF_ALL = ("input_shape", "num_features", "num_outputs")  # what most data have, whatever it is
-# Options of the group data that have a fact, or a task of which not every data set knows: what a model is for that
-# refers to it.
-PICTURES = {"digits", "images", "torchvision"}
-WHERE = {
-    "in_channels": PICTURES, "image_size": PICTURES, "step_features": {"series"}, "num_numbers": {"table"},
-    "cardinalities": {"table"}, "vocab_size": {"text", "charseq"}, "vocabulary": {"text", "charseq"},
-    "padding": {"text"}, "sequence_length": {"charseq"}, "sequence_labelling": {"charseq"},
-}  # fmt: skip
 
 
-def inputs_in_words(spec: DictConfig) -> str:
+def inputs_in_words(spec: Spec) -> str:
     """One sample's inputs, as the model would get them: "an image of 1 x 8 x 8"."""
-    shape = list(spec.input_shape or ())
+    shape = spec.input_shape or []
     sizes = " x ".join(map(str, shape))
     if spec.padding is not None:
         return "a text of any length"
@@ -41,58 +37,76 @@ def inputs_in_words(spec: DictConfig) -> str:
     return f"a vector of {sizes} number{'s' * (shape != [1])}" if len(shape) == 1 else f"of shape {tuple(shape)}"
 
 
-def check_task(cfg: DictConfig, target: Any) -> None:
+def check_task(config: Config, target: Any) -> None:
     """A model `for_tasks` of some kinds isn't for others: its outputs may have the right shape by chance, and mean
     nothing. Raises UserError."""
-    if _is_for(target, cfg):
+    if _is_for(target, config):
         return
     kinds = " or ".join(f"task={kind}" for kind in target.for_tasks)
-    rebuilt = "reconstruction" in target.for_tasks and cfg.spec.num_features is not None
+    rebuilt = "reconstruction" in target.for_tasks and config.spec.num_features is not None
+    choices = config.choices
     raise UserError(
-        f"model={cfg.choices.get('model')} is for {kinds}, and this is data={cfg.choices.get('data')} with "
-        f"task={cfg.choices.get('task')}.{f' Write {kinds}, or choose another model.' * rebuilt}\n{what_fits(cfg)}"
+        f"model={choices.get('model')} is for {kinds}, and this is data={choices.get('data')} with "
+        f"task={choices.get('task')}.{f' Write {kinds}, or choose another model.' * rebuilt}\n{what_fits(config)}"
     )
 
 
-def _is_for(target: Any, cfg: DictConfig) -> bool:
-    kind = locate(cfg.task._target_, "task", Task, list(cfg.trust)).kind
+def _is_for(target: Any, config: Config) -> bool:
+    kind = locate(config.task._target_, "task", Task, config.trust).kind
     return not kind or kind in getattr(target, "for_tasks", (kind,))
 
 
-def what_fits(cfg: DictConfig) -> str:
+def what_fits(config: Config) -> str:
     """Which models the data fits, and which data the model."""
-    models = models_that_fit(cfg)
-    target = locate(cfg.model._target_, "model", nn.Module, list(cfg.trust))
-    asked = {*_asked(cfg.model), *getattr(target, "for_tasks", ())}
-    options = [WHERE[fact] for fact in asked if fact in WHERE]
-    data = sorted(set.intersection(*options)) if options else []
+    models = models_that_fit(config)
+    target = locate(config.model._target_, "model", nn.Module, config.trust)
+    data = data_that_fits(_asked(config.model), getattr(target, "for_tasks", ()), config.trust)
     said = [f"Models that fit: {listed(models, 10)}."] if models else []
     return " ".join([*said, f"Data for this model: {listed(data)}."] if data else said)
 
 
-def models_that_fit(cfg: DictConfig) -> list[str]:
+def models_that_fit(config: Config) -> list[str]:
     """Options of the group model that are for the task, and whose facts the data has; first those for its kind."""
-    found = {}
+    found, spec = {}, vars(config.spec)
     for option in options.groups()["model"]:
         node = _option(option)
         facts = {name: _asked(value) for name, value in node.items()}
         asked = [fact for each in facts.values() for fact in each]
-        if any(cfg.spec.get(fact) is None for fact in asked):
+        if any(spec.get(fact) is None for fact in asked):
             continue
-        filled = {name: cfg.spec[facts[name][0]] if facts[name] else value for name, value in node.items()}
+        filled = {name: spec[facts[name][0]] if facts[name] else value for name, value in node.items()}
         try:
-            target = locate(str(filled.pop("_target_", "")), "model", nn.Module, list(cfg.trust))
+            target = locate(str(filled.pop("_target_", "")), "model", nn.Module, config.trust)
             check_arguments(target, filled, "model", {})
         except UserError:  # a user's own that can't be imported, one that needs arguments besides
             continue
-        if _is_for(target, cfg):
+        if _is_for(target, config):
             found[option] = all(fact in OF_ALL for fact in asked)
     return sorted(found, key=lambda option: (found[option], option))
 
 
+def data_that_fits(asked: Iterable[str], tasks: Iterable[str], trust: list[str]) -> list[str]:
+    """Options of the group data whose factory says that it provides what a model asks for, and that choose a task which
+    the model is for; none where nothing that it asks for is special."""
+    provided, chosen = {}, {}
+    for option in options.groups()["data"]:
+        node = options.read("data", option)
+        try:
+            target = locate(str(node["data"]["_target_"]), "data", Dataset, trust)
+        except UserError:
+            continue
+        provided[option] = set(getattr(target, "provides", ()))
+        chosen[option] = {entry.get("override /task") for entry in node.get("defaults", []) if isinstance(entry, dict)}
+    special = set(asked) & set().union(*provided.values())
+    of_tasks = [option for option in provided if chosen[option] & set(tasks)]
+    if not special and not of_tasks:
+        return []
+    return [option for option in of_tasks or provided if special <= provided[option]]
+
+
 def _option(name: str) -> dict[str, Any]:
     """An option of the group model as it stands in its file, and in those that it begins with."""
-    own: Any = OmegaConf.to_container(OmegaConf.load(options.CONFIGS / "model" / f"{name}.yaml"))
+    own = options.read("model", name)
     begun: dict[str, Any] = {}
     for other in own.pop("defaults", []):
         if isinstance(other, str) and other != "_self_":

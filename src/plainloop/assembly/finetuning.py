@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from plainloop.config.sections import Finetune
 from plainloop.errors import MachineError, UserError
 from plainloop.models.freezing import freeze
 from plainloop.models.weights import load_weights, read_weights
@@ -16,24 +16,25 @@ from plainloop.runs.finding import find, latest
 from plainloop.training.averaging import chosen_weights
 
 
-def finetune(cfg: DictConfig, model: nn.Module, preprocess: nn.Module, loaded: bool) -> list[str]:
+def finetune(section: Finetune, outputs: str, model: nn.Module, preprocess: nn.Module, loaded: bool) -> list[str]:
     """Load the initial weights, and freeze what isn't trained.
 
     What a run does to its inputs before the model belongs to its weights, and is taken over where it fits.
 
     Args:
+        section: its `weights` become what was taken: `latest` would be another run tomorrow.
+        outputs: where runs lie.
         loaded: the weights of a run are loaded afterwards: there is no need for the initial ones.
 
     Returns:
         lines that say what was loaded.
     """
     lines: list[str] = []
-    section = cfg.finetune
     if section.partial and not section.weights:
         raise UserError("finetune.partial=true says how finetune.weights are loaded, and there are none.")
     if section.weights and not loaded:
-        weights, inputs, source = initial_weights(section.weights, cfg.paths.outputs)
-        section.weights = source  # `latest` would be another one tomorrow
+        weights, inputs, source = initial_weights(section.weights, outputs)
+        section.weights = source
         advice = "finetune.partial=true loads what fits, and leaves the rest as it was initialised."
         what = f"finetune.weights={source}"
         count, left_out = load_weights(model, weights, what, partial=section.partial, advice=advice)

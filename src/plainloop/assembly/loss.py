@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.build import check_arguments, construct, locate
+from plainloop.config import options
 from plainloop.data import Data, each_sample, targets_of
-from plainloop.data.dataset import IGNORED, own
+from plainloop.data.dataset import IGNORED, stand_in
 from plainloop.errors import UserError, did_you_mean, listed
-from plainloop.tasks.losses import CLASSES, LOSSES, YES_NO, WeightedSum, fitting, turns_of
+from plainloop.tasks.losses import CLASSES, TURNS, YES_NO, WeightedSum, turns_of
 
 OWN_TASK = "write a task of your own whose loss_of does (src/project/tasks.py)"
 # Of torch.nn, those that no task here can use: why, and what to do instead.
@@ -29,26 +30,35 @@ UNFIT = {
 }  # fmt: skip
 
 
-def check_loss(node: Any, kind: str, task: str, trust: Sequence[str] = (), slot: str = "loss") -> None:
+def check_loss(
+    node: Any, kind: str, fitting: Sequence[str], task: str, trust: Sequence[str] = (), slot: str = "loss"
+) -> None:
     """Whether a loss can work with a kind of task ("" for a task of the user's own, which knows best), before anything
-    is built. Raises UserError with those that do."""
+    is built. Raises UserError.
+
+    Args:
+        fitting: options of the group `loss` that do, as the task's config lists them.
+        task: what the task is called.
+    """
     target = locate(node["_target_"], "loss", nn.Module, trust)
     name, turns = getattr(target, "__name__", str(target)), turns_of(target)
+    takes = f"task={task} takes: {listed(fitting)}." if fitting else ""
     if kind and name in UNFIT and target is getattr(nn, name, None):
         why, instead = UNFIT[name]
-        raise UserError(f"{slot}: {name} {why}.\nInstead, {instead}. task={task} takes: {listed(fitting(kind))}.")
+        raise UserError(f"{slot}: {name} {why}.\nInstead, {instead}. {takes}".rstrip())
     if kind and turns is not None and kind not in turns:
-        raise UserError(f"{slot}: {name} doesn't fit task={task}, which takes: {listed(fitting(kind))}.")
+        which = f", which takes: {listed(fitting)}" if fitting else ""
+        raise UserError(f"{slot}: {name} doesn't fit task={task}{which}.")
     if slot != "loss" and target in (WeightedSum, nn.PoissonNLLLoss, nn.GaussianNLLLoss):
         raise UserError(f"{slot}: {name} can't be part of a sum: outputs mean something else to it than to the others.")
     if target is WeightedSum:
         for part, (inner, _) in _parts(node, slot).items():
-            check_loss(inner, kind, task, trust, f"{slot}.parts.{part}")
+            check_loss(inner, kind, fitting, task, trust, f"{slot}.parts.{part}")
 
 
 def _parts(node: Mapping[str, Any], slot: str) -> dict[str, tuple[dict[str, Any], float]]:
     """A sum's parts as nodes, with their factors. A part is written as its factor alone, or with arguments and a
-    `factor` among them; one of ours needs no _target_. Raises UserError."""
+    `factor` among them; one that is called as an option of the group needs no _target_. Raises UserError."""
     found = {}
     written = node.get("parts") or {}
     if not isinstance(written, Mapping):
@@ -61,13 +71,13 @@ def _parts(node: Mapping[str, Any], slot: str) -> dict[str, tuple[dict[str, Any]
                 f"{slot}.parts.{name}={factor}: its factor in the sum must be a number, as in {slot}.parts.{name}=0.5"
             )
         if "_target_" not in inner:
-            if name not in LOSSES:
+            known = [option for option in options.groups()["loss"] if option != "custom"]
+            if name not in known:
                 raise UserError(
-                    f"{slot}.parts.{name}: no such loss.{did_you_mean(name, LOSSES)} One of your own needs "
+                    f"{slot}.parts.{name}: no such loss.{did_you_mean(name, known)} One of your own needs "
                     f"{slot}.parts.{name}._target_=my_package.MyLoss"
                 )
-            known = LOSSES[name][0]
-            inner["_target_"] = f"{'torch.nn' if hasattr(nn, known.__name__) else known.__module__}.{known.__name__}"
+            inner = options.read("loss", name) | inner
         found[name] = inner, float(factor)
     return found
 
@@ -127,8 +137,7 @@ def balanced_weights(
 
 def _labels(data: Data) -> Tensor:
     """All targets of the training split; of a stream, of the samples that stand for all."""
-    few = own(data.train, "looked_at")
-    dataset = data.train if few is None else few
+    dataset = stand_in(data.train)
     labels = targets_of(dataset)
     if labels is not None:
         return labels
@@ -161,7 +170,7 @@ def make_loss(
         if arguments.get("log_target"):
             raise UserError(f"{slot}.log_target=true: the targets are classes, and no logarithms. Leave it out.")
     weights = {}
-    if isinstance(target, type) and issubclass(target, tuple(known for known, _ in LOSSES.values())):
+    if isinstance(target, type) and issubclass(target, tuple(TURNS)):
         taken = [name for name in ("weight", "pos_weight") if name in inspect.signature(target).parameters]
         given = {name: arguments[name] for name in taken if arguments.get(name) is not None}
         weights = {name: _weights(value, kind, count, f"{slot}.{name}") for name, value in given.items()}

@@ -7,18 +7,16 @@ import torch
 from torch import Tensor
 
 from plainloop import seeding
+from plainloop.assembly.augment import check_shares
 from plainloop.assembly.loaders import first_two
 from plainloop.assembly.session import Session
 from plainloop.assembly.summary import watched
-from plainloop.assembly.transforms import (
-    check_shares,
-)
 from plainloop.errors import (
     MachineError,
     UserError,
+    described,
     first_line,
     label_outside,
-    listed,
     origin,
     out_of_memory,
     told,
@@ -31,7 +29,14 @@ def check_forward(session: Session, split: str) -> None:
     """Two samples through the model, before anything is written: shapes that don't fit are found here."""
     dataset = session.data[split]
     assert dataset is not None
-    loader = first_two(session.config, dataset, split, session.skipped)
+    loader = first_two(
+        session.config.loader,
+        dataset,
+        split,
+        seed=session.config.seed,
+        trust=session.config.trust,
+        skipped=session.skipped,
+    )
     with seeding.preserved():
         try:
             raw = next(iter(loader))
@@ -47,8 +52,9 @@ def check_forward(session: Session, split: str) -> None:
                 with torch.enable_grad():
                     loss, outputs = session.task.loss_of(session.model, batch)
                 if not isinstance(loss, Tensor) or loss.ndim > 0:
-                    seen = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-                    raise UserError(f"loss: it must be one number, the mean over the batch; this one is {seen}.")
+                    raise UserError(
+                        f"loss: it must be one number, the mean over the batch; this one is {described(loss)}."
+                    )
                 _check_gradient(session, loss, outputs)
                 if split == "train" and session.task.size(batch) > 1:
                     at_fault = f"model={session.config.choices.get('model')} in training mode"
@@ -60,12 +66,15 @@ def check_forward(session: Session, split: str) -> None:
                     raise
                 if outside := label_outside(error):
                     raise UserError(outside) from error
+                words = described(batch[0])
+                if isinstance(batch[0], dict):
+                    words += ", which are given to forward by name"
                 raise UserError(
-                    f"{at_fault} can't take a batch {_described(batch[0])}: {told(error)} ({origin(error)})"
+                    f"{at_fault} can't take a batch whose inputs are {words}: {told(error)} ({origin(error)})"
                 ) from error
             augment = session.prepare.augment
             if augment is not None and augment.mixes:
-                check_shares(session.config, session.task, outputs)
+                check_shares(session.config.transforms, session.config.choices, session.task, outputs)
             _check_metrics(session, batch, outputs)
 
 
@@ -77,17 +86,6 @@ def _in_training_mode(session: Session, batch: Any) -> None:
         return
     train_mode(model)
     session.task.loss_of(model, batch)
-
-
-def _described(inputs: Any) -> str:
-    """A batch's inputs in an error: "of shape (2, 1, 8, 8)"; a type that isn't float32, and a dict's parts by name."""
-    if isinstance(inputs, dict):
-        parts = (f"{name} {tuple(part.shape) if isinstance(part, Tensor) else ''}" for name, part in inputs.items())
-        return f"of {listed(part.strip() for part in parts)}, which are given to forward by name"
-    if not isinstance(inputs, Tensor):
-        return f"of type {type(inputs).__name__}"
-    kind = "" if inputs.dtype == torch.float32 else f" and type {str(inputs.dtype).removeprefix('torch.')}"
-    return f"of shape {tuple(inputs.shape)}{kind}"
 
 
 def _check_gradient(session: Session, loss: Tensor, outputs: Any) -> None:

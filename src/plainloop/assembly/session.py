@@ -8,8 +8,11 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from plainloop.assembly.loaders import evaluation_loader
+from plainloop.assembly.loaders import evaluation_loader, training_loader
+from plainloop.assembly.spec import facts_filled
 from plainloop.assembly.summary import Summary
+from plainloop.config.schema import Config, record
+from plainloop.config.sections import Spec
 from plainloop.data import Data, Loader
 from plainloop.data.dataset import SPLITS
 from plainloop.data.loader import Skipped
@@ -26,7 +29,8 @@ from plainloop.training.batches import Preparation
 class Session:
     """All that a config describes, built."""
 
-    config: DictConfig  # with `spec` filled in, `${...}` not
+    config: Config
+    composed: DictConfig  # the same before its `${...}` were filled in, as it was composed
     data: Data
     model: nn.Module
     task: Task
@@ -37,6 +41,11 @@ class Session:
     notes: list[str] = field(default_factory=list)  # what was decided for the user, and should be said
 
     @property
+    def spec(self) -> Spec:
+        """The facts about the data."""
+        return self.config.spec
+
+    @property
     def device(self) -> torch.device:
         return self.prepare.device
 
@@ -44,17 +53,35 @@ class Session:
     def preprocess(self) -> nn.Module:
         return self.prepare.preprocess
 
-    @property
-    def workers(self) -> int:
-        """Processes that load the training split."""
-        return self.config.loader.num_workers
+    def filled(self, group: str) -> dict[str, Any]:
+        """A group with its `${spec...}` filled in. Raises UserError where the data doesn't have such a fact."""
+        return facts_filled(self.config, group)
+
+    def recorded(self) -> DictConfig:
+        """The composed config with all that has been decided since, as it is saved with the run."""
+        record(self.config, self.composed)
+        return self.composed
 
     def loader(self, split: str) -> Loader | None:
         """The batches of a split in their own order, whole: for validation, test and evaluation."""
         dataset = self.data[split]
         if dataset is None:
             return None
-        return evaluation_loader(self.config, dataset, self.device, split, self.skipped)
+        return evaluation_loader(self.config.loader, dataset, split, **self._of_all_loaders())
+
+    def training_loader(self) -> Loader:
+        """The batches to train on."""
+        return training_loader(self.config.loader, self.data, **self._of_all_loaders())
+
+    def _of_all_loaders(self) -> dict[str, Any]:
+        cfg = self.config
+        return {
+            "seed": cfg.seed,
+            "device": self.device,
+            "limit": cfg.trainer.limit_batches,
+            "trust": cfg.trust,
+            "skipped": self.skipped,
+        }
 
     def measure(
         self, split: str, stopped: Callable[[], None] = lambda: None, also: Sequence[Any] = ()

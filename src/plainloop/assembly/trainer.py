@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 
-from plainloop.assembly.loaders import training_loader
 from plainloop.assembly.session import Session
-from plainloop.assembly.spec import facts_filled
 from plainloop.build import build, locate
-from plainloop.config.schema import plain
+from plainloop.config.keys import plain
 from plainloop.errors import (
     UserError,
     listed,
@@ -30,14 +28,14 @@ from plainloop.training.update import make_update
 
 def make_trainer(session: Session, **hooks: Any) -> Trainer:
     """The optimizer, the schedule and the trainer over a session; `hooks` are log, progress, save and due."""
-    cfg, trust = session.config, list(session.config.trust)
+    cfg, trust = session.config, session.config.trust
     mode = cfg.monitor_mode = monitor_mode(session)
     optimizer = make_optimizer(
-        facts_filled(cfg, "optimizer"), session.model, session.device, plain(cfg.param_groups), trust, session.task
+        session.filled("optimizer"), session.model, session.device, plain(cfg.param_groups), trust, session.task
     )
     asks_for_loss = needs_closure(optimizer)  # before a scheduler wraps its step
     schedule = make_schedule(
-        facts_filled(cfg, "scheduler") if cfg.scheduler else None,
+        session.filled("scheduler") if cfg.scheduler else None,
         optimizer,
         cfg.schedule.interval,
         cfg.schedule.warmup_steps,
@@ -76,7 +74,7 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
         ),
         schedule,
         prepare,
-        training_loader(cfg, session.data.train, session.device, session.skipped),
+        session.training_loader(),
         session.loader("val"),
         accumulate_steps=section.accumulate_steps,
         length=Length(section.max_epochs, section.max_steps, section.validate_every, section.stop_below),

@@ -4,6 +4,7 @@
     startup.py     what makes that quick
     train.py       a new run, one that is continued, one that is extended
     resume.py      what it means to go on from a run
+    fingerprint.py whose a checkpoint is
     run.py         a run, rebuilt from its directory
     evaluate.py    a run is measured
     sweep.py       many runs, and a ranked table

@@ -1,4 +1,4 @@
-"""What the doors (train.py, evaluate.py) share: `@hydra.main`, with help and errors of our own.
+"""What the doors share, the scripts that are typed: `@hydra.main`, with help and errors of our own.
 
 Torch-free, so that `--help`, `--cfg job` and a mistyped override are answered at once.
 """
@@ -16,8 +16,9 @@ from omegaconf import DictConfig
 from plainloop.commands import sweep
 from plainloop.commands.startup import guard_argparse
 from plainloop.config import complaints, compose
+from plainloop.config.keys import default_of, groups_of, is_among, may_change, typed_keys
 from plainloop.config.options import CONFIGS, groups
-from plainloop.config.schema import EVALUABLE, SCHEMAS, default_of, typed_keys
+from plainloop.config.schema import Command
 from plainloop.errors import Interrupted, MachineError, UserError, shown
 from plainloop.runs.finding import find, to_continue
 
@@ -28,15 +29,15 @@ FLAGS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "--i
 FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "--config-dir", "-cd", "--config-path", "-cp",
                     "--config-name", "-cn")  # fmt: skip
 # cfg, what was typed, the run directory where one is given, and whether this is a trial of a sweep
-Command = Callable[[DictConfig, list[str], str | None, bool], object]
+Main = Callable[[DictConfig, list[str], str | None, bool], object]
 
 
-def door(name: str) -> Callable[[Command], Callable[[], None]]:
-    """Turn a function into a command: `python NAME.py [key=value ...]`."""
+def door(schema: type[Command]) -> Callable[[Main], Callable[[], None]]:
+    """Turn a function into the command that takes what the schema says: `python DOOR.py [key=value ...]`."""
 
-    def decorate(function: Command) -> Callable[[], None]:
+    def decorate(function: Main) -> Callable[[], None]:
         def command() -> None:
-            sys.exit(_run(name, function, sys.argv[1:]))
+            sys.exit(_run(schema, function, sys.argv[1:]))
 
         return command
 
@@ -53,9 +54,8 @@ def end_children() -> None:
         child.kill()
 
 
-def _run(name: str, function: Command, words: list[str]) -> int:
+def _run(schema: type[Command], function: Main, words: list[str]) -> int:
     """Run a door's function under Hydra; the exit status."""
-    schema = SCHEMAS[name]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them: explain() does that
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler tells of GPUs that aren't there
     guard_argparse()
@@ -66,7 +66,7 @@ def _run(name: str, function: Command, words: list[str]) -> int:
         typed = compose.words_of(hydra_cfg)
         given = hydra_cfg.runtime.output_dir if hydra_cfg.run.dir != "." else None
         try:
-            composed = compose.from_hydra(cfg, name)
+            composed = compose.from_hydra(cfg, schema)
             if composed.get("resume"):
                 to_continue(composed.resume, composed.paths.outputs, given)
             for key in ("extend", "run"):
@@ -76,12 +76,12 @@ def _run(name: str, function: Command, words: list[str]) -> int:
         except Exception as error:  # raised below: Hydra would print a line of its own about it
             failures.append(error)
 
-    main = hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")(task)
+    main = hydra.main(config_path=str(CONFIGS), config_name=compose.made_known(schema), version_base="1.3")(task)
     try:
         if "--help" in words or "-h" in words:
-            print(help_text(name), flush=True)
+            print(help_text(schema), flush=True)
             return 0
-        _check_flags(words, name)
+        _check_flags(words, schema.door)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("torchrun: training on several processes isn't built yet; start one: python train.py ...")
         overrides = _overrides_only(words)
@@ -146,45 +146,22 @@ def _overrides_only(words: list[str]) -> list[str]:
     return kept
 
 
-def help_text(name: str) -> str:
-    """Every command form, group and key, read from the config folder and the schema."""
-    lines = [
-        f"python {name}.py [key=value ...]",
-        "",
-        *(
-            textwrap.dedent("""\
-            python train.py model=cnn optimizer.lr=3e-4      choose options of groups, set keys
-            python train.py experiment=NAME                  a complete recipe
-            python train.py resume=RUN                       continue a run (RUN: a run directory, or latest)
-            python train.py hydra.run.dir=DIR resume=auto    start there, or continue: a cluster's one command line
-            python train.py extend=RUN trainer.max_epochs=20 train longer, as a new run
-            python train.py -m model=mlp,cnn seed=0,1        a sweep: every combination, then a ranked table
-            python train.py debug=fast                       a few batches of everything (and overfit, schedule, ...)
-            python train.py --cfg job [--resolve]            show the config and do nothing
-            """).splitlines()
-            if name == "train"
-            else textwrap.dedent("""\
-            python evaluate.py run=RUN [split=test] [checkpoint=best|last|PATH]
-            measures a run, rebuilt from its directory alone (RUN: a run directory, or latest)
-            """).splitlines()
-        ),
-    ]
-    if name == "train":
+def help_text(schema: type[Command]) -> str:
+    """How a command is typed, and every group and key, read from the config folder and the schema."""
+    lines = schema.usage.splitlines()
+    starts_anew = bool(groups_of(schema))  # and not from a run
+    if starts_anew:
         lines += ["", "Groups and their options (configs/GROUP/OPTION.yaml):"]
         for group, options in groups().items():
             # Broken between options only.
             broken = textwrap.wrap(
                 f"{group}={' |'.join(options)}", 100, initial_indent="  ", subsequent_indent="      "
             )
-            lines += [
-                line.replace(" |", "|") if number == 0 else "      " + line[6:].replace(" |", "|")
-                for number, line in enumerate(broken)
-            ]
-    own = name == "train"
-    lines += ["", "Keys, with their defaults:" if own else "Keys; what isn't given is as in the run:"]
-    for key, item in typed_keys(SCHEMAS[name]):
-        allowed = own or key in EVALUABLE or f"{key.partition('.')[0]}.*" in EVALUABLE
-        if allowed and not key.startswith("spec."):
+            lines += [line[:6] + line[6:].replace(" |", "|") for line in broken]
+    lines += ["", "Keys, with their defaults:" if starts_anew else "Keys; what isn't given is as in the run:"]
+    of_a_run = list(may_change(schema, "evaluate"))
+    for key, item in typed_keys(schema):
+        if not key.startswith("spec.") and (starts_anew or is_among(key, of_a_run)):
             lines.append(f"  {f'{key}={default_of(item)}':<42} {item.metadata['help']}")
     lines += [
         "",

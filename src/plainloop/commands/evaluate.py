@@ -11,6 +11,7 @@ from plainloop.commands.run import _load_run, _quoted
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.commands.train import _plain_numbers
 from plainloop.config import compose
+from plainloop.config.schema import EvaluateConfig
 from plainloop.reports import terminal
 from plainloop.runs import atomic
 
@@ -30,7 +31,7 @@ def evaluate(
         {"test/loss": ..., "test/accuracy": ...}, also in evaluate-<split>-<checkpoint>.json.
     """
     typed = [_quoted("run", run), f"split={split}", _quoted("checkpoint", checkpoint), *overrides]
-    return evaluate_config(compose.compose(typed, "evaluate"), typed)
+    return evaluate_config(compose.compose(typed, EvaluateConfig), typed)
 
 
 def evaluate_config(cfg: DictConfig, typed: Sequence[str]) -> dict[str, float]:

@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from plainloop.assembly.assemble import assemble
 from plainloop.assembly.session import Session
-from plainloop.commands import resume
+from plainloop.commands import fingerprint, resume
 from plainloop.commands.failures import explained
 from plainloop.config import compose
+from plainloop.config.changes import changed
+from plainloop.config.keys import may_change, typed_keys
 from plainloop.config.rules import validate
-from plainloop.config.schema import EVALUABLE
+from plainloop.config.schema import Config, EvaluateConfig
 from plainloop.data import Data
 from plainloop.errors import MachineError, UserError
 from plainloop.runs import checkpoint as checkpoint_room
@@ -34,8 +36,8 @@ class Run:
     metrics: dict[str, float]
 
     @property
-    def config(self) -> DictConfig:
-        """The composed config, with the data's facts in `spec`."""
+    def config(self) -> Config:
+        """Its config: sections as dataclasses, the data's facts in `spec`."""
         return self.session.config
 
     @property
@@ -64,7 +66,7 @@ def load_run(path: str | Path = "latest", checkpoint: str = "best", overrides: S
         overrides: what may differ, as ["trainer.device=cpu", "paths.data=FOLDER", "trust=[my.function]"].
     """
     typed = [_quoted("run", path), _quoted("checkpoint", checkpoint), *overrides]
-    return _load_run(compose.compose(typed, "evaluate"), typed)[0]
+    return _load_run(compose.compose(typed, EvaluateConfig), typed)[0]
 
 
 def _quoted(key: str, value: str | Path) -> str:
@@ -74,19 +76,21 @@ def _quoted(key: str, value: str | Path) -> str:
 
 
 def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
-    """The run that a composed evaluate config names, and the name of the checkpoint that was taken."""
+    """The run that a command's composed config names, and the name of the checkpoint that was taken."""
+    schema: Any = OmegaConf.get_type(composed)
     run = find(composed.run, composed.paths.outputs)
     saved = run.saved_config()
     saved.trust = list(composed.trust)  # a stranger's run can't authorise itself
-    own = ("run", "split", "checkpoint", "trust")
-    typed = [word for word in typed if word.partition("=")[0] not in own]
-    cfg = compose.changed(saved, composed, typed, EVALUABLE, lambda name: "this can't change when a run is evaluated")
+    commands_own = [name for name, _ in typed_keys(schema) if "." not in name]
+    typed = [word for word in typed if word.partition("=")[0] not in commands_own]
+    allowed = may_change(schema, "evaluate")
+    cfg = changed(saved, composed, typed, allowed, lambda name: "this can't change when a run is evaluated")
     validate(cfg)
     name, state = _chosen_checkpoint(run, composed.checkpoint)
     with explained(None):
         session = assemble(cfg, loaded=True)
-    resume.check_same_data(saved, session, run)
-    for split in resume.changed_splits(saved.spec.digests, session.config.spec.digests):
+    fingerprint.check_same_data(saved, session, run)
+    for split in fingerprint.changed_splits(saved.spec.digests, session.config.spec.digests):
         print(f"warning: the content of split {split} isn't what this run was trained and tested on.", file=sys.stderr)
     try:
         resume.load_weights(session, state)

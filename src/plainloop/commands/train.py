@@ -15,14 +15,15 @@ from plainloop.assembly.session import Session
 from plainloop.assembly.summary import layers
 from plainloop.assembly.trainer import make_trainer
 from plainloop.build import build
-from plainloop.commands import resume
+from plainloop.commands import fingerprint, resume
 from plainloop.commands.failures import explained
 from plainloop.commands.profiler import profiled
 from plainloop.commands.run import Run
 from plainloop.commands.signals import obeying_signals
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.config import complaints, compose
-from plainloop.config.schema import plain
+from plainloop.config.keys import plain
+from plainloop.config.schema import Config
 from plainloop.errors import MachineError, UserError
 from plainloop.loggers import Console, History, Logger
 from plainloop.reports import pictures, tables, terminal
@@ -86,27 +87,27 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     with explained(None), complaints.explaining_leftovers(cfg):
         session = assemble(cfg, loaded=old is not None)
     if old is not None:
-        resume.check_same_data(cfg, session, old)
+        fingerprint.check_same_data(cfg, session, old)
     if resumes:
         resume.check_same_length(cfg, session)
-    cfg = session.config
-    if is_trial or cfg.choices.get("debug"):
-        cfg.test = False
+    config = session.config
+    if is_trial or config.choices.get("debug"):
+        config.test = False
     terminal.say_what_was_found(session, console, is_trial)
-    others = {
-        name: build(node, f"logger.{name}", Logger, list(cfg.trust)) for name, node in plain(cfg.logger or {}).items()
-    }
+    nodes = plain(config.logger or {})
+    others = {name: build(node, f"logger.{name}", Logger, config.trust) for name, node in nodes.items()}
     loggers: dict[str, Logger] = {"history": History(), "console": console, **others}
-    with explained(None), complaints.explaining_leftovers(cfg):
+    with explained(None), complaints.explaining_leftovers(config):
         trainer = make_trainer(session, log=_to_all(loggers), progress=console.progress)
         terminal.say_memory(session, trainer, console)
 
-    inexact, cfg.resume, cfg.resume_inexact = cfg.resume_inexact, None, False  # the run's own config has neither
-    identity = resume.fingerprint(session, trainer)
+    inexact = config.resume_inexact
+    config.resume, config.resume_inexact = None, False  # the run's own config has neither
+    identity = fingerprint.of(session, trainer)
     if resumes:
         assert old is not None
         resume.check_best(old)
-        for line in resume.check_fingerprint(state.get("fingerprint"), identity, inexact, old):
+        for line in fingerprint.check(state.get("fingerprint"), identity, inexact, old):
             console.say(f"warning: {line}: this run's bits may not be those of one without an interruption")
         resume.load_all(trainer, state, old)
         for name, logger in loggers.items():
@@ -119,9 +120,9 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     else:
         if old is not None:
             resume.start_from(trainer, state, old)
-            for split in resume.changed_splits(state["fingerprint"]["digests"], identity["digests"]):
+            for split in fingerprint.changed_splits(state["fingerprint"]["digests"], identity["digests"]):
                 console.say(f"warning: the content of split {split} isn't what {old} was trained on.")
-        run = create(cfg.paths.outputs, run_name(cfg), directory)
+        run = create(config.paths.outputs, run_name(config), directory)
     with explained(run):
         lock = run.lock()
     try:
@@ -129,11 +130,11 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
             if directory is not None and run is not old:
                 check_free(run, auto)
                 clear(run)
-            record_config(run, cfg, plain(cfg))
+            record_config(run, session.recorded())
             if state and run is old:
-                record_resumption(run, cfg.seed, typed)
+                record_resumption(run, config.seed, typed)
             else:
-                record_rest(run, cfg.seed, typed, session.data.indices)
+                record_rest(run, config.seed, typed, session.data.indices)
                 whole = layers(session.model, session.summary)
                 atomic.replace_text(run.layers, tables.table(whole, left=5) + "\n")
         return _train(
@@ -142,7 +143,7 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
             trainer,
             loggers,
             identity,
-            hints=not is_trial and not cfg.choices.get("debug"),
+            hints=not is_trial and not config.choices.get("debug"),
             earlier=state.get("seconds", 0.0) if run is old else 0.0,
         )
     finally:
@@ -179,7 +180,7 @@ def _train(
     try:
         with explained(run), obeying_signals(trainer, checkpoints):
             for logger in loggers.values():
-                logger.open(run, plain(cfg), trainer.step)
+                logger.open(run, plain(session.recorded()), trainer.step)
             console.say(f"run     {run}")
             if cfg.schedule.draw:
                 pictures.draw_schedule(run, session, trainer.schedule, console)
@@ -209,7 +210,7 @@ def _train(
                 logger.close()
 
 
-def run_name(cfg: DictConfig) -> str:
+def run_name(cfg: Config) -> str:
     """The folder of a run under outputs/."""
     if cfg.name:
         return cfg.name

@@ -14,68 +14,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from plainloop.config.keys import default_of, kind_of, typed_keys
 from plainloop.config.options import CONFIGS, groups
-from plainloop.config.schema import SCHEMAS, Config, EvaluateConfig, default_of, kind_of, typed_keys
+from plainloop.config.schema import Command, Config
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 
-# What people type out of habit, and what it is called here.
-ALIASES = {
-    "epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs", "n_epochs": "trainer.max_epochs",
-    "steps": "trainer.max_steps", "lr": "optimizer.lr", "learning_rate": "optimizer.lr",
-    "batch": "loader.batch_size", "bs": "loader.batch_size", "workers": "loader.num_workers",
-    "accelerator": "trainer.device", "gpu": "trainer.device", "gpus": "trainer.device", "dataset": "data",
-    "net": "model", "arch": "model", "criterion": "loss", "optim": "optimizer", "opt": "optimizer",
-    "amp": "trainer.precision", "clip": "trainer.max_grad_norm", "patience": "early_stopping.patience",
-    "weight_decay": "optimizer.weight_decay", "momentum": "optimizer.momentum", "output": "paths.outputs",
-    "ckpt_path": "resume", "checkpoint": "resume",
-}  # fmt: skip
+# --- before Hydra sees it ------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def explaining_leftovers(cfg: DictConfig) -> Iterator[None]:
-    """A `_target_` that was changed keeps the arguments of the option that was taken: where one of them is refused, the
-    answer says where it stands."""
-    try:
-        yield
-    except UserError as error:
-        match = re.match(r"(\w+)\.(\w+): \w+ takes no such argument", str(error))
-        group, key = match.groups() if match else ("", "")
-        file = CONFIGS / group / f"{cfg.choices.get(group)}.yaml"
-        text = file.read_text() if group and file.is_file() else ""
-        stands = re.search(rf"^\s*{key}:", text, re.MULTILINE)
-        if not stands or str(cfg[group]._target_) in text:
-            raise
-        raise UserError(
-            f"{error}\nIt stands in configs/{group}/{file.name}. {group}=custom {group}._target_={cfg[group]._target_} "
-            "begins without arguments."
-        ) from error
-
-
-def key_like(word: str, schema: type = Config) -> str:
-    """The key that was probably meant by `word`, or ''."""
-    names = [name for name, _ in typed_keys(schema) if not name.startswith("spec.")]
-    known = [*names, *(groups() if schema is Config else ())]
-    if word in ALIASES and schema is Config:
-        return ALIASES[word]
-    leaf = word.rpartition(".")[2]
-    section = word.rpartition(".")[0]
-    if leaf in ALIASES and section in ("", "trainer", "loader", "optimizer") and schema is Config:
-        return ALIASES[leaf]
-    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
-    if same_leaf:
-        return same_leaf[0]
-    for options in ([n for n in names if n.startswith(section + ".")] if section else [], known):
-        guess = did_you_mean(word, options)
-        if guess:
-            return guess[len(" Did you mean ") : -1]
-    leaves = {name.rpartition(".")[2]: name for name in known}
-    guess = did_you_mean(leaf, leaves)
-    if guess:
-        return leaves[guess[len(" Did you mean ") : -1]]
-    return did_you_mean(word, {name.partition(".")[0] for name in names if "." in name})[len(" Did you mean ") : -1]
-
-
-def check_overrides(overrides: Sequence[str], schema: type = Config) -> None:
+def check_overrides(overrides: Sequence[str], schema: type[Command] = Config) -> None:
     """Refuse what Hydra would answer with a usage text, or swallow: missing '=', dashes, pluses."""
     if isinstance(overrides, str):
         raise UserError(f'"{overrides}": a list of words is needed, as in ["model=mlp"]')
@@ -105,12 +52,12 @@ def check_overrides(overrides: Sequence[str], schema: type = Config) -> None:
             hint = f" Write {word[1:]}=none" if "none" in options else hint
             raise UserError(f"{word}: nothing can be taken out.{hint}")
         if not equals and word.strip("-") in ("help", "h"):
-            raise UserError(f"{word}: python {_door(schema)} --help lists every key")
+            raise UserError(f"{word}: python {schema.door}.py --help lists every key")
         if not equals and before.count("[") + before.count("{") > before.count("]") + before.count("}"):
             raise UserError(f"{before} {word}: quote a value that holds spaces, or leave the spaces out.")
         if not equals and re.fullmatch(r"[\w.]+:\S+", word):
             raise UserError(f"{word}: settings are typed as key=value. Write {word.replace(':', '=', 1)}")
-        if not equals and "/" in word and schema is EvaluateConfig:
+        if not equals and "/" in word and "run" in dict(typed_keys(schema)):
             raise UserError(f"{word}: settings are typed as key=value. Write run={word}")
         if not equals or not name:
             quote = " (or quote a value that holds spaces)" if "=" in before else ""
@@ -128,7 +75,10 @@ def check_overrides(overrides: Sequence[str], schema: type = Config) -> None:
             )
 
 
-def explain(error: BaseException, schema: type = Config) -> BaseException:
+# --- what Hydra, OmegaConf or YAML complain of ---------------------------------------------------------------------
+
+
+def explain(error: BaseException, schema: type[Command] = Config) -> BaseException:
     """The UserError that says what a Hydra, OmegaConf or YAML error means; other errors are returned as they are."""
     if isinstance(error, UserError):
         return error
@@ -174,11 +124,6 @@ def explain(error: BaseException, schema: type = Config) -> BaseException:
     return error
 
 
-def _full_key(text: str) -> str:
-    match = re.search(r"full_key: (\S+)", text)
-    return match[1] if match else ""
-
-
 def _missing_option(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
@@ -192,14 +137,7 @@ def _missing_option(error: MissingConfigException) -> str:
     return _no_option(group, option, options)
 
 
-def _no_option(group: str, option: str, options: Sequence[str]) -> str:
-    hint = f" Write {group}=none" if option == "null" and "none" in options else did_you_mean(option, options)
-    if "custom" in options and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", option):
-        return f"{group}={option}: no such option. A class of your own: {group}=custom {group}._target_={option}"
-    return f"{group}={option}: no such option.{hint} {group} can be: {listed(options)}."
-
-
-def _wrong_override(file: str, name: str, schema: type) -> str:
+def _wrong_override(file: str, name: str, schema: type[Command]) -> str:
     """A config file's `override /name: ...` that finds nothing to override."""
     group = name.rpartition("/")[2]
     if name in groups():
@@ -212,35 +150,7 @@ def _wrong_override(file: str, name: str, schema: type) -> str:
     return f"configs/{file}.yaml: there is no group {group}.{did_you_mean(group, groups())}"
 
 
-def _several(word: str, schema: type) -> str:
-    if schema is Config:
-        return f"{word}: several values make a sweep: add -m, as in python train.py -m {word}"
-    return f"{word}: one value at a time."
-
-
-def _door(schema: type) -> str:
-    return next(f"{name}.py" for name, known in SCHEMAS.items() if known is schema)
-
-
-def _unknown_key(name: str, schema: type) -> str:
-    if name == "_target_" and schema is Config:
-        return "_target_: of which group? Write model._target_=..., loss._target_=..., ..."
-    section = name.split(".")[0]
-    guess = key_like(name, schema)
-    hint = f" Did you mean {guess}?" if guess else ""
-    names = [key for key, _ in typed_keys(schema)]
-    if schema is not Config and (section in groups() or name in dict(typed_keys(Config))):
-        return f"{name}: it comes from the run, and can't change here. python {_door(schema)} --help lists what may."
-    if section in groups() and "." in name:  # the group's option is `none`
-        choose = " ".join(f"{section}={option}" for option in groups()[section] if option != "none")
-        return f"{name}: no {section} is chosen that could take it. Choose one: {choose}"
-    if "." in name and any(key.startswith(section + ".") for key in names):
-        options = [key.partition(".")[2] for key in names if key.startswith(section + ".")]
-        return f"{name}: there is no such key.{hint} {section} has: {listed(options, 40)}."
-    return f"{name}: there is no such key.{hint} (python {_door(schema)} --help lists them all)"
-
-
-def _wrong_value(name: str, value: str, schema: type) -> str:
+def _wrong_value(name: str, value: str, schema: type[Command]) -> str:
     fields = dict(typed_keys(schema))
     if name in fields:
         return f"{name}={value}: must be {kind_of(fields[name])}."
@@ -252,3 +162,102 @@ def _wrong_value(name: str, value: str, schema: type) -> str:
     if parent in fields:
         return f"{name}={value}: {parent} is {kind_of(fields[parent])}, without keys of its own."
     return f"{name}={value}: this value doesn't fit here."
+
+
+def _several(word: str, schema: type[Command]) -> str:
+    if schema is Config:
+        return f"{word}: several values make a sweep: add -m, as in python train.py -m {word}"
+    return f"{word}: one value at a time."
+
+
+def _full_key(text: str) -> str:
+    match = re.search(r"full_key: (\S+)", text)
+    return match[1] if match else ""
+
+
+# --- what it should have been --------------------------------------------------------------------------------------
+
+
+def _unknown_key(name: str, schema: type[Command]) -> str:
+    if name == "_target_" and schema is Config:
+        return "_target_: of which group? Write model._target_=..., loss._target_=..., ..."
+    section = name.split(".")[0]
+    guess = key_like(name, schema)
+    hint = f" Did you mean {guess}?" if guess else ""
+    names = [key for key, _ in typed_keys(schema)]
+    if schema is not Config and (section in groups() or name in dict(typed_keys(Config))):
+        return f"{name}: it comes from the run, and can't change here. python {schema.door}.py --help lists what may."
+    if section in groups() and "." in name:  # the group's option is `none`
+        choose = " ".join(f"{section}={option}" for option in groups()[section] if option != "none")
+        return f"{name}: no {section} is chosen that could take it. Choose one: {choose}"
+    if "." in name and any(key.startswith(section + ".") for key in names):
+        options = [key.partition(".")[2] for key in names if key.startswith(section + ".")]
+        return f"{name}: there is no such key.{hint} {section} has: {listed(options, 40)}."
+    return f"{name}: there is no such key.{hint} (python {schema.door}.py --help lists them all)"
+
+
+def _no_option(group: str, option: str, options: Sequence[str]) -> str:
+    hint = f" Write {group}=none" if option == "null" and "none" in options else did_you_mean(option, options)
+    if "custom" in options and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", option):
+        return f"{group}={option}: no such option. A class of your own: {group}=custom {group}._target_={option}"
+    return f"{group}={option}: no such option.{hint} {group} can be: {listed(options)}."
+
+
+# What people type out of habit, and what it is called here.
+ALIASES = {
+    "epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs", "n_epochs": "trainer.max_epochs",
+    "steps": "trainer.max_steps", "lr": "optimizer.lr", "learning_rate": "optimizer.lr",
+    "batch": "loader.batch_size", "bs": "loader.batch_size", "workers": "loader.num_workers",
+    "accelerator": "trainer.device", "gpu": "trainer.device", "gpus": "trainer.device", "dataset": "data",
+    "net": "model", "arch": "model", "criterion": "loss", "optim": "optimizer", "opt": "optimizer",
+    "amp": "trainer.precision", "clip": "trainer.max_grad_norm", "patience": "early_stopping.patience",
+    "weight_decay": "optimizer.weight_decay", "momentum": "optimizer.momentum", "output": "paths.outputs",
+    "ckpt_path": "resume", "checkpoint": "resume",
+}  # fmt: skip
+
+
+def key_like(word: str, schema: type[Command] = Config) -> str:
+    """The key that was probably meant by `word`, or ''."""
+    names = [name for name, _ in typed_keys(schema) if not name.startswith("spec.")]
+    known = [*names, *(groups() if schema is Config else ())]
+    if word in ALIASES and schema is Config:
+        return ALIASES[word]
+    leaf = word.rpartition(".")[2]
+    section = word.rpartition(".")[0]
+    if leaf in ALIASES and section in ("", "trainer", "loader", "optimizer") and schema is Config:
+        return ALIASES[leaf]
+    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
+    if same_leaf:
+        return same_leaf[0]
+    for options in ([n for n in names if n.startswith(section + ".")] if section else [], known):
+        guess = did_you_mean(word, options)
+        if guess:
+            return guess[len(" Did you mean ") : -1]
+    leaves = {name.rpartition(".")[2]: name for name in known}
+    guess = did_you_mean(leaf, leaves)
+    if guess:
+        return leaves[guess[len(" Did you mean ") : -1]]
+    return did_you_mean(word, {name.partition(".")[0] for name in names if "." in name})[len(" Did you mean ") : -1]
+
+
+# --- what is refused when it is built ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def explaining_leftovers(cfg: DictConfig | Config) -> Iterator[None]:
+    """A `_target_` that was changed keeps the arguments of the option that was taken: where one of them is refused, the
+    answer says where it stands."""
+    try:
+        yield
+    except UserError as error:
+        match = re.match(r"(\w+)\.(\w+): \w+ takes no such argument", str(error))
+        group, key = match.groups() if match else ("", "")
+        file = CONFIGS / group / f"{cfg.choices.get(group)}.yaml"
+        text = file.read_text() if group and file.is_file() else ""
+        target = str(getattr(cfg, group)._target_) if text else ""
+        if not re.search(rf"^\s*{key}:", text, re.MULTILINE) or target in text:
+            raise
+        raise UserError(
+            f"{error}\nIt stands in configs/{group}/{file.name}. {group}=custom {group}._target_={target} "
+            "begins without arguments."
+        ) from error

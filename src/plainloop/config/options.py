@@ -1,5 +1,9 @@
 """The options of each group, as the folder configs/ holds them."""
 
+from typing import Any
+
+from omegaconf import OmegaConf
+
 from plainloop.places import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -11,3 +15,9 @@ def groups() -> dict[str, list[str]]:
     for folder in sorted(path for path in CONFIGS.iterdir() if path.is_dir()):
         found[folder.name] = sorted(file.stem for file in folder.glob("*.yaml"))
     return found
+
+
+def read(group: str, option: str) -> dict[str, Any]:
+    """An option as it stands in its file, `${...}` and all; without those that it begins with."""
+    found: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{option}.yaml"))
+    return found or {}

@@ -1,4 +1,4 @@
-"""Everything that can be known wrong from the configuration alone."""
+"""What can be known wrong from the configuration alone, before torch is imported: keys, sections, what lies across."""
 
 import math
 import re
@@ -7,24 +7,36 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from plainloop.config.schema import (
-    LOSSES,
-    OF_WORKERS,
-    REQUIRED_GROUPS,
-    Config,
-    as_typed,
-    kind_of,
-    plain,
-    typed_keys,
-)
+from plainloop.config import options
+from plainloop.config.keys import as_typed, groups_of, kind_of, typed_keys
+from plainloop.config.schema import Command, Config, as_config
+from plainloop.config.sections import OF_WORKERS
 from plainloop.errors import UserError, did_you_mean, listed
 
 
-def validate(cfg: DictConfig, schema: type = Config) -> None:
-    """Everything that can be known wrong from the configuration alone. Raises UserError."""
+def validate(cfg: DictConfig, schema: type[Command] = Config) -> None:
+    """Raises UserError for the first thing that is wrong."""
+    _check_ranges(cfg, schema)
+    _check_groups(cfg, schema)
+    config = as_config(cfg, schema)
+    for part in (config, *vars(config).values()):
+        if hasattr(type(part), "check"):
+            part.check()
+    if schema is Config:
+        for rule in (
+            _check_averages,
+            _check_validations,
+            _check_workers,
+            _check_optimizer,
+            _check_loss,
+            _check_monitor,
+        ):
+            rule(config)
+
+
+def _check_ranges(cfg: DictConfig, schema: type[Command]) -> None:
     for name, item in typed_keys(schema):
-        value = OmegaConf.select(cfg, name)
-        limits = item.metadata
+        value, limits = OmegaConf.select(cfg, name), item.metadata
         wrong = (
             (limits["choices"] and value is not None and value not in limits["choices"])
             or (limits["min"] is not None and value is not None and value < limits["min"])
@@ -33,133 +45,29 @@ def validate(cfg: DictConfig, schema: type = Config) -> None:
         if wrong:
             guess = did_you_mean(str(value), limits["choices"])
             raise UserError(f"{name}={value}: must be {kind_of(item)}.{guess}")
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", cfg.trainer.device):
-        raise UserError(f"trainer.device={cfg.trainer.device}: must be auto, cpu, cuda, cuda:N or mps.")
-    if schema is Config:
-        _validate_training(cfg)
 
 
-def _validate_training(cfg: DictConfig) -> None:
-    every = str(cfg.trainer.validate_every)
-    if not re.fullmatch(r"\d+s?", every) or re.fullmatch("0+s", every):
-        raise UserError(f"trainer.validate_every={every}: a number of epochs, or of steps as in 500s; 0 for never.")
-    if cfg.name and (cfg.name.startswith("/") or ".." in cfg.name.split("/")):
-        raise UserError(f"name={cfg.name}: a folder below paths.outputs={cfg.paths.outputs}; set that instead.")
-    if (cfg.trainer.ema_decay or 0) >= 1:
-        raise UserError(f"trainer.ema_decay={cfg.trainer.ema_decay}: must be below 1, as in 0.999.")
-    if cfg.trainer.swa_start and cfg.trainer.ema_decay:
-        raise UserError(
-            "trainer.ema_decay and trainer.swa_start both say which average of the weights is evaluated: "
-            "give one of them."
-        )
-    if (cfg.trainer.swa_start or 0) > cfg.trainer.max_epochs and not cfg.choices.get("debug"):
-        raise UserError(
-            f"trainer.swa_start={cfg.trainer.swa_start}: the run ends before, with "
-            f"trainer.max_epochs={cfg.trainer.max_epochs}."
-        )
-    for name in ("weights", "trainable"):
-        if cfg.finetune[name] == "":
-            raise UserError(f"finetune.{name}=: an empty word. Leave it out, or say which.")
-    for number, rule in enumerate(cfg.param_groups.rules):
-        if not isinstance(rule, DictConfig) or not isinstance(rule.get("match"), str) or len(rule) < 2:
+def _check_groups(cfg: DictConfig, schema: type[Command]) -> None:
+    """Each group names what it holds, and nothing is left to be given."""
+    for group, holds in groups_of(schema).items():
+        node = cfg[group]
+        if isinstance(node, str):
             raise UserError(
-                f"param_groups.rules[{number}]={as_typed(rule)}: a rule is written {{match: REGEX, lr: 1e-4}}."
+                f"{group}: {node} in a config file: an option is chosen in its list of defaults: "
+                f"'- override /{group}: {node}'"
             )
-        for name in ("params", "name", "share"):  # words of our own for a group
-            if name in rule:
-                raise UserError(f"param_groups.rules[{number}]={as_typed(rule)}: {name} is no option of an optimizer.")
-    if (cfg.trainer.num_threads or 1) > 1024:
-        raise UserError(f"trainer.num_threads={cfg.trainer.num_threads}: at most 1024.")
-    if every == "0" and not cfg.choices.get("debug"):
-        if cfg.early_stopping.patience:
-            raise UserError(
-                f"early_stopping.patience={cfg.early_stopping.patience} acts on validations, and "
-                "trainer.validate_every=0 makes none."
-            )
-        if cfg.schedule.interval == "validation":
-            raise UserError(
-                f"scheduler={cfg.choices.get('scheduler')} acts on validations, and "
-                "trainer.validate_every=0 makes none."
-            )
-    if cfg.loader.num_workers == 0 and cfg.spec.num_outputs is None:  # in a run's own config it may be a choice of ours
-        for name in OF_WORKERS:
-            if cfg.loader[name]:
-                raise UserError(
-                    f"loader.{name}={as_typed(cfg.loader[name])} acts only with workers, and "
-                    "loader.num_workers is 0: set it, or leave the other out."
-                )
-    fractions = list(cfg.split.fractions)
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
-        raise UserError(
-            f"split.fractions={fractions}: three shares of train, val and test that add up to 1, "
-            "as in split.fractions=[0.8,0.1,0.1]."
-        )
-    normalize = cfg.transforms.normalize
-    words = isinstance(normalize, str) and re.fullmatch(r"none|train|weights|\w+_Weights\.\w+", normalize)
-    if not (words or (isinstance(normalize, DictConfig) and set(normalize) == {"mean", "std"})):
-        raise UserError(
-            f"transforms.normalize={normalize}: must be none, train, weights, the name of weights as in "
-            "ResNet18_Weights.DEFAULT, or '{mean: 0.5, std: 0.5}' (one number per channel or feature, or one for all)."
-        )
-    resize = plain(cfg.transforms.resize)
-    sides = resize if isinstance(resize, list) and len(resize) == 2 else [resize]
-    if resize not in (None, "none") and not all(type(side) is int and side > 0 for side in sides):
-        raise UserError(
-            f"transforms.resize={as_typed(resize)}: must be the side of square images as 224, "
-            "[height,width], none, or null."
-        )
-    for split in ("train", "eval"):
-        for number, node in enumerate(cfg.transforms[split]):
-            if not isinstance(node, DictConfig) or "_target_" not in node:
-                raise UserError(
-                    f"transforms.{split}[{number}]={as_typed(node)}: a transform is written "
-                    "{_target_: torchvision.transforms.v2.RandomRotation, degrees: 10}."
-                )
-    for name, word in (("sampler", "balanced"), ("batch_sampler", "length")):
-        value = cfg.loader[name]
-        if value is not None and value != word and not (isinstance(value, DictConfig) and "_target_" in value):
-            raise UserError(f"loader.{name}={as_typed(value)}: must be {word}, {{_target_: my.Sampler}} or null.")
-    if cfg.loader.sampler is not None and cfg.loader.batch_sampler is not None:
-        raise UserError("loader.sampler and loader.batch_sampler both say which samples come next: give one of them.")
-    for name in ("pin_memory", "num_workers", "eval.num_workers") if cfg.loader.on_device else ():
-        value = OmegaConf.select(cfg.loader, name)
-        if value:
-            raise UserError(
-                f"loader.on_device=true and loader.{name}={as_typed(value)}: what is on the "
-                "device already is neither loaded by processes nor pinned. Give one of them."
-            )
-    if cfg.split.folds and cfg.split.fold >= cfg.split.folds:
-        raise UserError(
-            f"split.fold={cfg.split.fold}: with split.folds={cfg.split.folds} they are 0 to {cfg.split.folds - 1}."
-        )
-    if cfg.split.time and (cfg.split.group or cfg.split.folds):
-        raise UserError("split.time divides by time alone: leave split.group and split.folds out.")
-    for name in ("mean", "std") if isinstance(normalize, DictConfig) else ():
-        numbers = normalize[name] if isinstance(normalize[name], ListConfig) else [normalize[name]]
-        for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                raise UserError(f"transforms.normalize.{name}={normalize[name]}: {number} is not a number.")
-    if cfg.resume and cfg.extend:
-        raise UserError("resume= continues a run and extend= starts a new one from it: give one of the two.")
-    for group in ("data", "model", "loss", "metrics", "task", "optimizer", "scheduler", "logger"):
-        if isinstance(cfg[group], str):
-            raise UserError(
-                f"{group}: {cfg[group]} in a config file: an option is chosen in its list of defaults: "
-                f"'- override /{group}: {cfg[group]}'"
-            )
-    for group in ("metrics", "logger", "callbacks"):
-        for name, node in (cfg[group] or {}).items():
-            if not isinstance(node, DictConfig) or "_target_" not in node:
+        for name, inner in (node or {}).items() if holds == "several" else ():
+            if not _names_target(inner):
                 raise UserError(f"{group}.{name} names no _target_: write {group}.{name}._target_=my_package.Mine")
-    for group in (*REQUIRED_GROUPS, "scheduler") if cfg.scheduler else REQUIRED_GROUPS:
-        if not isinstance(cfg[group], DictConfig) or "_target_" not in cfg[group]:
+        if (holds == "one" or (holds == "one or none" and node)) and not _names_target(node):
             raise UserError(f"{group} names no _target_: choose an option, or {group}=custom {group}._target_=my.Name")
     for name in _missing(OmegaConf.to_container(cfg, resolve=False)):
         group = name.partition(".")[0]
         raise UserError(f"{name}: {group}={cfg.choices.get(group)} needs it. Write {name}=VALUE")
-    _validate_open_values(cfg)
-    _validate_loss(cfg)
-    _validate_monitor(cfg)
+
+
+def _names_target(node: Any) -> bool:
+    return isinstance(node, DictConfig) and "_target_" in node
 
 
 def _missing(node: Any, place: str = "") -> Iterator[str]:
@@ -171,45 +79,85 @@ def _missing(node: Any, place: str = "") -> Iterator[str]:
         yield from _missing(value, f"{place}.{name}" if place else str(name))
 
 
-def _validate_open_values(cfg: DictConfig) -> None:
+# --- across sections -------------------------------------------------------------------------------------------
+
+
+def _check_averages(config: Config) -> None:
+    start, epochs = config.trainer.swa_start, config.trainer.max_epochs
+    if (start or 0) > epochs and not config.choices.get("debug"):
+        raise UserError(f"trainer.swa_start={start}: the run ends before, with trainer.max_epochs={epochs}.")
+
+
+def _check_validations(config: Config) -> None:
+    """What acts on validations needs some."""
+    if str(config.trainer.validate_every) != "0" or config.choices.get("debug"):
+        return
+    patience = config.early_stopping.patience
+    acting = {
+        f"early_stopping.patience={patience}": bool(patience),
+        f"scheduler={config.choices.get('scheduler')}": config.schedule.interval == "validation",
+    }
+    for words in (words for words, acts in acting.items() if acts):
+        raise UserError(f"{words} acts on validations, and trainer.validate_every=0 makes none.")
+
+
+def _check_workers(config: Config) -> None:
+    """What means something only with workers needs some; in a run's own config, whose facts are there, that there are
+    none may be a choice of ours."""
+    if config.loader.num_workers != 0 or config.spec.num_outputs is not None:
+        return
+    for name in OF_WORKERS:
+        value = getattr(config.loader, name)
+        if value:
+            raise UserError(
+                f"loader.{name}={as_typed(value)} acts only with workers, and loader.num_workers is 0: set it, or "
+                "leave the other out."
+            )
+
+
+def _check_optimizer(config: Config) -> None:
     """A typo such as optimizer.lr=fast, found without importing the optimizer: numbers that every target of the
     group takes as numbers."""
-    for name in ("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum"):
-        if name.partition(".")[2] not in cfg.optimizer:
+    for name in ("lr", "weight_decay", "momentum"):
+        if name not in config.optimizer:
             continue
-        value = OmegaConf.select(cfg, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number:
-            hint = " (write 1e-3 or 0.001)" if name == "optimizer.lr" else ""
-            raise UserError(f"{name}={as_typed(value)}: must be a number{hint}.")
+        value = config.optimizer[name]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            hint = " (write 1e-3 or 0.001)" if name == "lr" else ""
+            raise UserError(f"optimizer.{name}={as_typed(value)}: must be a number{hint}.")
         if value < 0:
-            raise UserError(f"{name}={value}: must not be negative.")
+            raise UserError(f"optimizer.{name}={value}: must not be negative.")
 
 
-def _validate_loss(cfg: DictConfig) -> None:
-    """A task lists the losses that fit it. A loss of the user's own, or an option of theirs, is not judged by its name;
-    losses.py looks at what it names, when torch is there."""
-    fitting, choice = cfg.task.get("losses"), cfg.choices.get("loss")
-    ours = str(cfg.loss._target_).startswith(("torch.nn.", "plainloop."))
-    if isinstance(fitting, ListConfig) and choice in LOSSES and ours and choice not in fitting:
+def _check_loss(config: Config) -> None:
+    """A task lists the options of the group `loss` that fit it. One that no task lists, or whose target is the user's
+    own, isn't judged by its name: assembly/loss.py looks at the target, when torch is there."""
+    fitting, choice = config.task.get("losses"), config.choices.get("loss")
+    ours = str(config.loss._target_).startswith(("torch.nn.", "plainloop."))
+    if not isinstance(fitting, ListConfig) or not ours or choice in fitting:
+        return
+    if any(
+        choice in (options.read("task", task).get("task", {}).get("losses") or ()) for task in options.groups()["task"]
+    ):
         raise UserError(
-            f"loss={choice} doesn't fit task={cfg.choices.get('task')}, which takes: {listed(fitting)}.\n"
+            f"loss={choice} doesn't fit task={config.choices.get('task')}, which takes: {listed(fitting)}.\n"
             f"Leave loss= out, or choose a task that fits the data and the loss."
         )
 
 
-def _validate_monitor(cfg: DictConfig) -> None:
-    if cfg.choices.get("task") == "auto":  # what it produces is known when the data has been looked at
+def _check_monitor(config: Config) -> None:
+    if config.choices.get("task") == "auto":  # what it produces is known when the data has been looked at
         return
-    options = ["val/loss", *(f"val/{name}" for name in cfg.metrics or {})]
-    whole = "/".join(cfg.monitor.split("/")[:2])  # a metric may tell several, as val/mae/price: assemble.py looks
-    if cfg.monitor not in options and whole not in options[1:]:
+    produced = ["val/loss", *(f"val/{name}" for name in config.metrics or {})]
+    whole = "/".join(config.monitor.split("/")[:2])  # a metric may tell several, as val/mae/price: trainer.py looks
+    if config.monitor not in produced and whole not in produced[1:]:
         raise UserError(
-            f"monitor={cfg.monitor}: task={cfg.choices.get('task')} doesn't produce it."
-            f"{did_you_mean(cfg.monitor, options)} It produces: {listed(options)}."
+            f"monitor={config.monitor}: task={config.choices.get('task')} doesn't produce it."
+            f"{did_you_mean(config.monitor, produced)} It produces: {listed(produced)}."
         )
 
 
-def depends_on_length(cfg: DictConfig) -> bool:
+def depends_on_length(config: Config | DictConfig) -> bool:
     """Whether the schedule refers to the length of the run."""
-    return bool(re.search(r"spec\.(total_steps|schedule_length)|trainer\.max_", OmegaConf.to_yaml(cfg.scheduler or {})))
+    node = OmegaConf.to_yaml(config.scheduler or {})
+    return bool(re.search(r"spec\.(total_steps|schedule_length)|trainer\.max_", node))

@@ -1,14 +1,20 @@
 """The classes of a data set: their names, and whether every label is one of them."""
 
+import re
 from collections.abc import Sequence
 
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from plainloop.data.dataset import IGNORED, SPLITS, own, place_of, size, targets_of
+from plainloop.data.dataset import IGNORED, SPLITS, asked, place_of, size, targets_of
 from plainloop.data.fetch import each_sample
 from plainloop.data.splits import Data
-from plainloop.errors import UserError, listed
+from plainloop.errors import UserError, listed, number_type
+
+
+def place_among_classes(name: str) -> tuple[int, int, str]:
+    """What class names are sorted by: numbers in the order of the numbers, before words in that of the alphabet."""
+    return (0, int(name), name) if re.fullmatch(r"-?\d+", name) else (1, 0, name)
 
 
 def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED, skip: int = 0) -> list[str]:
@@ -17,7 +23,7 @@ def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED,
     A data set that has neither `classes` nor `targets` is read through, if it isn't longer than `most`.
     Raises UserError where there are no classes to be found.
     """
-    names = own(dataset, "classes")
+    names = asked(dataset, "classes")
     if names is not None:
         return [str(name) for name in names]
     targets = targets_of(dataset)
@@ -40,7 +46,7 @@ def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED,
             ) from error
     if targets.is_floating_point():
         raise UserError(
-            f"data: the targets are {str(targets.dtype).removeprefix('torch.')} numbers, where this task needs classes "
+            f"data: the targets are {number_type(targets)} numbers, where this task needs classes "
             f"(whole numbers from 0). For numbers: task=regression"
         )
     kept = targets[targets != ignored]

@@ -1,7 +1,7 @@
 """A digest of a split's content, so that changed data is noticed."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from plainloop import seeding
-from plainloop.data.dataset import length, targets_of
+from plainloop.data.dataset import asked, beneath, length, targets_of
 from plainloop.data.fetch import first_sample
 from plainloop.errors import UserError
 
@@ -27,7 +27,7 @@ def digest(dataset: Dataset | None) -> str | None:
         return None
     count = length(dataset)
     found = hashlib.sha256(str(count).encode())
-    if getattr(dataset, "gives_batches", False):
+    if asked(dataset, "gives_batches"):
         few = dataset.__getitems__(torch.arange(1))  # type: ignore[attr-defined]
         size_of_one = sum(part.nbytes for part in few if isinstance(part, Tensor))
         every = 1 + count * size_of_one // 100_000_000
@@ -58,13 +58,10 @@ def digest(dataset: Dataset | None) -> str | None:
 
 
 def _contents(dataset: Any) -> Iterator[Any]:
-    """What the user's data set says of each sample by `content_of`, whatever it has been wrapped in."""
-    chosen: Sequence[int] = range(length(dataset))
-    while not hasattr(dataset, "content_of") and hasattr(dataset, "dataset"):
-        if hasattr(dataset, "indices"):
-            chosen = [dataset.indices[index] for index in chosen]
-        dataset = dataset.dataset
-    return map(dataset.content_of, chosen) if hasattr(dataset, "content_of") else iter(())
+    """What a data set says of each sample by `content_of`."""
+    content_of, chosen = asked(dataset, "content_of"), beneath(dataset, "content_of")[1]
+    indices = range(length(dataset)) if chosen is None else chosen.tolist()
+    return map(content_of, indices) if content_of else iter(())
 
 
 def _add_content(value: Any, found: Any) -> None:
@@ -88,7 +85,7 @@ def _add_content(value: Any, found: Any) -> None:
 def check_begins_anew(dataset: Dataset | None, skip: int = 0) -> None:
     """A stream with a state must begin at its beginning whenever it is iterated: else a look at it before the training,
     or limit_batches, would cost samples, and a resumed run would see others. Raises UserError."""
-    if not isinstance(dataset, IterableDataset) or not hasattr(dataset, "state_dict"):
+    if not isinstance(dataset, IterableDataset) or asked(dataset, "state_dict") is None:
         return
     looks = [hashlib.sha256(), hashlib.sha256()]
     with seeding.preserved():

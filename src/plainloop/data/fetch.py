@@ -11,13 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy
 import torch
-from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from plainloop import seeding
-from plainloop.data.dataset import InMemory
+from plainloop.data.dataset import InMemory, asked, beneath, file_of
 from plainloop.errors import MachineError, UserError, first_line, origin, out_of_memory
 
 Collate = Callable[[list[Any]], Any]
+
+
+def as_given(anything: Any) -> Any:
+    """The collate function for what is collated already, and the `decode` of a stream that has none."""
+    return anything
 
 
 class Unreadable(NamedTuple):
@@ -47,7 +52,7 @@ class Fetch(Dataset):
 
     def __init__(self, dataset: Dataset, seed: int, collate: Collate = default_collate, skip: bool = False):
         self.dataset, self.seed, self.collate, self.skip = dataset, seed, collate, skip
-        self.gives_batches = getattr(dataset, "gives_batches", False)
+        self.gives_batches = asked(dataset, "gives_batches")
         # Ours draws nothing; one of the user's may augment a batch.
         self.may_draw = getattr(type(dataset), "__getitems__", None) is not InMemory.__getitems__
 
@@ -72,7 +77,7 @@ class Fetch(Dataset):
                 first,
                 self.collate,
                 self.skip,
-                lambda index: described(self.dataset, index),
+                lambda index: named(self.dataset, index),
             )
 
 
@@ -101,7 +106,7 @@ def decoded(
         except Exception as error:  # whatever a user's data set may raise: it is told, with its sample
             if out_of_memory(error):
                 raise
-            failed.append(Unreadable(*_told(error, *describe(item))))
+            failed.append(unreadable(error, *describe(item)))
             if not skip:
                 return Fetched(None, failed)
     if not samples:
@@ -131,34 +136,28 @@ def hint_to_skip(most: int) -> str:
     return f"loader.skip_unreadable={max(10, 2 * most)} leaves such samples out."
 
 
-def _told(error: Exception, index: int, name: str) -> tuple[int, str, str]:
+def unreadable(error: Exception, index: int, name: str) -> Unreadable:
+    """What is told of a sample that has just failed. A user's mistake, and a machine's, needs no traceback."""
     if isinstance(error, UserError | MachineError):
-        return index, f"{name}: {error}", ""
+        return Unreadable(index, f"{name}: {error}", "")
     what = f"{type(error).__name__}: {first_line(error)} ({origin(error)})"
-    return index, f"data: {name} can't be read: {what}", traceback.format_exc()
+    return Unreadable(index, f"data: {name} can't be read: {what}", traceback.format_exc())
 
 
-def described(dataset: Any, index: int) -> tuple[int, str]:
-    """A sample's index in the user's own data set, and what to call it: with its file, where the data set lists
-    its files (as torchvision's folders do, in `samples`)."""
-    while hasattr(dataset, "dataset"):  # a Subset, or transforms
-        dataset, index = dataset.dataset, dataset.indices[index] if isinstance(dataset, Subset) else index
-    for name in ("samples", "paths", "files"):
-        listed = getattr(dataset, name, None)
-        if isinstance(listed, Sequence) and len(listed) > index:
-            entry = listed[index]
-            entry = entry[0] if isinstance(entry, tuple | list) and entry else entry
-            if isinstance(entry, str) or hasattr(entry, "__fspath__"):
-                return index, f"sample {index} ({entry})"
-    return index, f"sample {index}"
+def named(dataset: Any, index: int) -> tuple[int, str]:
+    """A sample's index in the user's own data set, and what to call it: with its file, where there is one."""
+    inner, chosen = beneath(dataset)
+    own = index if chosen is None else int(chosen[index])
+    file = file_of(inner, own)
+    return own, f"sample {own}{f' ({file})' if file else ''}"
 
 
 def each_sample(dataset: Any, skip: int = 0) -> Iterator[Any]:
     """The samples one by one; up to `skip` that can't be read are passed over. Raises UserError."""
     stream = isinstance(dataset, IterableDataset)
     items = iter(dataset) if stream else iter(range(len(dataset)))
-    decode = getattr(dataset, "decode", lambda raw: raw) if stream else dataset.__getitem__
-    unreadable = 0
+    decode = (asked(dataset, "decode") or as_given) if stream else dataset.__getitem__
+    failed = 0
     for number in itertools.count():
         try:
             yield decode(next(items))
@@ -167,10 +166,10 @@ def each_sample(dataset: Any, skip: int = 0) -> Iterator[Any]:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            unreadable += 1
-            if unreadable > skip:
-                name = (number, f"sample {number}") if stream else described(dataset, number)
-                raise UserError(f"{_told(error, *name)[1]}. {hint_to_skip(skip)}") from error
+            failed += 1
+            if failed > skip:
+                name = (number, f"sample {number}") if stream else named(dataset, number)
+                raise UserError(f"{unreadable(error, *name).message}. {hint_to_skip(skip)}") from error
 
 
 def first_sample(dataset: Any, skip: int = 0) -> Any:

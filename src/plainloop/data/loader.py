@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from plainloop.data.dataset import own, size
-from plainloop.data.fetch import Fetch, Fetched, hint_to_skip
+from plainloop.config import schema
+from plainloop.data.dataset import asked, size
+from plainloop.data.fetch import Fetch, Fetched, as_given, hint_to_skip
 from plainloop.data.order import BatchOrder, Requests
 from plainloop.data.stream import Stream
 from plainloop.data.workers import Prepared, default_start_method, default_workers, end, signals_held, watch
@@ -62,7 +63,7 @@ class Loader:
         self.running: Any = None  # the DataLoader's newest iterator, where it has loading processes
         # Whole batches from memory need nothing of what the DataLoader does around them (10 µs a batch).
         fetch = loader.dataset
-        in_memory = getattr(fetch, "gives_batches", False) and not getattr(fetch, "may_draw", True)
+        in_memory = isinstance(fetch, Fetch) and fetch.gives_batches and not fetch.may_draw
         self.direct = in_memory and loader.num_workers == 0 and not loader.pin_memory
 
     @property
@@ -144,80 +145,87 @@ class Loader:
         return self.epoch()
 
 
-def as_given(batch: Any) -> Any:
-    """The collate function for what is collated already."""
-    return batch
-
-
 def make_loader(
     dataset: Dataset,
+    section: schema.Loader,
     *,
-    batch_size: int,
-    shuffle: bool,
-    drop_last: bool,
     seed: int,
     device: torch.device,
-    num_workers: int | None = None,
-    pin_memory: bool | None = None,
-    prefetch_factor: int | None = None,
-    persistent_workers: bool | None = None,
-    timeout: float | None = None,
-    multiprocessing_context: str | None = None,
-    sampler: Any = None,
-    batch_sampler: Any = None,
-    collate_fn: Any = None,
-    worker_init_fn: Any = None,
-    skip_unreadable: int = 0,
     limit: int | None = None,
     split: str = "",
     skipped: Skipped | None = None,
 ) -> Loader:
-    """A `Loader` for a split, with torch's DataLoader inside. Arguments are torch's own; None means as section
-    `loader` says."""
+    """A `Loader` for a split, with torch's DataLoader inside.
+
+    Args:
+        section: section `loader`. Where it names functions and samplers of the user's, it holds them itself here:
+            `assembly.loaders` has built them.
+        device: where the batches go; for CUDA they are page-locked.
+        limit, split, skipped: as for `Loader`; skipped is None for no other loader to share its count with.
+
+    Raises:
+        UserError: for a sampler of a stream, batches that are all dropped, options of workers without workers.
+    """
     count = size(dataset)
-    if isinstance(dataset, IterableDataset) and (sampler is not None or batch_sampler is not None):
+    if isinstance(dataset, IterableDataset) and (section.sampler is not None or section.batch_sampler is not None):
         raise UserError(
-            f"loader.{'batch_' if sampler is None else ''}sampler: {type(dataset).__name__} is a stream, "
+            f"loader.{'batch_' if section.sampler is None else ''}sampler: {type(dataset).__name__} is a stream, "
             "which gives its samples in an order of its own."
         )
-    drawn = count if sampler is None else len(sampler)
-    if drop_last and batch_sampler is None and drawn is not None and drawn < batch_size:
+    drawn = count if section.sampler is None else len(section.sampler)
+    if section.drop_last and section.batch_sampler is None and drawn is not None and drawn < section.batch_size:
         raise UserError(
-            f"loader.drop_last=true drops every batch: {drawn} samples are fewer than loader.batch_size={batch_size}. "
-            "Lower the batch size, or leave drop_last out."
+            f"loader.drop_last=true drops every batch: {drawn} samples are fewer than "
+            f"loader.batch_size={section.batch_size}. Lower the batch size, or leave drop_last out."
         )
-    workers = default_workers(dataset) if num_workers is None else num_workers
-    workers = workers if count is None else min(workers, -(-count // batch_size))
-    for name, value in (("prefetch_factor", prefetch_factor), ("timeout", timeout)):
-        if value and num_workers == 0:
-            raise UserError(f"loader.{name}={value} acts only with workers: set loader.num_workers, or leave it out.")
-    options: dict[str, Any] = {}
-    if workers:
-        options = {
-            "prefetch_factor": prefetch_factor,
-            "persistent_workers": True if persistent_workers is None else persistent_workers,
-            "timeout": 300 if timeout is None else timeout,
-            "worker_init_fn": Prepared(worker_init_fn),
-            "multiprocessing_context": multiprocessing_context or default_start_method(),
-        }
-    collate = collate_fn or own(dataset, "collate_fn") or default_collate
+    collate, skip = section.collate_fn or asked(dataset, "collate_fn") or default_collate, section.skip_unreadable > 0
+    options = _of_workers(section, dataset, count)
     source: BatchOrder | Stream
     if isinstance(dataset, IterableDataset):
-        source = Stream(dataset, seed, batch_size, drop_last, collate, skip_unreadable > 0)
+        source = Stream(dataset, seed, section.batch_size, section.drop_last, collate, skip)
         fetched: Dataset = source
         options["batch_size"] = None
     else:
         assert count is not None
-        source = BatchOrder(count, batch_size, shuffle, drop_last, seed, sampler, batch_sampler)
-        fetched = Fetch(dataset, seed, collate, skip_unreadable > 0)
-        fetched.gives_batches = fetched.gives_batches and collate_fn is None  # which is given samples, and no batches
+        source = BatchOrder(
+            count,
+            section.batch_size,
+            section.shuffle,
+            section.drop_last,
+            seed,
+            section.sampler,
+            section.batch_sampler,
+        )
+        fetched = Fetch(dataset, seed, collate, skip)
+        # A collate function of the user's is given samples, and no batches.
+        fetched.gives_batches = fetched.gives_batches and section.collate_fn is None
         options["batch_sampler"] = Requests(source)
+    pinned = device.type == "cuda" if section.pin_memory is None else section.pin_memory
     loader = DataLoader(
         fetched,
-        num_workers=workers,
         collate_fn=as_given,
-        pin_memory=device.type == "cuda" if pin_memory is None else pin_memory,
+        pin_memory=pinned and not section.on_device,
         generator=torch.Generator(),  # so that iterating draws nothing from the default one
         **options,
     )
-    return Loader(loader, source, limit, split, skipped or Skipped(skip_unreadable))
+    return Loader(loader, source, limit, split, skipped or Skipped(section.skip_unreadable))
+
+
+def _of_workers(section: schema.Loader, dataset: Dataset, count: int | None) -> dict[str, Any]:
+    """The DataLoader's options that concern its processes. Raises UserError for some without any process."""
+    for name in ("prefetch_factor", "timeout"):
+        value = getattr(section, name)
+        if value and section.num_workers == 0:
+            raise UserError(f"loader.{name}={value} acts only with workers: set loader.num_workers, or leave it out.")
+    workers = default_workers(dataset) if section.num_workers is None else section.num_workers
+    workers = workers if count is None else min(workers, -(-count // section.batch_size))
+    if not workers:
+        return {}
+    return {
+        "num_workers": workers,
+        "prefetch_factor": section.prefetch_factor,
+        "persistent_workers": True if section.persistent_workers is None else section.persistent_workers,
+        "timeout": 300 if section.timeout is None else section.timeout,
+        "worker_init_fn": Prepared(section.worker_init_fn),
+        "multiprocessing_context": section.multiprocessing_context or default_start_method(),
+    }

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from plainloop import seeding
-from plainloop.data.dataset import length
+from plainloop.data.dataset import asked, beneath, file_of, length, size
 from plainloop.data.splits import Data
 
 MOST_SAMPLES, MOST_BYTES = 200_000, 2_000_000_000  # of larger data sets nobody waits for the answer
@@ -29,10 +29,10 @@ def shared_samples(data: Data) -> dict[str, list[tuple[int, int]]]:
     train_rows, train_files = _rows(data.train), _files(data.train)
     for split in ("val", "test"):
         rows, files = _rows(data[split]), _files(data[split])
-        told, train_told = (getattr(dataset, "identities", None) for dataset in (data[split], data.train))
-        if told and train_told:
-            place = {value: index for index, value in reversed(list(enumerate(train_told())))}  # the first of equals
-            found[split] = [(index, place[value]) for index, value in enumerate(told()) if value in place]
+        told, train_told = _identities(data[split]), _identities(data.train)
+        if told is not None and train_told is not None:
+            place = {value: index for index, value in reversed(list(enumerate(train_told)))}  # the first of equals
+            found[split] = [(index, place[value]) for index, value in enumerate(told) if value in place]
         elif rows is not None and train_rows is not None:
             found[split] = _shared_rows(rows, train_rows)
         elif files is not None and train_files is not None:
@@ -40,20 +40,18 @@ def shared_samples(data: Data) -> dict[str, list[tuple[int, int]]]:
     return {split: pairs for split, pairs in found.items() if pairs}
 
 
-def _unwrapped(dataset: Any) -> tuple[Any, Tensor | None]:
-    """What a data set is when Subsets and transforms are taken off, and which of its samples are meant."""
-    chosen: Tensor | None = None
-    while hasattr(dataset, "dataset"):
-        if hasattr(dataset, "indices"):
-            indices = torch.as_tensor(dataset.indices)
-            chosen = indices if chosen is None else indices[chosen]
-        dataset = dataset.dataset
-    return dataset, chosen
+def _identities(dataset: Dataset | None) -> list[Any] | None:
+    """What a data set says of each sample by `identities`; None for one that doesn't."""
+    identities, chosen = asked(dataset, "identities"), beneath(dataset, "identities")[1]
+    if identities is None:
+        return None
+    values = list(identities())
+    return values if chosen is None else [values[index] for index in chosen.tolist()]
 
 
 def _rows(dataset: Dataset | None) -> tuple[Tensor, Tensor] | None:
     """Inputs and targets of a data set that holds them as tensors; None for others, and for large ones."""
-    inner, chosen = _unwrapped(dataset)
+    inner, chosen = beneath(dataset)
     inputs, targets = getattr(inner, "inputs", None), getattr(inner, "targets", None)
     if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor) or len(inputs) != len(targets):
         return None
@@ -91,14 +89,16 @@ def _hashes(inputs: Tensor) -> list[int]:
 
 def _files(dataset: Dataset | None) -> list[str] | None:
     """The files of a data set that lists them; None for others, and for large ones."""
-    inner, chosen = _unwrapped(dataset)
-    for name in ("samples", "paths", "files"):
-        entries = getattr(inner, name, None)
-        if isinstance(entries, Sequence) and 0 < len(entries) <= MOST_SAMPLES and len(entries) == length(inner):
-            firsts = [entry[0] if isinstance(entry, tuple | list) and entry else entry for entry in entries]
-            if all(isinstance(entry, str | os.PathLike) for entry in firsts):
-                return [os.fspath(firsts[index]) for index in (range(len(firsts)) if chosen is None else chosen)]
-    return None
+    if dataset is None or not 0 < (size(dataset) or 0) <= MOST_SAMPLES:
+        return None
+    inner, chosen = beneath(dataset)
+    files = []
+    for index in range(length(inner)) if chosen is None else chosen.tolist():
+        file = file_of(inner, index)
+        if file is None:
+            return None
+        files.append(file)
+    return files
 
 
 def _shared_files(some: list[str], train: list[str]) -> list[tuple[int, int]]:

@@ -3,15 +3,77 @@
 Nobody can forget it: training, validation, evaluation and prediction all go through the same module.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plainloop.errors import UserError, first_line
-from plainloop.models.zoo import timm_model, torchvision_model
-from plainloop.models.zoo.pretrained import Preset
+from plainloop.errors import UserError
+
+# --- a mean and a deviation for each channel ------------------------------------------------------------------------
+
+
+def normalisation(
+    normalize: Any, count: int, there_are: str, measured: Callable[[], tuple[Tensor, Tensor]], behind: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The mean and the deviation that `transforms.normalize` asks for: float64, one number () or one for each of K
+    channels (K, 1, ...), of channels, features, bands or columns alike. Raises UserError.
+
+    Args:
+        normalize: "none" (0 and 1), "train" (what is measured), or {"mean": ..., "std": ...}, a number or K of them.
+        count: K.
+        there_are: that in words, for errors: "the inputs have 3 channels".
+        measured: gives both of the training split.
+        behind: how many axes a batch has behind the channels'.
+    """
+    if normalize == "none":
+        return torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    if normalize == "train":
+        return measured()
+    given = {}
+    for name in ("mean", "std"):
+        try:
+            numbers = torch.as_tensor(normalize[name], dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            what = f"transforms.normalize.{name}={normalize[name]}"
+            raise UserError(f"{what}: must be a number, or one for each; {there_are}.") from error
+        if numbers.ndim > 1 or numbers.numel() not in (1, count):
+            raise UserError(f"transforms.normalize.{name} has {numbers.numel()} numbers; {there_are}.")
+        given[name] = numbers if numbers.ndim == 0 else numbers.reshape(-1, *[1] * behind)
+    if not bool((given["std"] > 0).all()):
+        raise UserError(f"transforms.normalize.std={normalize['std']}: must be above 0.")
+    return given["mean"], given["std"]
+
+
+def statistics(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel (C, 1, ...) or feature (F,) over batches (inputs, ...), in float64, uint8 as
+    [0, 1].
+
+    A channel that never changes gets deviation 1: it is centred and not scaled. Sums are taken around a value
+    of the first sample, so that a channel far from zero doesn't lose its digits.
+    """
+    count, total, squares, origin = 0, torch.zeros(()), torch.zeros(()), None
+    for inputs, *_ in batches:
+        values = inputs.double() / (255.0 if inputs.dtype == torch.uint8 else 1.0)
+        axes = [0, *range(2, values.ndim)]  # every axis but the channel's
+        if origin is None:
+            first = values[0] if values.ndim < 3 else values[0].flatten(1)[:, 0]
+            origin = first.reshape(-1, *[1] * (values.ndim - 2))
+        values = values - origin
+        count += values.numel() // values.shape[1] if values.ndim > 1 else values.numel()
+        total = total + values.sum(axes)
+        squares = squares + values.square().sum(axes)
+        trailing = values.ndim - 2
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    deviation[deviation.float() == 0] = 1.0  # as float32 sees it, in which it will be divided by
+    assert origin is not None, "an empty training split"
+    shape = (-1, *[1] * trailing)
+    return mean.reshape(shape) + origin, deviation.reshape(shape)
+
+
+# --- what is done with them -----------------------------------------------------------------------------------------
 
 
 class Preprocess(nn.Module):
@@ -32,8 +94,9 @@ class Preprocess(nn.Module):
     def __init__(self, mean: Tensor, std: Tensor, bytes_in: bool):
         super().__init__()
         self.identity = not bytes_in and bool((mean == 0).all()) and bool((std == 1).all())  # nothing to do
-        self.register_buffer("scale", (1.0 / (std * (255.0 if bytes_in else 1.0))).float())
-        self.register_buffer("shift", (-mean / std).float())
+        scale, shift = scale_and_shift(mean, std, 255.0 if bytes_in else 1.0)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         super()._load_from_state_dict(*arguments, **options)
@@ -49,6 +112,57 @@ class Preprocess(nn.Module):
         if inputs.dtype == torch.uint8:
             return inputs.float().mul_(self.scale).add_(self.shift)  # in place: the copy is ours
         return inputs * self.scale + self.shift
+
+
+def scale_and_shift(mean: Tensor, std: Tensor, unit: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The float32 numbers by which x * scale + shift is (x / unit - mean) / std."""
+    return (1.0 / (std * unit)).float(), (-mean / std).float()
+
+
+class Standardise(nn.Module):
+    """(x - mean) / std, by the textbook: for inputs that cost little, of which the numbers stay readable. (It rounds
+    otherwise than x * scale + shift, so that neither can take the other's place under the same weights.)
+
+    Args:
+        mean, std: of shapes that broadcast against a batch.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean.float().clone())
+        self.register_buffer("std", std.float().clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.mean) / self.std
+
+
+def make_preprocess(normalize: Any, train: Iterable[Any], sample: Any) -> Preprocess:
+    """The preprocessing that `transforms.normalize` asks for, of a data set that has no way of its own.
+
+    Args:
+        normalize: "none", "train" (statistics of the training split), or {"mean": ..., "std": ...}.
+        train: the batches of the training split, read through for "train".
+        sample: one sample's inputs.
+    """
+    if not isinstance(sample, Tensor):
+        if normalize != "none":
+            raise UserError(
+                "transforms.normalize: these inputs are no single tensor: use none, and normalise in the data set."
+            )
+        return Preprocess(torch.zeros(()), torch.ones(()), bytes_in=False)
+    channels = sample.shape[0] if sample.ndim else 1
+    mean, std = normalisation(
+        normalize, channels, f"the inputs have {channels} channels", lambda: statistics(train), sample.ndim - 1
+    )
+    preprocess = Preprocess(mean, std, bytes_in=sample.dtype == torch.uint8)
+    preprocess.identity = preprocess.identity and sample.dtype != torch.float64
+    return preprocess
+
+
+# --- the size of images ---------------------------------------------------------------------------------------------
 
 
 class Resize(nn.Module):
@@ -87,112 +201,3 @@ class Resize(nn.Module):
         tall, wide = self.crop
         top, left = round((height - tall) / 2), round((width - wide) / 2)
         return images[:, :, top : top + tall, left : left + wide]
-
-
-def make_preprocess(normalize: Any, train: Iterable[Any], sample: Any) -> Preprocess:
-    """The preprocessing that `transforms.normalize` asks for.
-
-    Args:
-        normalize: "none", "train" (statistics of the training split), or {"mean": ..., "std": ...}.
-        train: the batches of the training split, read through for "train".
-        sample: one sample's inputs.
-    """
-    if not isinstance(sample, Tensor) and normalize != "none":
-        raise UserError(
-            "transforms.normalize: these inputs are no single tensor: use none, and normalise in the data set."
-        )
-    if not isinstance(sample, Tensor):
-        return Preprocess(torch.zeros(()), torch.ones(()), bytes_in=False)
-    bytes_in = sample.dtype == torch.uint8
-    if normalize == "none":
-        mean, std = torch.zeros(()), torch.ones(())
-    elif normalize == "train":
-        mean, std = statistics(train)
-    else:
-        mean, std = (_per_channel(normalize[name], sample, name) for name in ("mean", "std"))
-        if not bool((std > 0).all()):
-            raise UserError(f"transforms.normalize.std={normalize['std']}: must be above 0.")
-    preprocess = Preprocess(mean, std, bytes_in)
-    preprocess.identity = preprocess.identity and sample.dtype != torch.float64
-    return preprocess
-
-
-def preset_of(model: Mapping[str, Any]) -> Preset | None:
-    """What the pretrained weights that a model's config names expect of images; None where it names none."""
-    if str(model.get("_target_", "")).endswith("timm_model"):
-        return timm_model.preset_of(model) if model.get("pretrained") else None
-    if str(model.get("_target_", "torchvision_model")).endswith("torchvision_model") and model.get("weights"):
-        return torchvision_model.preset_of(model)
-    return None
-
-
-def statistics_of_weights(name: str, model: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The mean and deviation that pretrained weights were trained with.
-
-    Args:
-        name: as "ResNet18_Weights.DEFAULT" of torchvision; "weights" for those that the model's config names.
-        model: the model's config. Images of another number of channels than three get the mean of the three.
-    """
-    if name != "weights":
-        import torchvision
-
-        try:
-            preset = torchvision_model.preset_named(torchvision.models.get_weight(name))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"transforms.normalize={name}: torchvision has no such weights: {first_line(error)}"
-            ) from error
-        return {"mean": preset.mean, "std": preset.std}
-    found = preset_of(model)
-    if found is None:
-        if model.get("weights"):
-            raise UserError(
-                f"transforms.normalize=weights: nobody knows how images were normalised for "
-                f"model.weights={model['weights']}. Write transforms.normalize=train, say."
-            )
-        raise UserError("transforms.normalize=weights: the model names no weights (model.weights=DEFAULT).")
-    if model.get("in_channels", 3) in (3, None):
-        return {"mean": found.mean, "std": found.std}
-    return {"mean": [sum(found.mean) / len(found.mean)], "std": [sum(found.std) / len(found.std)]}
-
-
-def statistics(batches: Iterable[Any]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel (C, 1, 1) or feature (F,) over batches (inputs, ...), in float64, uint8 as
-    [0, 1].
-
-    A channel that never changes gets deviation 1: it is centred and not scaled. Sums are taken around a value
-    of the first sample, so that a channel far from zero doesn't lose its digits.
-    """
-    count, total, squares, origin = 0, torch.zeros(()), torch.zeros(()), None
-    for inputs, *_ in batches:
-        values = inputs.double() / (255.0 if inputs.dtype == torch.uint8 else 1.0)
-        axes = [0, *range(2, values.ndim)]  # every axis but the channel's
-        if origin is None:
-            first = values[0] if values.ndim < 3 else values[0].flatten(1)[:, 0]
-            origin = first.reshape(-1, *[1] * (values.ndim - 2))
-        values = values - origin
-        count += values.numel() // values.shape[1] if values.ndim > 1 else values.numel()
-        total = total + values.sum(axes)
-        squares = squares + values.square().sum(axes)
-        trailing = values.ndim - 2
-    mean = total / count
-    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-    deviation[deviation == 0] = 1.0
-    assert origin is not None, "an empty training split"
-    shape = (-1, *[1] * trailing)
-    return mean.reshape(shape) + origin, deviation.reshape(shape)
-
-
-def _per_channel(value: float | Sequence[float], sample: Tensor, name: str) -> Tensor:
-    """A number, or one per channel, as a tensor that broadcasts against a batch."""
-    try:
-        tensor = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"transforms.normalize.{name}={value}: must be a number, or one per channel.") from error
-    if tensor.ndim == 0:
-        return tensor
-    if tensor.ndim != 1 or len(tensor) != sample.shape[0]:
-        raise UserError(
-            f"transforms.normalize.{name} has {tensor.numel()} numbers; the inputs have {sample.shape[0]} channels."
-        )
-    return tensor.reshape(-1, *[1] * (sample.ndim - 1))

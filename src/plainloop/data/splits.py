@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from plainloop import seeding
-from plainloop.data.dataset import IGNORED, SPLITS, length, size, targets_of
+from plainloop.data.dataset import IGNORED, SPLITS, asked, length, size, targets_of
 from plainloop.errors import UserError, first_line, listed
 
 
@@ -58,9 +58,9 @@ def build_data(make: Callable[..., Dataset | None], target: Any, division: Divis
         division: how to divide what isn't divided yet.
     """
     if "split" in inspect.signature(target).parameters:
-        has = getattr(target, "splits", SPLITS)
-        unsaid = inspect.isclass(target) and not hasattr(target, "splits")
-        parts = {name: _made(make, name, unsaid) if name in has else None for name in SPLITS}
+        has = asked(target, "splits")
+        unsaid = inspect.isclass(target) and has is None
+        parts = {name: _made(make, name, unsaid) if name in (has or SPLITS) else None for name in SPLITS}
     else:
         parts = {"train": make(), "val": None, "test": None}
     for dataset in parts.values():
@@ -81,7 +81,7 @@ def build_data(make: Callable[..., Dataset | None], target: Any, division: Divis
         none_of: dict[str, dict[str, Any]] = {name: {"from": name, "indices": None} for name in SPLITS if parts[name]}
         return Data(whole, parts["val"], parts["test"], none_of)
     # What has divided itself, by time say, isn't divided once more: a split that it lacks there isn't.
-    divided_already = getattr(whole, "divided", False)
+    divided_already = asked(whole, "divided")
     missing = [name for name in SPLITS[1:] if parts[name] is None and not divided_already]
     if division.folds and "val" not in missing:
         raise UserError(f"split.folds={division.folds}: the data brings its own validation split along.")
@@ -99,8 +99,8 @@ def build_data(make: Callable[..., Dataset | None], target: Any, division: Divis
                 f"{_among(whole, division)}: {_advice(whole, division, shares)}"
             )
         indices[name] = {"from": "train", "indices": chosen.tolist()}
-    if hasattr(whole, "fit"):
-        whole.fit(divided["train"])
+    if fit := asked(whole, "fit"):
+        fit(divided["train"])
     for name, chosen in divided.items():
         data[name] = take(whole, chosen) if len(chosen) < count else whole
     for name in SPLITS:
@@ -198,7 +198,8 @@ def _advice(whole: Dataset, division: Division, shares: Mapping[str, float]) -> 
 
 def _column(dataset: Any, name: str, key: str) -> list[Any]:
     """A value for each sample: a column of a table, or an attribute of the data set. Raises UserError."""
-    values = dataset.column(name) if hasattr(dataset, "column") else getattr(dataset, name, None)
+    column = asked(dataset, "column")
+    values = column(name) if column else getattr(dataset, name, None)
     if values is None:
         raise UserError(
             f"split.{key}={name}: {type(dataset).__name__} has no attribute {name} with one value per sample."
@@ -275,7 +276,8 @@ def divide(count: int, shares: Sequence[float], labels: Tensor | None, seed: int
 
 def take(dataset: Dataset, indices: Tensor) -> Dataset:
     """The samples at these indices, in memory where the data set is."""
-    return dataset.select(indices) if hasattr(dataset, "select") else Subset(dataset, indices.tolist())
+    select = asked(dataset, "select")
+    return select(indices) if select else Subset(dataset, indices.tolist())
 
 
 def by_position(count: int, fractions: Iterable[float]) -> dict[str, tuple[int, int]]:

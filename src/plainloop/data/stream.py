@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from plainloop import seeding
-from plainloop.data.fetch import Collate, Fetched, Unreadable, _told, decoded
+from plainloop.data.dataset import asked
+from plainloop.data.fetch import Collate, Fetched, as_given, decoded, unreadable
 
 
 class Stream(IterableDataset):
@@ -35,14 +36,15 @@ class Stream(IterableDataset):
         epoch, first = self.position.tolist()
         worker = get_worker_info()
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        decode = getattr(self.dataset, "decode", lambda raw: raw)
+        decode = asked(self.dataset, "decode") or as_given
+        set_epoch, state_dict = asked(self.dataset, "set_epoch"), asked(self.dataset, "state_dict")
         jumps = first > 0 and self.state is not None
         if jumps and self.state["ended"]:
             return
         start = first if jumps else 0
         with _walking(seeding.derive(self.seed, seeding.ORDER, epoch)):
-            if hasattr(self.dataset, "set_epoch"):
-                self.dataset.set_epoch(epoch)
+            if set_epoch:
+                set_epoch(epoch)
             if jumps:
                 self.dataset.load_state_dict(self.state["own"])
             items = iter(self.dataset)
@@ -52,15 +54,15 @@ class Stream(IterableDataset):
                     raw = list(itertools.islice(items, self.batch_size))
             except Exception as error:
                 where = f"sample {number * self.batch_size} or one of the next {self.batch_size - 1}"
-                yield Fetched(None, [Unreadable(*_told(error, -1, where))])
+                yield Fetched(None, [unreadable(error, -1, where)])
                 return
             ended = len(raw) < self.batch_size  # its own state may then be that of its beginning again
             if not raw or (self.drop_last and ended):
                 return
             if number >= first and (number - first) % workers == mine:
                 state = None
-                if hasattr(self.dataset, "state_dict"):
-                    own = self.dataset.state_dict()
+                if state_dict:
+                    own = state_dict()
                     if worker:  # it is sent later, by a thread of torch's, when the data set has moved on
                         own = copy.deepcopy(own)
                     state = {"own": own, "ended": ended}

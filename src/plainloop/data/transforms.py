@@ -9,6 +9,8 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
+from plainloop.data.dataset import asked
+
 Pipeline = Callable[[Any], Any]
 
 
@@ -42,18 +44,15 @@ class TransformedStream(IterableDataset):
 
     def __init__(self, dataset: Any, pipeline: Pipeline):
         self.dataset, self.pipeline = dataset, pipeline
+        self.decode_inner = asked(dataset, "decode")
+        self.set_epoch, self.state_dict = asked(dataset, "set_epoch"), asked(dataset, "state_dict")
+        self.load_state_dict = asked(dataset, "load_state_dict")
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.dataset)
 
     def decode(self, raw: Any) -> Any:
-        inner = getattr(self.dataset, "decode", None)
-        return _applied(inner(raw) if inner else raw, self.pipeline)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("set_epoch", "state_dict", "load_state_dict"):
-            return getattr(self.dataset, name)
-        raise AttributeError(name)
+        return _applied(self.decode_inner(raw) if self.decode_inner else raw, self.pipeline)
 
 
 class SizedStream(TransformedStream):

@@ -16,6 +16,7 @@ from typing import Any
 from torch.utils.data import Dataset, IterableDataset
 
 from plainloop import seeding
+from plainloop.data.dataset import asked
 
 
 def default_workers(dataset: Dataset, seconds: float = 5.0) -> int:
@@ -23,7 +24,7 @@ def default_workers(dataset: Dataset, seconds: float = 5.0) -> int:
     epoch's samples are fetched within `seconds` (as the first few tell), which is about what starting processes
     costs; else one for each core, 8 at most. The results don't depend on it.
     """
-    if getattr(dataset, "gives_batches", False) or isinstance(dataset, IterableDataset):
+    if asked(dataset, "gives_batches") or isinstance(dataset, IterableDataset):
         return 0
     count = len(dataset)  # type: ignore[arg-type]
     few = range(min(8, count))

@@ -33,7 +33,7 @@ def draw_schedule(run: RunDir, session: Session, schedule: Schedule, console: Co
     """The learning rates over the run, as a picture and in a few lines."""
     from plainloop.reports.figures import line_plot
 
-    spec = session.config.spec
+    spec = session.spec
     if not spec.total_steps:
         raise UserError(
             "debug=schedule: the data is a stream, of which nobody knows how many steps come: set trainer.max_steps"
@@ -62,6 +62,6 @@ def draw_confusion(
     from plainloop.reports.figures import confusion_matrix
 
     path = run.figures / f"confusion_matrix_{split}.png"
-    confusion_matrix(confusion.compute().cpu(), list(session.config.spec.class_names), path)
+    confusion_matrix(confusion.compute().cpu(), session.spec.class_names or [], path)
     for logger in loggers.values():
         logger.figure(f"confusion_matrix/{split}", path, step)

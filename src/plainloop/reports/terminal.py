@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from plainloop import seeding
-from plainloop.assembly.loaders import training_loader
 from plainloop.assembly.session import Session
 from plainloop.assembly.summary import ROWS, layers, memory, metric, parameter_counts
 from plainloop.config.rules import depends_on_length
-from plainloop.data.dataset import SPLITS, own
+from plainloop.data.dataset import SPLITS, asked
 from plainloop.data.overlap import shared_samples
 from plainloop.errors import listed
 from plainloop.loggers import Console
@@ -43,10 +42,10 @@ def say_what_was_found(session: Session, console: Console, is_trial: bool = Fals
 
 def _data(session: Session) -> str:
     """How many samples, of what shape, for which target; and what the data set says of itself."""
-    spec = session.config.spec
-    counts = {split: spec[f"num_{split}"] for split in SPLITS if session.data[split] is not None}
+    spec = session.spec
+    counts = {split: spec.samples(split) for split in SPLITS if session.data[split] is not None}
     sizes = ", ".join(f"{'stream for' if n is None else f'{n:,}'} {split}" for split, n in counts.items())
-    remark = own(session.data.train, "note") or ""
+    remark = asked(session.data.train, "note") or ""
     if "\n" in remark:
         remark = f"\n{_indented(remark)}"
     elif remark:
@@ -75,7 +74,7 @@ def _shared_samples(session: Session) -> Iterator[str]:
     for split, pairs in shared_samples(session.data).items():
         index, other = pairs[0]
         yield (
-            f"{len(pairs):,} of {session.config.spec[f'num_{split}']:,} samples of {split} are also in train, and "
+            f"{len(pairs):,} of {session.spec.samples(split):,} samples of {split} are also in train, and "
             f"don't measure what is new (its sample {index} is sample {other} of train)"
         )
 
@@ -85,7 +84,7 @@ def _notes(session: Session) -> Iterator[str]:
     remarks = (*session.notes, getattr(session.preprocess, "note", ""), getattr(session.model, "note", ""))
     yield from filter(None, remarks)
     if session.config.loader.batch_sampler == "length":
-        loader = training_loader(session.config, session.data.train, session.device)
+        loader = session.training_loader()
         with seeding.preserved():
             padded, otherwise = loader.source.batch_sampler.padding()  # type: ignore[union-attr]
         yield f"batches of similar length: {padded:,} padded places in an epoch instead of {otherwise:,}"
@@ -102,11 +101,11 @@ def _model(session: Session) -> str:
 
 def _training(session: Session) -> str:
     """The optimizer, the loss, the length, and the machine that it runs on."""
-    cfg, spec = session.config, session.config.spec
+    cfg, spec = session.config, session.spec
     steps = f"{spec.total_steps:,} steps" if spec.total_steps else f"{cfg.trainer.max_epochs} epochs"
     steps += f" ({spec.steps_per_epoch:,} per epoch)" if spec.steps_per_epoch else ""
     where = f"{_device(session.device)}, {cfg.trainer.precision}"
-    workers = f"{session.workers or 'no'} loading process{'es' * (session.workers != 1)}"
+    workers = f"{cfg.loader.num_workers or 'no'} loading process{'es' * (cfg.loader.num_workers != 1)}"
     return f"{type_name(cfg.optimizer)}, {type_name(cfg.loss)}, {steps} on {where}, {workers}"
 
 

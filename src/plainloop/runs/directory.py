@@ -152,14 +152,14 @@ def clear(run: RunDir) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def record_config(run: RunDir, composed: DictConfig, resolved: dict[str, Any]) -> None:
+def record_config(run: RunDir, composed: DictConfig) -> None:
     """Write the config, with its `${...}` filled in and before."""
     replace_text(
         run.composed,
         "# config.yaml before its ${...} were filled in; resume=, extend= and evaluate start from here.\n"
         + OmegaConf.to_yaml(composed, resolve=False),
     )
-    replace_text(run.config, OmegaConf.to_yaml(OmegaConf.create(resolved)))
+    replace_text(run.config, OmegaConf.to_yaml(composed, resolve=True))
 
 
 def record_rest(run: RunDir, seed: int, typed: Sequence[str], splits: dict[str, Any]) -> None:

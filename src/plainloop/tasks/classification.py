@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.data import Data, check_classes, class_names_of, first_sample, targets_of
-from plainloop.data.dataset import SPLITS, own
-from plainloop.errors import MachineError, UserError
+from plainloop.data.dataset import SPLITS, asked
+from plainloop.errors import MachineError, UserError, described
 from plainloop.tasks import losses as losses_room
 from plainloop.tasks import metrics as metrics_room
-from plainloop.tasks.task import Task, expect, forward, seen
+from plainloop.tasks.task import Task, expect, forward
 
 
 class ByClasses(Task):
@@ -84,13 +84,16 @@ class Multiclass(ByClasses):
         return count
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
-        predictions, targets = self.predict(outputs), batch[1]
+        targets = batch[1]
         if targets.ndim == 2:  # shares of classes, as of a mixed image: its own is the largest
             targets = targets.argmax(1)
         if self.ignored is not None:
             kept = targets != self.ignored
-            predictions, targets = predictions[kept], targets[kept]
-        metrics_room.update_all(metrics, predictions, targets)
+            outputs, targets = outputs[kept], targets[kept]
+        if type(self).predict is Multiclass.predict:
+            metrics = metrics_room.update_ranking(metrics, outputs, targets)
+        if metrics:
+            metrics_room.update_all(metrics, self.predict(outputs), targets)
 
     def predict(self, outputs: Tensor) -> Tensor:
         return outputs.float().softmax(1)
@@ -100,10 +103,12 @@ class Multiclass(ByClasses):
         right = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == wanted
         expect(right, outputs, f"logits (N, {wanted or 'classes'})")
         if targets.is_floating_point() or targets.ndim != 1:
-            raise UserError(f"task=multiclass needs classes as whole numbers (N,); the targets are {seen(targets)}.")
+            raise UserError(
+                f"task=multiclass needs classes as whole numbers (N,); the targets are {described(targets)}."
+            )
         if targets.dtype not in (torch.int64, torch.uint8):
             raise UserError(
-                f"task=multiclass needs classes as int64; the targets are {seen(targets)}. Return "
+                f"task=multiclass needs classes as int64; the targets are {described(targets)}. Return "
                 "int(label) from __getitem__."
             )
 
@@ -154,7 +159,7 @@ class Binary(ZeroOne):
             "logits (N, 1)",
         )
         if targets.ndim != 1:
-            raise UserError(f"task=binary needs targets 0 or 1 (N,); the targets are {seen(targets)}.")
+            raise UserError(f"task=binary needs targets 0 or 1 (N,); the targets are {described(targets)}.")
 
 
 class Multilabel(ZeroOne):
@@ -167,7 +172,7 @@ class Multilabel(ZeroOne):
     def describe(cls, data: Data) -> dict[str, Any]:
         target = torch.as_tensor(first_sample(data.train, data.skip)[1])
         if target.ndim != 1:
-            raise UserError(f"task=multilabel needs targets 0 or 1, (T,) per sample; these are {seen(target)}.")
+            raise UserError(f"task=multilabel needs targets 0 or 1, (T,) per sample; these are {described(target)}.")
         for split in SPLITS:
             targets = targets_of(data[split])
             wrong = [] if targets is None else ((targets != 0) & (targets != 1)).nonzero().tolist()
@@ -177,7 +182,7 @@ class Multilabel(ZeroOne):
                     f"task=multilabel needs targets 0 or 1, (T,) per sample; sample {wrong[0][0]} of "
                     f"{split} has {targets[tuple(wrong[0])].item():g}."
                 )
-        names = own(data.train, "target_names")
+        names = asked(data.train, "target_names")
         return {"num_outputs": len(target), "target_names": list(names) if names else None}
 
     def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:

@@ -1,7 +1,7 @@
 """Losses: which of torch's fit which task and what each is given, focal losses, weighted sums, class weights.
 
 The tasks' models return logits or values, whatever the loss. A loss that takes something else (probabilities,
-targets of -1 and 1, lists of labels) gets it from here: one line of the table `LOSSES` says what.
+targets of -1 and 1, lists of labels) gets it from here: one line of the table `TURNS` says what.
 """
 
 import math
@@ -176,37 +176,32 @@ class WeightedSum(nn.Module):
 CLASSES = ("multiclass", "sequence_labelling")  # kinds of task with one class per sample or place
 YES_NO = ("binary", "multilabel")
 VALUES = ("regression", "reconstruction")
-# Option of the group `loss` -> its class, and kind of task -> what it is given there.
-LOSSES: dict[str, tuple[type[nn.Module], dict[str, Turn]]] = {
-    "cross_entropy": (nn.CrossEntropyLoss, dict.fromkeys(CLASSES, as_they_are)),
-    "nll": (nn.NLLLoss, dict.fromkeys(CLASSES, log_probabilities)),
-    "focal": (FocalLoss, dict.fromkeys(CLASSES, as_they_are)),
-    "kl_div": (nn.KLDivLoss, {"multiclass": log_shares}),
-    "multi_margin": (nn.MultiMarginLoss, {"multiclass": scores}),
-    "bce": (nn.BCEWithLogitsLoss, dict.fromkeys(YES_NO, as_they_are)),
-    "bce_probabilities": (nn.BCELoss, dict.fromkeys(YES_NO, probabilities)),
-    "binary_focal": (BinaryFocalLoss, dict.fromkeys(YES_NO, as_they_are)),
-    "soft_margin": (nn.SoftMarginLoss, dict.fromkeys(YES_NO, signs)),
-    "multilabel_soft_margin": (nn.MultiLabelSoftMarginLoss, {"multilabel": as_they_are}),
-    "multilabel_margin": (nn.MultiLabelMarginLoss, {"multilabel": label_lists}),
-    "mse": (nn.MSELoss, dict.fromkeys(VALUES, as_they_are)),
-    "l1": (nn.L1Loss, dict.fromkeys(VALUES, as_they_are)),
-    "huber": (nn.HuberLoss, dict.fromkeys(VALUES, as_they_are)),
-    "smooth_l1": (nn.SmoothL1Loss, dict.fromkeys(VALUES, as_they_are)),
-    "poisson_nll": (nn.PoissonNLLLoss, {"regression": as_they_are}),
-    "gaussian_nll": (nn.GaussianNLLLoss, {"gaussian_regression": mean_and_variance}),
-    "sum": (WeightedSum, dict.fromkeys((*CLASSES, *YES_NO, *VALUES), as_they_are)),
+# Class -> kind of task -> what it is given there. A task's config lists the options that name these.
+TURNS: dict[type[nn.Module], dict[str, Turn]] = {
+    nn.CrossEntropyLoss: dict.fromkeys(CLASSES, as_they_are),
+    nn.NLLLoss: dict.fromkeys(CLASSES, log_probabilities),
+    FocalLoss: dict.fromkeys(CLASSES, as_they_are),
+    nn.KLDivLoss: {"multiclass": log_shares},
+    nn.MultiMarginLoss: {"multiclass": scores},
+    nn.BCEWithLogitsLoss: dict.fromkeys(YES_NO, as_they_are),
+    nn.BCELoss: dict.fromkeys(YES_NO, probabilities),
+    BinaryFocalLoss: dict.fromkeys(YES_NO, as_they_are),
+    nn.SoftMarginLoss: dict.fromkeys(YES_NO, signs),
+    nn.MultiLabelSoftMarginLoss: {"multilabel": as_they_are},
+    nn.MultiLabelMarginLoss: {"multilabel": label_lists},
+    nn.MSELoss: dict.fromkeys(VALUES, as_they_are),
+    nn.L1Loss: dict.fromkeys(VALUES, as_they_are),
+    nn.HuberLoss: dict.fromkeys(VALUES, as_they_are),
+    nn.SmoothL1Loss: dict.fromkeys(VALUES, as_they_are),
+    nn.PoissonNLLLoss: {"regression": as_they_are},
+    nn.GaussianNLLLoss: {"gaussian_regression": mean_and_variance},
+    WeightedSum: dict.fromkeys((*CLASSES, *YES_NO, *VALUES), as_they_are),
 }
-
-
-def fitting(kind: str) -> list[str]:
-    """Options of the group `loss` that fit a kind of task."""
-    return [name for name, (_, turns) in LOSSES.items() if kind in turns]
 
 
 def turns_of(target: Any) -> dict[str, Turn] | None:
     """What a class of torch's or ours is given, by kind of task; None for a loss of the user's own."""
-    return next((turns for known, turns in LOSSES.values() if known is target), None)
+    return TURNS.get(target)
 
 
 # --- in a task --------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class Metric:
     """A sum over samples. Subclasses say what is added (`update`) and what it amounts to (`compute`)."""
 
     higher_is_better: bool | None = True
+    ranks = False  # whether it looks only at which of a sample's scores are largest: then logits will do
 
     def __init__(self) -> None:
         self.reset()
@@ -44,8 +45,8 @@ class Metric:
         """Add a batch."""
         raise NotImplementedError
 
-    def compute(self) -> Tensor:
-        """The metric over everything since the reset, as a scalar tensor."""
+    def compute(self) -> Tensor | float:
+        """The metric over everything since the reset, as a number or a scalar tensor."""
         raise NotImplementedError
 
 
@@ -55,6 +56,8 @@ class Accuracy(Metric):
     Args:
         top_k: right if the class is among the k most probable.
     """
+
+    ranks = True
 
     def __init__(self, top_k: int = 1):
         self.top_k = top_k
@@ -80,10 +83,10 @@ class Accuracy(Metric):
         return torch.as_tensor(self.right) / self.count
 
 
-class ConfusionMatrix(Metric):
+class _Counts(Metric):
     """Counts (C, C): rows are the true classes, columns the predicted ones."""
 
-    higher_is_better: bool | None = None
+    ranks = True
 
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
@@ -101,12 +104,21 @@ class ConfusionMatrix(Metric):
         counts = torch.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
         self.matrix = counts if self.matrix is None else self.matrix + counts
 
-    def compute(self) -> Tensor:
+    def counted(self) -> Tensor:
         assert self.matrix is not None, "compute() before any update()"
         return self.matrix
 
 
-class _FromConfusion(ConfusionMatrix):
+class ConfusionMatrix(_Counts):
+    """Counts (C, C): rows are the true classes, columns the predicted ones."""
+
+    higher_is_better: bool | None = None
+
+    def compute(self) -> Tensor:
+        return self.counted()
+
+
+class _FromConfusion(_Counts):
     """Precision, recall and F1 of each class, averaged over classes ("macro"), or of class 1 alone where there
     are two classes and average is "binary". A ratio of 0 to 0 counts as 0, as in scikit-learn.
 
@@ -121,38 +133,40 @@ class _FromConfusion(ConfusionMatrix):
         self.average = average
         super().__init__(num_classes)
 
-    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Right, predicted and true counts of each class (C,)."""
-        matrix = super().compute().float()
-        return matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+    def parts(self) -> tuple[list[float], list[float], list[float]]:
+        """Right, predicted, and true or predicted counts of each class (C,); as numbers of Python's, which for the few
+        that they are is ten times as fast as torch."""
+        matrix = wide(self.counted())
+        right, predicted, true = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+        return right.tolist(), predicted.tolist(), (predicted + true).tolist()
 
-    def averaged(self, numerator: Tensor, denominator: Tensor, seen: Tensor) -> Tensor:
-        score = numerator / denominator.clamp(min=1)  # 0 / 0 counts as 0
-        return score[1] if self.average == "binary" else score.sum() / seen.count_nonzero()
+    def averaged(self, numerator: Sequence[float], denominator: Sequence[float], seen: Sequence[float]) -> float:
+        scores = [above / max(below, 1.0) for above, below in zip(numerator, denominator, strict=True)]
+        return scores[1] if self.average == "binary" else sum(scores) / sum(count > 0 for count in seen)
 
 
 class Precision(_FromConfusion):
     """Of what was predicted as a class, the share that is."""
 
-    def compute(self) -> Tensor:
-        right, predicted, true = self.parts()
-        return self.averaged(right, predicted, predicted + true)
+    def compute(self) -> float:
+        right, predicted, seen = self.parts()
+        return self.averaged(right, predicted, seen)
 
 
 class Recall(_FromConfusion):
     """Of what is in a class, the share that was predicted so."""
 
-    def compute(self) -> Tensor:
-        right, predicted, true = self.parts()
-        return self.averaged(right, true, predicted + true)
+    def compute(self) -> float:
+        right, predicted, seen = self.parts()
+        return self.averaged(right, [both - one for both, one in zip(seen, predicted, strict=True)], seen)
 
 
 class F1(_FromConfusion):
     """Harmonic mean of precision and recall: 2 right / (predicted + true)."""
 
-    def compute(self) -> Tensor:
-        right, predicted, true = self.parts()
-        return self.averaged(2 * right, predicted + true, predicted + true)
+    def compute(self) -> float:
+        right, _, seen = self.parts()
+        return self.averaged([2 * count for count in right], seen, seen)
 
 
 class Perplexity(Metric):
@@ -329,6 +343,18 @@ def reset_all(metrics: Mapping[str, Any]) -> None:
 def update_all(metrics: Mapping[str, Any], predictions: Tensor, targets: Tensor) -> None:
     for metric in metrics.values():
         metric.update(predictions, targets)
+
+
+def update_ranking(metrics: Mapping[str, Any], scores: Tensor, targets: Tensor) -> dict[str, Any]:
+    """Update those that look only at which scores (N, C) are largest, and return the others, which need
+    probabilities."""
+    others = {}
+    for name, metric in metrics.items():
+        if getattr(metric, "ranks", False):
+            metric.update(scores, targets)
+        else:
+            others[name] = metric
+    return others
 
 
 def compute_all(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from plainloop.data import Data, first_sample
-from plainloop.data.dataset import own
+from plainloop.data.dataset import asked
 from plainloop.errors import UserError
 from plainloop.tasks import metrics as metrics_room
 from plainloop.tasks.task import Task, expect, forward
@@ -24,7 +24,7 @@ class Reconstruction(Task):
             raise UserError(
                 "task=reconstruction: the input is the target, and must be one tensor; these inputs are a dict."
             )
-        facts = own(data.train, "facts") or {}
+        facts = asked(data.train, "facts") or {}
         if facts.get("vocab_size") or facts.get("cardinalities"):
             fix = " data.categories=onehot makes them numbers." if facts.get("cardinalities") else ""
             raise UserError(

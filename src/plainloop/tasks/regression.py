@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.data import Data, each_sample, first_sample, targets_of
-from plainloop.data.dataset import SPLITS, own
-from plainloop.errors import UserError, listed
-from plainloop.tasks import losses as losses_room
+from plainloop.data.dataset import SPLITS, asked, stand_in
+from plainloop.data.preprocess import statistics
+from plainloop.errors import UserError, described, listed
 from plainloop.tasks import metrics as metrics_room
-from plainloop.tasks.task import Task, expect, forward, seen
+from plainloop.tasks.task import Task, expect, forward
 
 
 class Regression(Task):
@@ -52,14 +52,14 @@ class Regression(Task):
         if not target.is_floating_point() or target.ndim > 1:
             raise UserError(
                 "task=regression needs targets that are float numbers, () or (T,) per sample; these are "
-                f"{seen(target)}."
+                f"{described(target)}."
             )
-        names = own(data.train, "target_names")
+        names = asked(data.train, "target_names")
         names = list(names) if names else None
         return {
             "num_outputs": target.numel(),
             "target_names": names,
-            "target_columns": own(data.train, "target_columns") or names or [],
+            "target_columns": asked(data.train, "target_columns") or names or [],
         }
 
     def fit(self, data: Data) -> None:
@@ -69,18 +69,15 @@ class Regression(Task):
             if below:
                 raise UserError(
                     f"data: the target of sample {below[0][0]} of {split} is negative, and loss=poisson_nll "
-                    f"is for counts. Others: {listed(losses_room.fitting(self.kind)[:4])}."
+                    f"is for counts. Others: {listed(self.losses[:4])}."
                 )
         if not self.standardize:
             return
-        few = own(data.train, "looked_at")  # of a stream, the samples that stand for all
-        targets = targets_of(data.train if few is None else few)
+        targets = targets_of(stand_in(data.train))
         if targets is None:
             targets = torch.stack([torch.as_tensor(sample[1]) for sample in each_sample(data.train, data.skip)])
-        targets = targets.double().reshape(len(targets), -1)
-        self.mean = targets.mean(0).float()
-        deviation = targets.std(0, unbiased=False).float()
-        self.std = torch.where(deviation > 0, deviation, torch.ones(()))
+        mean, deviation = statistics([(targets.double().reshape(len(targets), -1),)])
+        self.mean, self.std = mean.float(), deviation.float()
 
     def loss_of(self, model: nn.Module, batch: Any) -> tuple[Tensor, Any]:
         inputs, targets = batch

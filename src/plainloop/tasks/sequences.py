@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from plainloop.data import Data, class_names_of, first_sample
 from plainloop.data.dataset import IGNORED
-from plainloop.errors import MachineError, UserError
+from plainloop.errors import MachineError, UserError, described
 from plainloop.tasks import metrics as metrics_room
 from plainloop.tasks.classification import ByClasses
-from plainloop.tasks.task import expect, forward, seen
+from plainloop.tasks.task import expect, forward
 
 
 class SequenceLabelling(ByClasses):
@@ -30,7 +30,7 @@ class SequenceLabelling(ByClasses):
         if target.ndim != 1 or target.is_floating_point():
             raise UserError(
                 "task=sequence_labelling needs a class for every place of a sequence, (T,) per sample; these "
-                f"targets are {seen(target)}.{' Try task=multiclass' if target.ndim == 0 else ''}"
+                f"targets are {described(target)}.{' Try task=multiclass' if target.ndim == 0 else ''}"
             )
         names = class_names_of(data.train, skip=data.skip)
         return {"num_outputs": len(names), "num_classes": len(names), "class_names": names}
@@ -56,7 +56,11 @@ class SequenceLabelling(ByClasses):
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         kept = batch[1] != self.ignored
-        metrics_room.update_all(metrics, self.predict(outputs[kept]), batch[1][kept])
+        outputs, targets = outputs[kept], batch[1][kept]
+        if type(self).predict is SequenceLabelling.predict:
+            metrics = metrics_room.update_ranking(metrics, outputs, targets)
+        if metrics:
+            metrics_room.update_all(metrics, self.predict(outputs), targets)
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         shape = (*targets.shape, self.num_outputs)

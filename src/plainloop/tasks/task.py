@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.data import Data
-from plainloop.errors import UserError
+from plainloop.errors import UserError, described
 from plainloop.tasks import losses as losses_room
 from plainloop.tasks import metrics as metrics_room
 
@@ -40,6 +40,7 @@ class Task(nn.Module):
         super().__init__()
         self.loss = losses_room.fitted(loss, self.kind)
         self.metrics = dict(metrics or {})
+        self.losses = tuple(losses)
         self.num_outputs: int | None = None  # what the data asks of the model, once it is known
 
     @classmethod
@@ -145,12 +146,6 @@ def with_auxiliary(task: Task, weight: float) -> Callable[..., tuple[Tensor, Any
     return loss_of_all
 
 
-def seen(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    return type(value).__name__
-
-
 def expect(right: bool, outputs: Any, wanted: str) -> None:
     if not right:
-        raise UserError(f"model: its outputs are {seen(outputs)}, where the task needs {wanted}.")
+        raise UserError(f"model: its outputs are {described(outputs)}, where the task needs {wanted}.")

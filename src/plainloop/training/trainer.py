@@ -7,7 +7,7 @@ A *step* is an optimizer step: over one batch, or over a window of `accumulate_s
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ class Trainer(Progress):
         length: Length | None = None,
         selection: Selection | None = None,
         average: NoAverage | None = None,
-        seed_step: StepSeed | None = None,
+        seed_step: Callable[[int], None] | None = None,
         callbacks: Mapping[str, Callback] | None = None,
         hooks: Hooks | None = None,
     ):

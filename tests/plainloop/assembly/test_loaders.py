@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate
 
 import plainloop
 from plainloop.assembly.assemble import assemble
-from plainloop.assembly.loaders import training_loader
 from plainloop.build import factory
+from plainloop.config import schema
 from plainloop.config.compose import compose
 from plainloop.data import InMemory, make_loader
 from plainloop.data.order import Balanced, BatchOrder, ByLength
@@ -35,7 +35,7 @@ def pets(tmp_path: Path) -> str:
 def loader_of(*words: str) -> Any:
     """The training loader of a run."""
     session = assemble(compose([*words]))
-    return training_loader(session.config, session.data.train, torch.device("cpu"))
+    return session.training_loader()
 
 
 def drawn(loader: Any, epoch: int) -> list[int]:
@@ -216,7 +216,7 @@ def test_a_single_sample_that_is_left_over_is_counted_by_the_sampler(pets):
     words = ["data=images", pets, *WORDS, f"loader.sampler={{_target_: {HERE}.Backwards, step: 2}}"]  # 25 draws
     session = assemble(compose([*words, "loader.batch_size=12"]))
     assert "1 of 25 training samples is left over" in session.notes[0]
-    assert training_loader(session.config, session.data.train, torch.device("cpu")).batches == 2
+    assert session.training_loader().batches == 2
     assert assemble(compose([*words, "loader.batch_size=7"])).notes == []  # which 50 samples would leave 1 of
 
 
@@ -354,7 +354,7 @@ def test_evaluation_has_a_collate_function_of_its_own(pets, data):
     assert torch.equal(plain.preprocess.shift, mixed.preprocess.shift)
     for one, other in zip(plain.loader("val"), mixed.loader("val"), strict=True):
         assert torch.equal(one[0], other[0])
-    inputs, _ = next(iter(training_loader(mixed.config, mixed.data.train, torch.device("cpu"))))
+    inputs, _ = next(iter(mixed.training_loader()))
     assert inputs.min() >= 128
     assert plain.preprocess.shift.min() > -8  # statistics of brightened images would be other ones
     everywhere = assemble(compose([*words, own[0]]))
@@ -380,7 +380,7 @@ def test_batches_are_made_where_the_data_is():
     """By torch's device without memory: nothing is brought back on the way."""
     data = InMemory(torch.zeros(10, 3), torch.zeros(10))
     data.to(torch.device("meta"))
-    loader = make_loader(data, batch_size=4, shuffle=True, drop_last=False, seed=0, device=torch.device("meta"))
+    loader = make_loader(data, schema.Loader(batch_size=4), seed=0, device=torch.device("meta"))
     assert [(batch[0].device.type, len(batch[1])) for batch in loader] == [("meta", 4), ("meta", 4), ("meta", 2)]
 
 

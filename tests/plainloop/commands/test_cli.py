@@ -13,10 +13,11 @@ import yaml
 from hydra._internal.utils import get_args_parser
 
 from plainloop.commands import cli, startup
-from plainloop.config import compose, options, schema
+from plainloop.config import compose, keys, options, schema
 from plainloop.errors import Interrupted, MachineError, UserError, tell
 from tests.conftest import ROOT
 
+COMMANDS = {command.door: command for command in schema.Command.__subclasses__()}
 IMPORTED_TORCH = re.compile(r"^import time:.*\| +torch$", re.MULTILINE)
 
 
@@ -30,7 +31,7 @@ def door_here(monkeypatch, capsys) -> Iterator[Callable]:
     def typed(name: str, function: Callable, *words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *words])
         with pytest.raises(SystemExit) as ended:
-            cli.door(name)(function)()
+            cli.door(COMMANDS[name])(function)()
         said = capsys.readouterr()
         return ended.value.code, said.out, said.err
 
@@ -55,7 +56,7 @@ def raising(error: BaseException) -> Callable:
 # --- help and the config ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", schema.SCHEMAS)
+@pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_lists_every_key_with_its_help(name, flag, door_here):
     """`--help` names every key that may be set there, with its default and its one line, and nothing of Hydra's."""
@@ -63,7 +64,7 @@ def test_help_lists_every_key_with_its_help(name, flag, door_here):
     assert status == 0
     assert err == ""
     assert out.startswith(f"python {name}.py ")
-    for key, item in schema.typed_keys(schema.SCHEMAS[name]):
+    for key, item in keys.typed_keys(COMMANDS[name]):
         if key.startswith("spec."):
             assert key not in out, "nobody sets the facts about the data"
         elif name == "evaluate" and key in ("trainer.max_epochs", "trainer.profile", "trainer._target_"):
@@ -100,7 +101,9 @@ def test_help_lists_every_group_and_option(door_here):
 )
 def test_help_shows_defaults_as_they_would_be_typed(key, default):
     """A line of the help can be copied to the command line."""
-    typed = next(line.split()[0] for line in cli.help_text("train").splitlines() if line.strip().startswith(f"{key}="))
+    typed = next(
+        line.split()[0] for line in cli.help_text(schema.Config).splitlines() if line.strip().startswith(f"{key}=")
+    )
     assert typed == f"{key}={default}"
     compose.compose([typed])
 
@@ -120,7 +123,7 @@ def test_cfg_job_shows_the_config_and_does_nothing(door_here, tmp_path):
 def test_cfg_job_resolve_shows_the_values_without_torch(type_command, tmp_path):
     """`--cfg job --resolve` fills in what can be known, without importing torch or writing anything."""
     done = type_command(
-        "train.py", "--cfg", "job", "--resolve", "paths.data=elsewhere", env={"PYTHONPROFILEIMPORTTIME": "1"}
+        "train.py", "--cfg", "job", "--resolve", "paths.data=elsewhere", env={"PYTHONPROFILEIMPORTTIME": "1"}, cold=True
     )
     shown = yaml.safe_load(done.out)
     assert done.status == 0
@@ -202,7 +205,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "add_argument", argparse._ActionsContainer.add_argument)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(ZeroDivisionError):
-        cli.door("train")(raising(ZeroDivisionError("a bug")))()
+        cli.door(schema.Config)(raising(ZeroDivisionError("a bug")))()
 
 
 @pytest.mark.parametrize(("value", "traced"), [("1", True), ("yes", True), ("0", False), ("", False), (None, False)])

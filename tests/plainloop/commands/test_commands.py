@@ -14,13 +14,15 @@ from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
 import plainloop
-from plainloop.commands import sweep
-from plainloop.commands.train import train
-from plainloop.config import compose, options
+from plainloop.assembly.session import Session
+from plainloop.commands import sweep, train
 from plainloop.errors import MachineError, UserError
 from plainloop.reports import terminal
 from plainloop.runs import directory
-from tests.conftest import ROOT, Done, command
+from plainloop.runs.checkpoint import Checkpoints
+from plainloop.runs.directory import RunDir
+from plainloop.training.trainer import Trainer
+from tests.conftest import ROOT, Done, command, copy_configs
 
 
 def trained(*overrides: str) -> plainloop.Run:
@@ -243,8 +245,7 @@ def test_evaluate_with_larger_batches_asks_for_no_warm_up():
 def test_evaluate_needs_the_run_directory_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Not the configs that it was composed from, which may have changed since."""
     run = trained()
-    monkeypatch.setattr(options, "CONFIGS", Path(shutil.copytree(options.CONFIGS, tmp_path / "configs")))
-    (tmp_path / "configs/model/mlp.yaml").write_text("_target_: plainloop.models.Linear\n")
+    (copy_configs(tmp_path, monkeypatch) / "model/mlp.yaml").write_text("_target_: plainloop.models.Linear\n")
     moved = shutil.move(run.path, tmp_path / "elsewhere")
     assert plainloop.evaluate(moved)["test/loss"] == run.metrics["test/loss"]
 
@@ -297,7 +298,7 @@ def test_load_run_gives_back_model_preprocess_data_and_config():
 def test_data_may_lie_elsewhere_when_a_run_is_evaluated(tmp_path: Path):
     run = trained()
     elsewhere = tmp_path / "moved"
-    shutil.copytree(compose.ROOT / "data", elsewhere)
+    shutil.copytree(ROOT / "data", elsewhere)
     values = plainloop.evaluate(run.path, overrides=[f"paths.data={elsewhere}"])
     assert values["test/loss"] == run.metrics["test/loss"]
     with pytest.raises(UserError, match="no such file"):
@@ -309,7 +310,7 @@ def test_data_that_has_changed_is_named(tmp_path: Path):
 
     run = trained()
     (tmp_path / "moved").mkdir()
-    with numpy.load(compose.ROOT / "data/digits.npz") as held:
+    with numpy.load(ROOT / "data/digits.npz") as held:
         numpy.savez(
             tmp_path / "moved/digits.npz",
             **{name: held[name] for name in held} | {"images": held["images"][:1000], "labels": held["labels"][:1000]},
@@ -322,7 +323,7 @@ def test_data_that_has_changed_is_named(tmp_path: Path):
 
 
 def final_state(run) -> dict:
-    return train.Checkpoints(run.path / "checkpoints").last()[1]
+    return Checkpoints(run.path / "checkpoints").last()[1]
 
 
 def comparable(run) -> list[dict]:
@@ -350,7 +351,7 @@ def test_resume_goes_on_within_an_epoch(monkeypatch: pytest.MonkeyPatch):
     """Stopped at step 61 of 80, in the middle of a log window, and resumed: the same bits as without a stop."""
     options = ["model.dropout=0.3", "scheduler=one_cycle", "optimizer.lr=1e-4", "trainer.log_every=7"]
     whole = trained(*options)
-    fit = train.Trainer.train_step
+    fit = Trainer.train_step
 
     def stop_at_61(self, window, logging):
         if self.step == 60:
@@ -358,7 +359,7 @@ def test_resume_goes_on_within_an_epoch(monkeypatch: pytest.MonkeyPatch):
         return fit(self, window, logging)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train.Trainer, "train_step", stop_at_61)
+        patched.setattr(Trainer, "train_step", stop_at_61)
         with pytest.raises(KeyboardInterrupt, match=r"saved at step 61.\nContinue .*resume=") as stopped:
             trained(*options, "name=stopped")
     assert stopped.value.status == 143
@@ -376,7 +377,7 @@ def test_a_signal_during_validation_is_obeyed_and_the_validation_repeated(monkey
     for every, at in (("15s", 15), ("1", 40)):
         options = [f"trainer.validate_every={every}", "early_stopping.patience=9", "model.dropout=0.3"]
         whole = trained(*options)
-        update = train.Trainer.validate
+        update = Trainer.validate
 
         def interrupted(self, at=at, update=update):
             if self.step == at:
@@ -384,7 +385,7 @@ def test_a_signal_during_validation_is_obeyed_and_the_validation_repeated(monkey
             return update(self)
 
         with monkeypatch.context() as patched:
-            patched.setattr(train.Trainer, "validate", interrupted)
+            patched.setattr(Trainer, "validate", interrupted)
             with pytest.raises(KeyboardInterrupt, match=f"saved at step {at}"):
                 trained(*options, "name=stopped")
         resumed = plainloop.train(["resume=latest"])
@@ -415,7 +416,7 @@ def test_a_run_is_trained_by_one_process_at_a_time():
     run = trained()
     import os
 
-    held = train.RunDir(run.path).lock()
+    held = RunDir(run.path).lock()
     with pytest.raises(MachineError, match=r"is being trained by another process\.$"):  # and no advice to resume it
         plainloop.train([f"resume={run.path}", "trainer.max_epochs=3"])
     os.close(held)
@@ -595,13 +596,13 @@ def test_all_trials_are_checked_before_the_first_is_trained(tmp_path: Path):
 def test_the_test_split_is_touched_once_or_not_at_all(words, times, monkeypatch: pytest.MonkeyPatch):
     """Counted where batches are made: whoever wants a sample of the test split has to come by here."""
     touched = []
-    loader = train.Session.loader
+    loader = Session.loader
 
     def counted(self, split):
         touched.append(split)
         return loader(self, split)
 
-    monkeypatch.setattr(train.Session, "loader", counted)
+    monkeypatch.setattr(Session, "loader", counted)
     trained(*words)
     assert touched.count("test") == times
 

@@ -1,15 +1,15 @@
 """Composition: choosing data chooses what must follow, the command line wins, and every option composes."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from plainloop.config import complaints, compose, options, rules, schema
+from plainloop.config import changes, complaints, compose, keys, options, rules, schema
 from plainloop.errors import UserError
+from tests.conftest import copy_configs
 
 YAML_FILES = sorted(options.CONFIGS.glob("**/*.yaml"))
 PACKAGE = "# @package _global_\n"
@@ -18,9 +18,7 @@ PACKAGE = "# @package _global_\n"
 @pytest.fixture
 def write_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """`write_config("data/own.yaml", text)` adds a file to a copy of configs/."""
-    copy = tmp_path / "configs"
-    shutil.copytree(options.CONFIGS, copy)
-    monkeypatch.setattr(options, "CONFIGS", copy)
+    copy = copy_configs(tmp_path, monkeypatch)
     return lambda name, text: (copy / name).write_text(text)
 
 
@@ -103,7 +101,7 @@ def test_task_chooses_the_losses_that_fit():
 def test_who_wins(words, key, value):
     """Command line > debug > experiment > data > task, in whatever order the words are typed."""
     cfg = compose.compose(words.split())
-    assert schema.plain(OmegaConf.select(cfg, key)) == value
+    assert keys.plain(OmegaConf.select(cfg, key)) == value
 
 
 def test_data_beats_its_task(write_config):
@@ -203,31 +201,92 @@ def test_every_config_file_opens_with_what_it_does(file):
     assert len(comment.split()) >= 4
 
 
-def schema_fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+def fields_of(section: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """Every key of a schema, sections flattened; open groups, whose keys are their target's, left out."""
-    for item in dataclasses.fields(schema):
+    for item in dataclasses.fields(section):
         if dataclasses.is_dataclass(item.type):
-            yield from schema_fields(item.type, f"{prefix}{item.name}.")
-        elif item.default_factory is not schema.open_group:
+            yield from fields_of(item.type, f"{prefix}{item.name}.")
+        elif item.default_factory is not keys.open_section:
             yield prefix + item.name, item
 
 
-@pytest.mark.parametrize("door", schema.SCHEMAS)
-def test_every_key_has_one_line_of_help(door):
+COMMANDS = schema.Command.__subclasses__()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_key_has_one_line_of_help(command):
     """A key without help would be missing in `--help`, and unchecked."""
-    known = dict(schema.typed_keys(schema.SCHEMAS[door]))
-    keys = dict(schema_fields(schema.SCHEMAS[door]))
-    assert len(keys) > 20
-    for name, item in keys.items():
+    known, fields = dict(keys.typed_keys(command)), dict(fields_of(command))
+    assert len(fields) > 20
+    for name, item in fields.items():
         assert name in known, f"{name} has no help"
         assert 10 < len(item.metadata["help"]) <= 120, name
         assert "\n" not in item.metadata["help"], name
 
 
-@pytest.mark.parametrize("door", schema.SCHEMAS)
-def test_every_default_is_in_its_own_range(door):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_default_is_in_its_own_range(command):
     """A schema's defaults pass the checks that it asks of users."""
-    rules.validate(compose.compose([], door), schema.SCHEMAS[door])
+    rules.validate(compose.compose([], command), command)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_key_says_when_it_may_change_in_words_that_are_known(command):
+    """A slip in `changes=` would take a key away from a command, without a word."""
+    for item in (*dataclasses.fields(command), *(item for _, item in fields_of(command))):
+        said = (
+            f"{item.metadata.get('changes', '')} {item.metadata.get('option', '')} {getattr(item.type, 'changes', '')}"
+        )
+        assert set(said.split()) <= {"resume", "inexact", "extend", "evaluate"}
+
+
+MOVED = "paths.* data.path data.val data.test"
+
+
+@pytest.mark.parametrize(
+    ("command", "when", "expected"),
+    [
+        (
+            schema.Config,
+            "resume",
+            "test resume resume_inexact trust loader.num_workers loader.pin_memory loader.on_device "
+            "loader.prefetch_factor loader.persistent_workers loader.timeout loader.eval.num_workers "
+            "loader.eval.prefetch_factor loader.multiprocessing_context trainer.max_epochs trainer.max_steps "
+            f"trainer.device trainer.num_threads trainer.log_every checkpoint.* console.* {MOVED}",
+        ),
+        (schema.Config, "inexact", "loader.batch_size trainer.accumulate_steps"),
+        (
+            schema.Config,
+            "extend",
+            "name monitor monitor_mode test extend trust loader.* trainer.* schedule.* checkpoint.* early_stopping.* "
+            f"console.* optimizer.* scheduler scheduler.* logger {MOVED}",
+        ),
+        (
+            schema.EvaluateConfig,
+            "evaluate",
+            f"run split checkpoint trust loader.* trainer.device trainer.precision trainer.num_threads {MOVED}",
+        ),
+    ],
+)
+def test_what_may_change(command, when, expected):
+    """All that may differ when a run is continued, extended or evaluated."""
+    assert sorted(keys.may_change(command, when)) == sorted(expected.split())
+
+
+def test_a_config_as_dataclasses_and_back():
+    """Sections become their dataclasses; what is decided there is found in the composed config, and nothing else is
+    touched: a reference stays one."""
+    cfg = compose.compose(["param_groups.head_lr=${optimizer.lr}", "loader.num_workers=null"])
+    config, before = schema.as_config(cfg), OmegaConf.to_yaml(cfg)
+    assert config.param_groups.head_lr == cfg.optimizer.lr
+    assert config.loader.eval.batch_size is None
+    assert config.model is cfg.model
+    schema.record(config, cfg)
+    assert OmegaConf.to_yaml(cfg) == before
+    config.loader.num_workers, config.monitor_mode = 3, "max"
+    schema.record(config, cfg)
+    assert (cfg.loader.num_workers, cfg.monitor_mode) == (3, "max")
+    assert OmegaConf.to_yaml(cfg.param_groups) in before.replace("\n  ", "\n")
 
 
 # --- a config that starts from a run's own ------------------------------------------------------------------------
@@ -258,15 +317,15 @@ def saved() -> DictConfig:
 def test_changed_applies_what_was_typed(saved, words, key, value):
     """The saved config with the typed keys changed, and nothing else."""
     before = OmegaConf.to_yaml(saved)
-    cfg = compose.changed(saved, compose.compose(words.split()), words.split(), ALLOWED, "it can't")
-    assert schema.plain(OmegaConf.select(cfg, key)) == value
+    cfg = changes.changed(saved, compose.compose(words.split()), words.split(), ALLOWED, "it can't")
+    assert keys.plain(OmegaConf.select(cfg, key)) == value
     assert OmegaConf.to_yaml(saved) == before
 
 
 def test_changed_takes_a_whole_section(saved):
     """`scheduler=cosine` replaces the section, its references still unresolved."""
     words = ["scheduler=cosine"]
-    cfg = compose.changed(saved, compose.compose(words), words, ALLOWED, lambda name: "it can't")
+    cfg = changes.changed(saved, compose.compose(words), words, ALLOWED, lambda name: "it can't")
     assert OmegaConf.to_container(cfg.scheduler, resolve=False) == {
         "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
         "T_max": "${spec.schedule_length}",
@@ -288,7 +347,7 @@ def test_changed_takes_a_whole_section(saved):
 def test_changed_refuses_what_may_not_change(saved, word, held):
     """The answer says why, what the run has, and what may change, in the words of the command line."""
     with pytest.raises(UserError) as caught:
-        compose.changed(saved, compose.compose([word]), [word], ALLOWED, lambda name: "it can't change")
+        changes.changed(saved, compose.compose([word]), [word], ALLOWED, lambda name: "it can't change")
     message = str(caught.value)
     assert message.startswith(f"{word}: it can't change")
     assert held in message.replace(", ", ",")
@@ -365,7 +424,7 @@ def test_key_like(word, key):
 
 def test_key_like_guesses_keys_of_the_door_alone():
     """evaluate.py has no groups and no optimizer: it must not guess them."""
-    known = [name for name, _ in schema.typed_keys(schema.EvaluateConfig)]
+    known = [name for name, _ in keys.typed_keys(schema.EvaluateConfig)]
     for word in ("model", "rnu", "epochs", "lr", "optimizer.lr", "split.fractions", "chekpoint"):
         guess = complaints.key_like(word, schema.EvaluateConfig)
         assert guess in ("", *known), word

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from plainloop.config import schema
 from plainloop.data import InMemory, Loader, make_loader
 from plainloop.data.loader import Fetch, default_start_method, default_workers
 from plainloop.data.workers import _end_what_was_left, watch
@@ -42,18 +43,9 @@ class Augmented(Dataset):
         return torch.tensor(drawn, dtype=torch.float64), index
 
 
-def loader(
-    dataset: Dataset, batch_size: int = 8, shuffle: bool = True, drop_last: bool = False, seed: int = 1, **options: Any
-) -> Loader:
-    return make_loader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        drop_last=drop_last,
-        seed=seed,
-        device=CPU,
-        **{"num_workers": 0, **options},
-    )
+def loader(dataset: Dataset, batch_size: int = 8, seed: int = 1, limit: int | None = None, **options: Any) -> Loader:
+    section = schema.Loader(**{"batch_size": batch_size, "num_workers": 0, **options})
+    return make_loader(dataset, section, seed=seed, device=CPU, limit=limit)
 
 
 def order_of(batches: Any) -> list[list[int]]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from plainloop.config import schema
 from plainloop.data import InMemory, make_loader
 from plainloop.data.preprocess import make_preprocess, statistics
 from plainloop.errors import UserError
@@ -29,7 +30,7 @@ def features(count: int = 1500) -> InMemory:
 
 def batches_of(dataset: Dataset):
     return make_loader(
-        dataset, batch_size=1024, shuffle=False, drop_last=False, seed=0, device=torch.device("cpu"), num_workers=0
+        dataset, schema.Loader(batch_size=1024, shuffle=False, num_workers=0), seed=0, device=torch.device("cpu")
     )
 
 

@@ -9,12 +9,13 @@ from torch.utils.data import Dataset, IterableDataset, Subset
 
 import plainloop
 from plainloop.assembly.assemble import assemble
-from plainloop.assembly.loaders import training_loader
+from plainloop.assembly.preprocess import statistics_of_weights
+from plainloop.config import schema
 from plainloop.config.compose import compose
 from plainloop.data import InMemory, make_loader
 from plainloop.data.classes import class_names_of
-from plainloop.data.dataset import own, targets_of
-from plainloop.data.preprocess import statistics, statistics_of_weights
+from plainloop.data.dataset import asked, targets_of
+from plainloop.data.preprocess import statistics
 from plainloop.data.transforms import transformed
 from plainloop.errors import UserError
 
@@ -82,7 +83,7 @@ def test_what_belongs_to_the_data_is_found_behind_transforms():
     data = transformed(Subset(numbered(), [4, 1]), plus(1))
     assert targets_of(data).tolist() == [0, 1]
     assert class_names_of(data) == ["even", "odd"]
-    assert own(data, "note") == "n"
+    assert asked(data, "note") == "n"
 
 
 class Counting(IterableDataset):
@@ -105,7 +106,7 @@ class Counting(IterableDataset):
 def test_streams_are_transformed_when_they_are_decoded(decodes):
     stream = Counting(decodes)
     loader = make_loader(
-        transformed(stream, plus(1)), batch_size=6, shuffle=False, drop_last=False, seed=0, device=torch.device("cpu")
+        transformed(stream, plus(1)), schema.Loader(batch_size=6, shuffle=False), seed=0, device=torch.device("cpu")
     )
     (batch,) = list(loader.epoch(3))
     assert batch[0][:, 0].tolist() == [number * (10 if decodes else 1) + 1 for number in range(6)]
@@ -144,7 +145,7 @@ def test_several_act_one_after_the_other():
 def rotated(workers: int, epoch: int, first_batch: int = 0) -> list[Tensor]:
     cfg = compose([*WORDS, f"transforms.train=[{ROTATION}]", f"loader.num_workers={workers}"])
     session = assemble(cfg)
-    loader = training_loader(session.config, session.data.train, torch.device("cpu"))
+    loader = session.training_loader()
     return [inputs for inputs, _ in loader.epoch(epoch, first_batch)]
 
 
@@ -206,7 +207,9 @@ def test_the_numbers_of_pretrained_weights(monkeypatch):
 def test_the_numbers_of_the_models_own_weights(weights):
     """By the word `weights`, before the model is built: model.name and model.weights say which."""
     name = "vit_b_16" if "ViT" in weights else "resnet18"
-    found = statistics_of_weights("weights", {"name": name, "weights": weights})
+    found = statistics_of_weights(
+        "weights", {"_target_": "plainloop.models.torchvision_model", "name": name, "weights": weights}
+    )
     assert found == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
@@ -239,7 +242,7 @@ def test_normalisations_that_do_not_exist_are_named(words, message):
         ([f"transforms.train=[{{_target_: {V2}.RandomRotaton}}]"], "has no RandomRotaton. Did you mean RandomRotation"),
         ([f"transforms.train=[{{_target_: {V2}.RandomRotation, degree: 3}}]"], "no such argument. .*mean degrees"),
         ([f"transforms.eval=[{INVERT}, {{_target_: {V2}.CenterCrop}}]"], r"eval\[1\].size: CenterCrop needs it"),
-        (["transforms.train=[{_target_: torch.optim.SGD}]"], "is not a torchvision.transforms.v2 transform"),
+        (["transforms.train=[{_target_: torch.optim.SGD}]"], "is not a torch.nn.Module"),
         (
             [f"transforms.train=[{{_target_: {V2}.RandomApply, transforms: [{{_target_: {V2}.RandomCrp}}]}}]"],
             r"transforms.train\[0\].transforms\[0\]._target_=.* Did you mean RandomCrop",
@@ -286,7 +289,9 @@ class Floats(nn.Module):
 def test_a_model_that_cannot_take_what_evaluation_gives_is_found_before_the_training(tmp_path):
     """A crop in training alone gives another shape there: an MLP is made for one of them, a CNN takes both."""
     crop = f"transforms.train=[{{_target_: {V2}.RandomCrop, size: 8}}]"
-    with pytest.raises(UserError, match=r"model=mlp can't take a batch of shape \(2, 3, 12, 12\)"):
+    with pytest.raises(
+        UserError, match=r"model=mlp can't take a batch whose inputs are float32 of shape \(2, 3, 12, 12\)"
+    ):
         plainloop.train(["data=fake", "data.count=60", "data.size=12", "model=mlp", "logger=none", crop])
     assert not (tmp_path / "outputs").exists()
     assert assemble(compose([*WORDS, crop])).config.spec.input_shape == [3, 8, 8]

@@ -13,15 +13,16 @@ from torch.nn import functional as F
 import plainloop
 from plainloop.assembly.loss import UNFIT, balanced_weights, make_loss
 from plainloop.build import factory
-from plainloop.config import options, schema
+from plainloop.config import options
 from plainloop.data import Data, InMemory
 from plainloop.errors import UserError
 from plainloop.tasks.classification import Binary, Multiclass, Multilabel
-from plainloop.tasks.losses import LOSSES, BinaryFocalLoss, FocalLoss, WeightedSum, fitted, fitting
+from plainloop.tasks.losses import TURNS, BinaryFocalLoss, FocalLoss, WeightedSum, fitted
 from plainloop.tasks.metrics import MAE
 from plainloop.tasks.regression import GaussianRegression, Regression
 from plainloop.tasks.sequences import SequenceLabelling
 from plainloop.tasks.task import Task
+from tests.conftest import copy_configs
 
 
 class Says(nn.Module):
@@ -87,6 +88,20 @@ DATA = {
     "gaussian_regression": ["data=penguins", "task=gaussian_regression"],
     "reconstruction": ["data=penguins", "task=reconstruction", "model.out_features=${spec.num_features}"],
 }
+# Every option of the group, its class, and what it is given by kind of task.
+FILES = {name: options.read("loss", name)["_target_"] for name in options.groups()["loss"] if name != "custom"}
+BY_NAME = {target.__name__: target for target in TURNS}
+LOSSES = {
+    option: (BY_NAME[name], TURNS[BY_NAME[name]])
+    for option, target in FILES.items()
+    if (name := target.rpartition(".")[2]) in BY_NAME
+}
+
+
+def fitting(kind: str) -> list[str]:
+    return [option for option, (_, turns) in LOSSES.items() if kind in turns]
+
+
 QUICK = ["trainer.max_epochs=2", "trainer.max_steps=2", "trainer.log_every=1", "logger=none", "checkpoint.keep=1"]
 # With the first of its tasks always, with the others where there is time.
 PAIRS = [
@@ -154,16 +169,24 @@ def test_every_option_trains_with_every_task_that_it_fits(option, kind):
     assert type(run.session.task).kind == kind
 
 
-def test_lists_and_files_agree():
-    """Names, classes and tasks stand in configs, in config.py (which has no torch) and in the table: they are one."""
-    files = {path.stem: OmegaConf.load(path) for path in (options.CONFIGS / "loss").glob("*.yaml")}
-    assert set(files) == {*LOSSES, "custom", "manual_bce"}  # the last is a lesson: models/logistic.py
-    assert set(schema.LOSSES) == {*LOSSES, "manual_bce"}
-    for option, (target, _) in LOSSES.items():
-        assert files[option]._target_.rpartition(".")[2] == target.__name__
+def test_tasks_and_the_table_agree():
+    """A task's config lists the options whose classes the table knows for it; each class there has an option."""
+    assert {target for target, _ in LOSSES.values()} == set(TURNS)
+    assert set(FILES) == {*LOSSES, "manual_bce"}  # the last is a lesson: models/logistic.py
     for kind in DATA:
-        task = OmegaConf.load(options.CONFIGS / "task" / f"{kind}.yaml").task
-        assert sorted(set(task.losses) - {"manual_bce"}) == sorted(fitting(kind))
+        listed = options.read("task", kind)["task"]["losses"]
+        assert sorted(set(listed) - {"manual_bce"}) == sorted(fitting(kind))
+
+
+def test_an_option_of_ones_own_needs_its_file_alone(tmp_path, monkeypatch):
+    """A loss that no task lists isn't judged by its name, but by its class; and it can be a part of a sum."""
+    folder = copy_configs(tmp_path, monkeypatch) / "loss"
+    (folder / "wide.yaml").write_text("# Mine.\n_target_: torch.nn.HuberLoss\ndelta: 3.0\n")
+    assert trained("data=penguins", "loss=wide").session.task.loss.delta == 3
+    summed = trained("data=penguins", "loss=sum", "loss.parts.wide=0.5", "loss.parts.mse=1").session.task.loss
+    assert summed.parts["wide"].delta == 3
+    with pytest.raises(UserError, match="HuberLoss doesn't fit task=multiclass, which takes: cross_entropy"):
+        trained("loss=wide")
 
 
 # --- values by hand -----------------------------------------------------------------------------------------
@@ -805,11 +828,7 @@ def test_losses_that_do_not_fit_are_refused(words, message, tmp_path):
 
 def test_an_option_of_the_users_own_is_judged_by_what_it_names(monkeypatch, tmp_path):
     """configs/loss/smoothed.yaml with torch's cross-entropy fits a task whose list doesn't name it."""
-    import shutil
-
-    shutil.copytree(options.CONFIGS, tmp_path / "configs")
-    monkeypatch.setattr(options, "CONFIGS", tmp_path / "configs")
-    file = tmp_path / "configs" / "loss" / "smoothed.yaml"
+    file = copy_configs(tmp_path, monkeypatch) / "loss/smoothed.yaml"
     file.write_text("# Smoothed.\n_target_: torch.nn.CrossEntropyLoss\nlabel_smoothing: 0.2\n")
     assert trained("loss=smoothed").session.task.loss.label_smoothing == 0.2
     with pytest.raises(UserError, match="CrossEntropyLoss doesn't fit task=regression"):

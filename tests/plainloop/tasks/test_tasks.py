@@ -385,3 +385,25 @@ def test_labels_that_are_neither_0_nor_1_are_named():
     assert task.size((good, good)) == 5
     with pytest.raises(UserError, match="a sample has label 2, outside"):
         task.size((good, bad))
+
+
+# --- metrics that only look at which scores are largest -------------------------------------------------------
+
+
+class Reversed(Multiclass):
+    """A task of the user's whose predictions aren't the softmax."""
+
+    def predict(self, outputs):
+        return (-outputs).softmax(1)
+
+
+@pytest.mark.parametrize("kind", [Multiclass, Reversed])
+def test_logits_will_do_where_predictions_are_their_softmax(kind):
+    """Accuracy and F1 come out as of the task's own predictions, whatever these are."""
+    outputs, targets = torch.randn(200, 5), torch.randint(5, (200,))
+    task = kind(nn.CrossEntropyLoss(), {"accuracy": Accuracy(), "top_2": Accuracy(top_k=2), "f1": F1(5)})
+    task.update(task.metrics, outputs, (None, targets))
+    expected = {"accuracy": Accuracy(), "top_2": Accuracy(top_k=2), "f1": F1(5)}
+    for name, metric in expected.items():
+        metric.update(task.predict(outputs), targets)
+        assert float(task.metrics[name].compute()) == float(metric.compute()), name

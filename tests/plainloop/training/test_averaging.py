@@ -22,13 +22,13 @@ from plainloop.runs import checkpoint
 from plainloop.training.averaging import SWA
 from plainloop.training.callbacks import Callback
 from plainloop.training.trainer import Trainer
-from tests.promises.test_resume import NONE, TWO
+from tests.promises.resume.runs import NONE, TWO
 from tests.resuming import differences, newest, unequal
 
 CNN = ["model=cnn", "model.channels=[4,8]", "trainer.limit_batches=6", "optimizer.lr=0.01"]
 MLP = ["model.norm=batch", "model.dropout=0.5", "trainer.limit_batches=6", "optimizer.lr=0.01"]
-IMAGES = ["data=custom", "data._target_=tests.plainloop.test_resume.Images", "loader.batch_size=16"]
-STREAM = ["data=custom", "data._target_=tests.plainloop.test_resume.Remembering", "loader.batch_size=6",
+IMAGES = ["data=custom", "data._target_=tests.promises.resume.runs.Images", "loader.batch_size=16"]
+STREAM = ["data=custom", "data._target_=tests.promises.resume.runs.Remembering", "loader.batch_size=6",
           "model.norm=batch", "model.hidden_sizes=[8]"]  # fmt: skip
 MEANS = ["trainer.swa_start=2", "trainer.max_epochs=4", "trainer.log_every=3", "logger=none"]
 

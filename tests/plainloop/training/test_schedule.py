@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 
 import plainloop
 from plainloop.build import factory
-from plainloop.config import compose
+from plainloop.config import compose, options
 from plainloop.errors import UserError
 from plainloop.runs import checkpoint
 from plainloop.training.schedule import Schedule, curve, make_schedule
@@ -390,8 +390,8 @@ def test_every_scheduler_over_a_run(name):
 
 
 def test_every_option_is_one_of_torchs():
-    options = {option for option, _, _ in BY_HAND.values()} | {"none", "custom"}
-    assert set(options.groups()["scheduler"]) == options
+    drawn = {option for option, _, _ in BY_HAND.values()} | {"none", "custom"}
+    assert set(options.groups()["scheduler"]) == drawn
 
 
 def test_a_scheduler_is_resumed_with_its_function():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from plainloop.build import factory
 from plainloop.data.kinds.files import Files, find
+from plainloop.data.preprocess import Standardise, normalisation, statistics
 from plainloop.errors import UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au")
@@ -55,14 +56,11 @@ class Sounds(Files):
         """The spectrogram, normalised as `transforms.normalize` says: each band by its mean and deviation over the
         training split, or by given numbers."""
         features = LogMel(*self.features)
-        if normalize == "train":
-            features.fit(batches)
-        elif normalize != "none":
-            features.scale_by(normalize["mean"], normalize["std"])
+        features.fit(normalize, batches)
         return features
 
 
-@factory("data")
+@factory("data", provides=("in_channels", "image_size", "sample_rate"))
 def audio(
     path: str,
     split: str,
@@ -194,10 +192,11 @@ def _interpolation(old: int, new: int) -> tuple[Tensor, int, int]:
     return weights[:, None].float(), reach, step
 
 
-class LogMel(nn.Module):
+class LogMel(Standardise):
     """Waveforms (N, samples) to (N, 1, mels, frames): the logarithm of the energy in each mel band over time.
 
-    A frame is the power spectrum under a Hann window; the first is centred on the first sample.
+    A frame is the power spectrum under a Hann window; the first is centred on the first sample. Each band is then
+    standardised: by 0 and 1 until `fit` is called.
 
     Args:
         rate: samples per second.
@@ -207,11 +206,9 @@ class LogMel(nn.Module):
 
     window: Tensor
     filters: Tensor
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, rate: int, mels: int, window: float, hop: float):
-        super().__init__()
+        super().__init__(torch.zeros(mels, 1), torch.ones(mels, 1))
         self.hop = max(1, round(hop * rate))
         window_length = max(2, round(window * rate))
         self.n_fft = 2 ** math.ceil(math.log2(window_length))
@@ -219,8 +216,6 @@ class LogMel(nn.Module):
             self.n_fft *= 2
         self.register_buffer("window", torch.hann_window(window_length), persistent=False)
         self.register_buffer("filters", mel_filters(rate, self.n_fft, mels), persistent=False)
-        self.register_buffer("mean", torch.zeros(mels, 1))
-        self.register_buffer("std", torch.ones(mels, 1))
 
     def frames(self, samples: int) -> int:
         """Frames of a waveform of so many samples."""
@@ -235,32 +230,23 @@ class LogMel(nn.Module):
         return (self.filters @ power).clamp(min=FLOOR).log()
 
     def forward(self, waves: Tensor) -> Tensor:
-        return ((self.logarithms(waves) - self.mean) / self.std).unsqueeze(1)
+        return super().forward(self.logarithms(waves)).unsqueeze(1)
 
-    def fit(self, batches: Iterable[Any]) -> None:
-        """Normalise by the mean and deviation of each band over batches (waveforms, ...); a band that never changes
-        is centred only."""
-        count, total, squares = 0, torch.zeros(1), torch.zeros(1)
-        for waves, *_ in batches:
-            values = self.logarithms(waves).double()
-            count += len(values) * values.shape[2]
-            total, squares = total + values.sum((0, 2)), squares + values.square().sum((0, 2))
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-        self.scale_by(mean.tolist(), torch.where(deviation > 1e-6, deviation, torch.ones(())).tolist())
+    def fit(self, normalize: Any, batches: Iterable[Any]) -> None:
+        """Standardise each band as `transforms.normalize` says. Raises UserError.
 
-    def scale_by(self, mean: Any, std: Any) -> None:
-        """Normalise by these: a number for all bands, or one for each. Raises UserError."""
-        for name, value in (("mean", mean), ("std", std)):
-            numbers = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1)
-            if len(numbers) not in (1, len(self.mean)):
-                raise UserError(
-                    f"transforms.normalize.{name} has {len(numbers)} numbers; there are {len(self.mean)} "
-                    "bands (data.mels)."
-                )
-            if name == "std" and not bool((numbers > 0).all()):
-                raise UserError(f"transforms.normalize.std={value}: must be above 0.")
-            getattr(self, name).copy_(numbers.expand(len(self.mean), 1))
+        Args:
+            batches: (waveforms, ...) of the training split.
+        """
+
+        def measured() -> tuple[Tensor, Tensor]:
+            mean, deviation = statistics((self.logarithms(waves),) for waves, *_ in batches)
+            return mean, deviation.where(deviation > 1e-6, 1.0)  # what is less, float32's logarithms have by rounding
+
+        bands = len(self.mean)
+        mean, std = normalisation(normalize, bands, f"there are {bands} bands (data.mels)", measured, behind=1)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
 
 def mel_edges(rate: int, mels: int) -> Tensor:

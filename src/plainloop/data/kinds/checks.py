@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from plainloop.data.dataset import InMemory
-from plainloop.errors import UserError
+from plainloop.errors import UserError, described
 
 
-def checked(data: InMemory, where: str = "data") -> InMemory:
+def checked_arrays(data: InMemory, where: str = "data") -> InMemory:
     """Data from a user's file, checked. Raises UserError with the first sample that is wrong."""
     shape = tuple(data.inputs.shape)
     if shape[0] == 0:
@@ -29,18 +29,29 @@ def checked(data: InMemory, where: str = "data") -> InMemory:
     return data
 
 
-def check_whole(key: str, value: Any, least: int = 1, null: bool = False) -> None:
+def check_whole_number(key: str, value: Any, least: int = 1, null: bool = False) -> None:
     """Raises UserError for what is no whole number of at least `least`."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if not (whole or (null and value is None)):
         raise UserError(f"data.{key}={value}: must be a whole number of at least {least}{' or null' if null else ''}.")
 
 
+def check_list(key: str, value: Any) -> None:
+    """Raises UserError for a word where a list of them belongs."""
+    if isinstance(value, str):
+        raise UserError(f"data.{key}={value}: must be a list, as in data.{key}=[{value}]")
+
+
+def as_list(names: str | Sequence[str] | None) -> list[str]:
+    """One name, several or none, as a list."""
+    return [names] if isinstance(names, str) else [str(name) for name in names or ()]
+
+
 def checked_labels(labels: Any, classes: Sequence[str] | None, where: str) -> tuple[Tensor, list[str]]:
     """Whole numbers 0 .. C-1 as int64, and the names of the classes. Raises UserError for labels outside."""
     labels = torch.as_tensor(labels)
     if labels.is_floating_point() or labels.ndim != 1:
-        raise UserError(f"{where}: labels must be whole numbers, one per sample; these are {_described(labels)}.")
+        raise UserError(f"{where}: labels must be whole numbers, one per sample; these are {described(labels)}.")
     labels = labels.to(torch.int64)
     if len(labels) == 0:
         return labels, list(classes or [])
@@ -53,7 +64,3 @@ def checked_labels(labels: Any, classes: Sequence[str] | None, where: str) -> tu
             f"{where}: sample {index} has label {wrong}, outside the {len(names)} classes 0 to {len(names) - 1}."
         )
     return labels, names
-
-
-def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
+from plainloop.data.classes import place_among_classes
+from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.frames import place, read_frame
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 from plainloop.places import find_path
@@ -21,7 +22,7 @@ TABLES = (".csv", ".tsv", ".tab", ".parquet", ".json", ".jsonl", ".ndjson")
 MOST = 50_000  # files that are looked at before the training; of more, evenly spread ones
 
 
-class Files(Dataset):
+class Files(BaseDataset):
     """Samples that are read when they are asked for; `__getitem__` is the subclass's.
 
     Args:
@@ -30,6 +31,8 @@ class Files(Dataset):
         note: what was found.
         frame: the table, where they come from one, with a row for each sample.
     """
+
+    samples: list[tuple[str, int]]
 
     def __init__(self, samples: Sequence[tuple[str, int]], classes: Sequence[str], note: str = "", frame: Any = None):
         self.samples, self.classes, self.note, self.frame = list(samples), list(classes), note, frame
@@ -108,7 +111,7 @@ class Found:
 
     def _find_classes(self) -> None:
         known = {label for _, label in self.files["train"]}
-        self.classes = sorted(known, key=_natural)
+        self.classes = sorted(known, key=place_among_classes)
         for split, files in self.files.items():
             unknown = next(((file, label) for file, label in files if label not in known), None)
             if unknown:
@@ -331,8 +334,3 @@ def _column(columns: Sequence[str], argument: str, name: str | None, file: Path)
             f"{file}: which column is the {argument}? Write data.{argument}=COLUMN. It has: {listed(columns)}."
         )
     return usual
-
-
-def _natural(name: str) -> tuple[int, int, str]:
-    """Class names that are numbers, in the order of the numbers."""
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)

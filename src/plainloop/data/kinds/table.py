@@ -1,7 +1,5 @@
-"""Tables of rows and columns. `table` makes a data set of a file (`frames.py` reads it, `columns.py` looks at what its
-columns hold), and `TableEncoder` is what happens to its rows on the device: missing numbers are filled, numbers
-standardised, words become a column each, or stay codes to be embedded.
-"""
+"""Tables of rows and columns: `frames.py` reads a file, `columns.py` looks at what its columns hold, and
+`table_encoder.py` is what happens to its rows on the device."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,15 +7,15 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
+from plainloop.data.kinds.checks import as_list, check_list
 from plainloop.data.kinds.columns import (
     NoFeature,
     check_numbers,
     codes_of,
-    counted,
     in_order,
     is_number,
     read_targets,
@@ -26,7 +24,9 @@ from plainloop.data.kinds.columns import (
     words_of,
 )
 from plainloop.data.kinds.frames import check_columns, opened, place
-from plainloop.errors import UserError, did_you_mean, listed
+from plainloop.data.kinds.table_encoder import TableEncoder
+from plainloop.data.preprocess import normalisation
+from plainloop.errors import UserError, counted, did_you_mean, listed
 
 
 class Table(InMemory):
@@ -55,24 +55,16 @@ class Table(InMemory):
     ):
         super().__init__(inputs, targets, classes, target_names, note)
         self.columns, self.embed, self.frame, self.file, self.rows = columns, embed, frame, file, rows
-
-    @property
-    def sizes(self) -> list[int]:
-        """How many words each category has."""
-        return [len(words) for words in self.columns["categories"].values()]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """For section `spec`: what the model gets, and how to encode another file in the same way."""
-        numbers, coded = len(self.columns["numbers"]), self.embed and bool(self.sizes)
+        self.sizes = [len(words) for words in columns["categories"].values()]  # how many words each category has
+        numbers, coded = len(columns["numbers"]), embed and bool(self.sizes)
         width = numbers + (len(self.sizes) if coded else sum(self.sizes))
-        return {
+        self.facts = {  # what the model gets, and how to encode another file in the same way
             "input_shape": [width],  # encoded
             # Codes are no numbers: a model that doesn't embed them must not take them for such.
             "num_features": None if coded else width,
             "num_numbers": numbers if coded else width,
             "cardinalities": [size + 1 for size in self.sizes] if coded else [],
-            "columns": self.columns,
+            "columns": columns,
         }
 
     def column(self, name: str) -> list[Any]:
@@ -89,7 +81,7 @@ class Table(InMemory):
         have it."""
         inputs, targets = self.__getitems__(indices)
         rows = None if self.rows is None else self.rows[torch.as_tensor(indices, device=self.rows.device)]
-        names = self.classes, self.target_names, self.note
+        names = self.classes, self.target_names, self.note or ""
         return Table(inputs, targets, self.columns, self.embed, None, *names, self.file, rows)
 
     def make_preprocess(self, normalize: Any, batches: Iterable[Any]) -> "TableEncoder":
@@ -101,88 +93,19 @@ class Table(InMemory):
         """
         inputs, count = torch.cat([batch[0] for batch in batches]), len(self.columns["numbers"])
         numbers, codes = inputs[:, :count].double(), inputs[:, count:].long()
-        mean = numbers.nanmean(0).nan_to_num(0.0)  # 0 where no training row has a value
-        deviation = (numbers - mean).square().nanmean(0).sqrt().nan_to_num(0.0)
+        fill = numbers.nanmean(0).nan_to_num(0.0)  # 0 where no training row has a value
+        deviation = (numbers - fill).square().nanmean(0).sqrt().nan_to_num(0.0)
         known = [torch.bincount(codes[:, k], minlength=size + 1) > 0 for k, size in enumerate(self.sizes)]
-        if normalize == "train":
-            shift, scale = mean, torch.where(deviation > 0, deviation, 1.0)
-        elif normalize == "none":
-            shift, scale = torch.zeros_like(mean), torch.ones_like(mean)
-        else:
-            shift, scale = (_for_each(normalize[name], count, name) for name in ("mean", "std"))
-        return TableEncoder(mean, shift, scale, known, self.embed)
-
-
-def _for_each(value: Any, count: int, name: str) -> Tensor:
-    """A number, or one for each of `count` columns, as (count,)."""
-    numbers = torch.as_tensor(value, dtype=torch.float64)
-    if numbers.ndim > 1 or (numbers.ndim == 1 and len(numbers) != count):
-        raise UserError(
-            f"transforms.normalize.{name} has {numbers.numel()} numbers; the table has {count} columns of numbers."
-        )
-    if name == "std" and not bool((numbers > 0).all()):
-        raise UserError(f"transforms.normalize.std={value}: must be above 0.")
-    return numbers.expand(count)
-
-
-class TableEncoder(nn.Module):
-    """Rows as a `Table` holds them to what the model gets.
-
-    A missing number becomes the training split's mean; then each is (x - shift) / scale. Of a category every word
-    becomes a column of 0 and 1 ("one-hot"), all of them 0 where it is missing; or, to be embedded, its code stays. A
-    word that the training split doesn't have counts as missing: nothing has been learned about it.
-
-    Args:
-        fill: what takes the place of a missing number, (F,).
-        shift, scale: of the numbers, (F,).
-        known: for each category, which of its codes the training split has, (words + 1,).
-        embed: whether codes stay codes.
-    """
-
-    fill: Tensor
-    scale: Tensor
-    shift: Tensor
-    known: Tensor
-    first: Tensor
-    column: Tensor
-    word: Tensor
-
-    def __init__(self, fill: Tensor, shift: Tensor, scale: Tensor, known: Sequence[Tensor], embed: bool):
-        super().__init__()
-        self.numbers, self.categories, self.embed = len(fill), len(known), embed
-        self.register_buffer("fill", fill.float())
-        self.register_buffer("scale", (1.0 / scale).float())  # one multiplication and one addition are faster
-        self.register_buffer("shift", (-shift / scale).float())
-        if known and embed:
-            sizes = torch.tensor([len(flags) for flags in known])
-            self.register_buffer("known", torch.cat(list(known)).float())
-            self.register_buffer("first", sizes.cumsum(0) - sizes, persistent=False)  # of a category's flags in `known`
-        elif known:
-            # Of each one-hot column: the input that it looks at, and its word's code; one that no input has (-1) where
-            # the training split doesn't have the word.
-            words = [torch.arange(1, len(flags)).where(flags[1:].bool(), -1) for flags in known]
-            columns = [torch.full_like(codes, len(fill) + place) for place, codes in enumerate(words)]
-            self.register_buffer("word", torch.cat(words).float())
-            self.register_buffer("column", torch.cat(columns), persistent=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(N, F + K) to (N, F + all words), or to (N, F + K) where codes stay."""
-        numbers = inputs[:, : self.numbers]
-        numbers = torch.where(numbers.isnan(), self.fill, numbers) * self.scale + self.shift
-        if self.categories == 0:
-            return numbers
-        if self.embed:
-            codes = inputs[:, self.numbers :]
-            words = codes * self.known[codes.long() + self.first]
-        else:
-            words = (inputs.index_select(1, self.column) == self.word).to(inputs.dtype)
-        return torch.cat([numbers, words], 1)
+        # Not `statistics`: rows lack numbers here and there.
+        measured = fill, torch.where(deviation > 0, deviation, 1.0)
+        mean, std = normalisation(normalize, count, f"the table has {count} columns of numbers", lambda: measured)
+        return TableEncoder(fill, mean.expand(count), std.expand(count), known, self.embed)
 
 
 # --- a file becomes a data set -------------------------------------------------------------------------------------
 
 
-@factory("data")
+@factory("data", provides=("num_numbers", "cardinalities"))
 def table(
     path: str,
     target: str | Sequence[str] | None = None,
@@ -314,14 +237,14 @@ def _opened(
     import polars
     import polars.selectors as cs
 
-    _check_list("categorical", categorical)
+    check_list("categorical", categorical)
     file, frame = opened(path, categorical or ())
     if not target:
         raise UserError(
             f"data.target: which column is to be predicted? Write data.target=COLUMN. "
             f"{path} has: {listed(frame.columns)}."
         )
-    targets = [target] if isinstance(target, str) else [str(name) for name in target]
+    targets = as_list(target)
     check_columns({"data.target": targets, "data.categorical": categorical}, frame, path)
     frame = frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
     frame = frame.with_columns(polars.col(list(categorical or ())).cast(polars.String))
@@ -329,11 +252,6 @@ def _opened(
         if frame[name].null_count() == frame.height:
             raise UserError(f"data.target={name}: this column of {path} has no values.")
     return file, frame, targets
-
-
-def _check_list(argument: str, value: Any) -> None:
-    if isinstance(value, str):
-        raise UserError(f"data.{argument}={value}: must be a list, as in data.{argument}=[{value}]")
 
 
 def _features(
@@ -345,8 +263,8 @@ def _features(
     deciding: Mapping[str, str | None],
 ) -> list[str]:
     """The columns to predict from. Raises UserError."""
-    _check_list("features", features)
-    _check_list("exclude", exclude)
+    check_list("features", features)
+    check_list("exclude", exclude)
     of_splits = {key: [name] for key, name in deciding.items() if name is not None}
     check_columns({"data.features": features, "data.exclude": exclude, **of_splits}, frame, path)
     for name in targets:

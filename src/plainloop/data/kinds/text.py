@@ -1,12 +1,7 @@
-"""Text: rows of a table with a label or a number each, and running text whose next character is to be predicted.
-
-What a text is made of, words or characters, are its tokens; a vocabulary gives each known token a number.
-"""
+"""Texts in the rows of a table, with a label or a number each."""
 
 import array
 import copy
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,23 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 
 from plainloop.build import factory
-from plainloop.data.kinds.checks import check_whole
-from plainloop.data.kinds.columns import DATE, counted, in_order, read_targets, task_for
+from plainloop.data.dataset import BaseDataset
+from plainloop.data.kinds.checks import as_list, check_whole_number
+from plainloop.data.kinds.columns import DATE, in_order, read_targets, task_for
 from plainloop.data.kinds.frames import column_of, opened, place
-from plainloop.errors import UserError, did_you_mean, listed
-
-PADDING, UNKNOWN = 0, 1
-MARKS = ("<pad>", "<unk>")  # what stands for them in a vocabulary
-WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}]\w+)*|[^\w\s]")
-
-
-def tokenise(text: str, tokens: str, lower: bool) -> list[str]:
-    """The tokens of a text: its words (with an apostrophe inside, if they have one) and signs, or its characters."""
-    text = text.lower() if lower else text
-    return WORD.findall(text) if tokens == "word" else list(text)
+from plainloop.data.kinds.vocabulary import MARKS, PADDING, UNKNOWN, facts_of, tokenise
+from plainloop.errors import UserError, counted, did_you_mean, listed
 
 
 def padded(samples: Sequence[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
@@ -44,7 +30,7 @@ def padded(samples: Sequence[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[st
     )
 
 
-class Texts(Dataset):
+class Texts(BaseDataset):
     """Texts with a target each. An index gives ({"tokens": (T,) int64}, target); `fit` must have been called before.
 
     Args:
@@ -111,6 +97,8 @@ class Texts(Dataset):
         self.vocabulary = [*MARKS, *(self.tokens[number] for number in known)]
         self.code = torch.full((len(self.tokens),), UNKNOWN)
         self.code[known] = torch.arange(len(MARKS), len(self.vocabulary))
+        self.facts = facts_of(self.vocabulary) | {"padding": PADDING}
+        self.note = self._remark()
 
     def where(self, index: int) -> str:
         """The place of a sample in its file, for errors."""
@@ -126,6 +114,7 @@ class Texts(Dataset):
         part.frame = None  # it isn't needed any more, and would be sent to every worker
         for name in ("rows", "lengths", "starts", "targets"):
             setattr(part, name, getattr(self, name)[indices])
+        part.note = part._remark()
         return part
 
     def __len__(self) -> int:
@@ -146,23 +135,14 @@ class Texts(Dataset):
         start = int(self.starts[index])
         return {"tokens": self.code[self.flat[start : start + int(self.lengths[index])]]}, self.targets[index]
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        return facts_of(self.vocabulary) | {"padding": PADDING}
-
-    @property
-    def note(self) -> str:
+    def _remark(self) -> str:
+        """What is said of the texts on the data line."""
         known, what = len(self.vocabulary) - len(MARKS), "words" if self.kind == "word" else "characters"
         short, long = int(self.lengths.min()), int(self.lengths.max())
         return f"texts of {short} to {long} {what}; {known:,} different ones known"
 
 
-def facts_of(vocabulary: Sequence[str]) -> dict[str, Any]:
-    """A vocabulary as it is kept with the run: as one string, because a config of 20,000 entries takes seconds."""
-    return {"vocab_size": len(vocabulary), "vocabulary": json.dumps(list(vocabulary), ensure_ascii=False)}
-
-
-@factory("data")
+@factory("data", provides=("vocab_size", "vocabulary", "padding"))
 def text(
     path: str,
     text: str,
@@ -189,9 +169,9 @@ def text(
     if tokens not in ("word", "char"):
         raise UserError(f"data.tokens={tokens}: must be word or char.{did_you_mean(tokens, ('word', 'char'))}")
     for key, number in (("min_count", min_count), ("max_words", max_words), ("max_length", max_length)):
-        check_whole(key, number, null=key == "max_length")
+        check_whole_number(key, number, null=key == "max_length")
     file, frame = opened(path, [text])
-    column, names = column_of(frame, "data.text", text, file), [target] if isinstance(target, str) else list(target)
+    column, names = column_of(frame, "data.text", text, file), as_list(target)
     if text in names:
         raise UserError(f"data.target={listed(names)}: the text itself would be predicted from itself.")
     if str(column.dtype) not in ("String", "Categorical", "Enum"):
@@ -227,7 +207,7 @@ def text(
 def _task_of(path: str, target: str | Sequence[str], **others: Any) -> tuple[str, str]:
     """For task=auto: what the target column says."""
     file, frame = opened(path)
-    names = [target] if isinstance(target, str) else list(target)
+    names = as_list(target)
     return task_for([column_of(frame, "data.target", name, file) for name in names], file)
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from plainloop.build import factory
-from plainloop.data.dataset import InMemory
+from plainloop.data.dataset import BaseDataset, InMemory
 from plainloop.data.kinds.checks import checked_labels
-from plainloop.data.kinds.images import checked_size, pixels, suitable_size
+from plainloop.data.kinds.pictures import MOST, check_channels, checked_size, pixels, suitable_size
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 from plainloop.places import find_path
 
@@ -56,10 +56,9 @@ WORDS = {
     "Places365": {"train": "train-standard", "val": "val"},
     "RenderedSST2": ALL,
 }
-MOST = 1_000_000_000  # bytes of images in memory
 
 
-@factory("data")
+@factory("data", provides=("in_channels", "image_size"))
 def torchvision_set(
     name: str,
     root: str,
@@ -94,8 +93,7 @@ def torchvision_set(
         raise UserError(
             f"data.name={name}: torchvision has no such set.{did_you_mean(name, names)} There are: {listed(names, 60)}."
         )
-    if channels not in (None, 1, 3):
-        raise UserError(f"data.channels={channels}: must be 1 (grey), 3 (colour) or null (what the images are).")
+    check_channels(channels)
     kind, folder, wanted = getattr(torchvision.datasets, name), find_path(root), checked_size(size)
     given = {**({"split": "balanced"} if name == "EMNIST" else {}), **(arguments or {})}
     splits = splits_of(kind)
@@ -118,7 +116,7 @@ def torchvision_set(
     return Decoded(held, labels, classes, wanted, channels or (1 if held[0][0].mode in ("1", "L") else 3))
 
 
-class Decoded(Dataset):
+class Decoded(BaseDataset):
     """Images of a set of torchvision's as uint8 (channels, height, width), one by one, and a class each."""
 
     def __init__(self, held: Any, labels: Tensor, classes: Sequence[str], size: tuple[int, int], channels: int):

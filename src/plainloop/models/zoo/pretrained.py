@@ -3,8 +3,8 @@
 import contextlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -16,19 +16,6 @@ from plainloop.models.weights import load_weights, unwrapped
 
 FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 LARGEST = 1024  # side of the largest image that is tried when a model's smallest is looked for
-
-
-@dataclass
-class Preset:
-    """What pretrained weights expect of images: the shorter side resized to `resize`, the middle `crop` (height, width)
-    cut out, and (x - mean) / std of each channel in [0, 1]."""
-
-    mean: list[float]
-    std: list[float]
-    resize: int
-    crop: tuple[int, int]
-    interpolation: str
-    of: str  # whose they are, for people
 
 
 # --- the images ----------------------------------------------------------------------------------------------------
@@ -46,15 +33,14 @@ def replace_first_convolution(model: nn.Module, in_channels: int, keep: bool = F
         keep: with the old one's weights, see `over_channels`.
     """
     name = first_convolution(model)
-    old = model.get_submodule(name)
-    assert isinstance(old, nn.Conv2d)
+    old: Any = model.get_submodule(name)
     new = nn.Conv2d(
         in_channels,
         old.out_channels,
         old.kernel_size,
         old.stride,
         old.padding,
-        old.dilation,  # type: ignore[arg-type]
+        old.dilation,
         bias=old.bias is not None,
     )
     if keep:

@@ -8,10 +8,11 @@ from torch import nn
 
 from plainloop.build import factory
 from plainloop.errors import UserError, did_you_mean, first_line
-from plainloop.models.zoo.pretrained import Preset, check_takes
+from plainloop.models.preset import Preset
+from plainloop.models.zoo.pretrained import check_takes
 
 
-@factory("model")
+@factory("model", pretrained_by="pretrained")
 def timm_model(
     name: str,
     num_classes: int,
@@ -71,8 +72,11 @@ def timm_model(
     return model
 
 
-def preset_of(model: Mapping[str, Any]) -> Preset:
-    """What the pretrained weights of a timm model's config (`name`) expect of images. Nothing is downloaded."""
+def preset_of(model: Mapping[str, Any]) -> Preset | None:
+    """What the pretrained weights expect of images that a model's config (`name`, `pretrained`) asks for; None where it
+    asks for none. Nothing is downloaded."""
+    if not model.get("pretrained"):
+        return None
     found = _preset(_timm(), str(model["name"]))
     height, width = found.input_size[1:]
     interpolation = found.interpolation if found.interpolation in ("bilinear", "bicubic") else "bicubic"
@@ -84,6 +88,9 @@ def preset_of(model: Mapping[str, Any]) -> Preset:
         interpolation,
         str(model["name"]),
     )
+
+
+timm_model.preset_of = preset_of  # type: ignore[attr-defined]
 
 
 def _timm() -> Any:

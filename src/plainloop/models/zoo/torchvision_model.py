@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from plainloop.build import factory
 from plainloop.errors import UserError, did_you_mean, listed
+from plainloop.models.preset import Preset
 from plainloop.models.weights import read_weights
 from plainloop.models.zoo.pretrained import (
-    Preset,
     check_takes,
     explained_downloads,
     is_file,
@@ -25,7 +25,7 @@ from plainloop.models.zoo.pretrained import (
 AUXILIARY = {"googlenet": 0.3, "inception_v3": 0.4}
 
 
-@factory("model")
+@factory("model", pretrained_by="weights")
 def torchvision_model(
     name: str,
     num_classes: int,
@@ -157,29 +157,22 @@ def _check_side(name: str, image_size: Sequence[int], multiple: int) -> None:
 
 
 def preset_of(model: Mapping[str, Any]) -> Preset | None:
-    """What the weights expect that a model's config (`name`, `weights`) names; for a file, what the model's DEFAULT
-    weights do, and None where it has none. Nothing is downloaded."""
+    """What the weights expect of images that a model's config (`name`, `weights`) names; for a file, what the model's
+    DEFAULT weights do; None where it names none, and for a file of a class's. Nothing is downloaded."""
+    if not model.get("weights"):
+        return None
     weights, builder = str(model["weights"]), _builder(str(model["name"]))
     if is_file(weights) and isinstance(builder, type):
         return None
-    preset = preset_named(weights_named(str(model["name"]), "DEFAULT" if is_file(weights) else weights))
+    chosen = weights_named(str(model["name"]), "DEFAULT" if is_file(weights) else weights)
+    presets = chosen.transforms()
+    mean, std, side = list(presets.mean), list(presets.std), presets.crop_size[0]
     if model["name"] in AUXILIARY and model.get("in_channels", 3) != 3:  # its own `transform_input` is for colour
-        preset.mean, preset.std = [0.5], [0.5]
-    return preset
+        mean, std = [0.5], [0.5]
+    return Preset(mean, std, presets.resize_size[0], (side, side), presets.interpolation.value, str(chosen))
 
 
-def preset_named(weights: Any) -> Preset:
-    """The same of torchvision's weights."""
-    presets = weights.transforms()
-    crop = presets.crop_size[0]
-    return Preset(
-        list(presets.mean),
-        list(presets.std),
-        presets.resize_size[0],
-        (crop, crop),
-        presets.interpolation.value,
-        str(weights),
-    )
+torchvision_model.preset_of = preset_of  # type: ignore[attr-defined]
 
 
 def weights_named(name: str, weights: str) -> Any:

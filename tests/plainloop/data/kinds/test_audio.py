@@ -174,11 +174,11 @@ def test_bands_are_normalised_by_the_training_sounds():
     waves = torch.as_tensor(numpy.random.default_rng(0).uniform(-1, 1, (20, 1600))).float()
     features = LogMel(8000, 16, 0.025, 0.01)
     raw = features.logarithms(waves)
-    features.fit([(waves[:12], 0), (waves[12:], 0)])
+    features.fit("train", [(waves[:12], 0), (waves[12:], 0)])
     expected = (raw - raw.mean((0, 2), keepdim=True)) / raw.std((0, 2), correction=0, keepdim=True)
     torch.testing.assert_close(features(waves)[:, 0], expected, rtol=1e-3, atol=1e-3)
     silent = LogMel(8000, 16, 0.025, 0.01)
-    silent.fit([(torch.zeros(4, 1600), 0)])
+    silent.fit("train", [(torch.zeros(4, 1600), 0)])
     assert silent(torch.zeros(4, 1600)).abs().max() < 1e-4
 
 
@@ -186,14 +186,14 @@ def test_normalising_by_given_numbers():
     waves = torch.rand(3, 1600)
     features = LogMel(8000, 4, 0.025, 0.01)
     raw = features.logarithms(waves)
-    features.scale_by(-3, 2)
+    features.fit({"mean": -3, "std": 2}, [])
     torch.testing.assert_close(features(waves)[:, 0], (raw + 3) / 2)
-    features.scale_by([1, 2, 3, 4], [1, 1, 2, 2])
+    features.fit({"mean": [1, 2, 3, 4], "std": [1, 1, 2, 2]}, [])
     torch.testing.assert_close(features(waves)[:, 0, 2], (raw[:, 2] - 3) / 2)
     with pytest.raises(UserError, match=r"transforms.normalize.mean has 3 numbers; there are 4 bands"):
-        features.scale_by([1, 2, 3], 1)
+        features.fit({"mean": [1, 2, 3], "std": 1}, [])
     with pytest.raises(UserError, match=r"transforms.normalize.std=0: must be above 0"):
-        features.scale_by(0, 0)
+        features.fit({"mean": 0, "std": 0}, [])
 
 
 # --- finding them -------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 
 import plainloop
 from plainloop.assembly import assemble
+from plainloop.config import schema
 from plainloop.config.compose import compose
 from plainloop.data import Loader, make_loader
 from plainloop.data.kinds.json_lines import Records, draws, json_lines
@@ -49,12 +50,9 @@ def numbers_of(records: Records, epoch: int = 0) -> list[int]:
 def loader(records: Records, batch_size: int = 7, **options: Any) -> Loader:
     return make_loader(
         records,
-        batch_size=batch_size,
-        shuffle=True,
-        drop_last=False,
+        schema.Loader(**{"batch_size": batch_size, "num_workers": 0, **options}),
         seed=0,
         device=torch.device("cpu"),
-        **{"num_workers": 0, **options},
     )
 
 

@@ -19,7 +19,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import plainloop
 from plainloop.assembly.assemble import assemble
-from plainloop.assembly.loaders import training_loader
 from plainloop.config.compose import compose
 from plainloop.data import table
 from plainloop.data.kinds.frames import read_frame
@@ -575,7 +574,7 @@ def test_balanced_sampling_draws_the_rare_class_as_often(write):
     words = ["data=table", f"data.path={path}", "data.target=y", "task=binary"]
     for more, share in ((["loader.sampler=balanced"], 0.5), ([], 0.1)):
         session = assemble(compose([*words, *more]))
-        loader = training_loader(session.config, session.data.train, session.device)
+        loader = session.training_loader()
         drawn = torch.cat([targets for epoch in range(10) for _, targets in loader.epoch(epoch)])
         assert len(drawn) == 3200
         assert (drawn == 0).double().mean().item() == pytest.approx(share, abs=5 * (0.25 / 3200) ** 0.5)

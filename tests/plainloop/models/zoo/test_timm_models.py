@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 import plainloop
 from plainloop.assembly.assemble import assemble
+from plainloop.assembly.preprocess import statistics_of_weights
 from plainloop.config.compose import compose
-from plainloop.data.preprocess import Resize, make_preprocess, statistics_of_weights
+from plainloop.data.preprocess import Resize, make_preprocess
 from plainloop.errors import UserError
 from plainloop.models.zoo.timm_model import preset_of, timm_model
 
@@ -133,7 +134,7 @@ def test_a_download_that_fails_is_explained(monkeypatch):
 @pytest.mark.parametrize("name", ["resnet18", "vit_base_patch16_224", "test_resnet"])
 def test_the_weights_own_preprocessing_is_timms(name):
     """Equal to the transform that timm itself makes for evaluation, on an image of floats."""
-    preset = preset_of({"name": name})
+    preset = preset_of({"name": name, "pretrained": True})
     data = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     torch.manual_seed(0)
     image = torch.rand(3, 300, 400)

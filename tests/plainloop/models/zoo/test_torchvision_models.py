@@ -371,9 +371,9 @@ def test_googlenets_own_normalisation_goes_with_its_weights():
     assert torch.equal(model.conv1.conv.weight, original.conv1.conv.weight)
     grey = torchvision_model("googlenet", 10, 1, weights=file)
     assert not grey.transform_input
-    from plainloop.data.preprocess import statistics_of_weights
+    from plainloop.assembly.preprocess import statistics_of_weights
 
-    node = {"name": "googlenet", "weights": file}
+    node = {"_target_": "plainloop.models.torchvision_model", "name": "googlenet", "weights": file}
     assert statistics_of_weights("weights", {**node, "in_channels": 1}) == {"mean": [0.5], "std": [0.5]}
     assert statistics_of_weights("weights", {**node, "in_channels": 3})["mean"] == [0.485, 0.456, 0.406]
 
