@@ -122,29 +122,6 @@ def test_every_link_leads_somewhere(document):
             assert ((ROOT / document).parent / target).exists(), target
 
 
-def test_what_may_be_deleted_is_not_needed(tmp_path: Path):
-    """All that docs/fork.md names, from a copy of the project, which then trains and says its help as before."""
-    rows = re.findall(
-        r"^\| [^`|]+ \| (`.+`) \|$", (ROOT / "docs/fork.md").read_text().split("## Update")[0], re.MULTILINE
-    )
-    deleted = [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
-    assert len(deleted) > 15
-    for part in ("src", "configs", "data"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for door in ROOT.glob("*.py"):
-        shutil.copy(door, tmp_path)
-    for path in deleted:
-        assert (ROOT / path).exists(), path
-        place = tmp_path / path
-        if place.is_dir():
-            shutil.rmtree(place)
-        else:
-            place.unlink(missing_ok=True)
-    for words in (["debug=fast", "model=cnn"], ["--help"]):
-        done = command(str(tmp_path / "train.py"), *words, folder=tmp_path)
-        assert done.status == 0, done.err
-
-
 def test_the_readme_lists_every_option_and_is_short():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 200
