@@ -43,7 +43,8 @@ def factory(slot: str, **known: Any) -> Callable[[F], F]:
     """
 
     def mark(function: F) -> F:
-        vars(function).update(known, plainloop_factory=slot)
+        for name, value in {"plainloop_factory": slot, **known}.items():
+            setattr(function, name, value)
         return function
 
     return mark
