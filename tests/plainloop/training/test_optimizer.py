@@ -532,7 +532,7 @@ def test_every_optimizer_takes_two_steps(name):
     assert [record["step"] for record in run.history() if "grad_norm" in record] == [1, 2]
     state = checkpoint.load(run.path / "checkpoints/step-2.pt")["optimizer"]["state"]
     assert state or name == "SGD"  # without momentum it keeps nothing
-    before = assemble(run.config).model
+    before = assemble(run.session.composed).model
     for one, other in zip(run.model.parameters(), before.parameters(), strict=True):
         assert not torch.equal(one, other)
 
