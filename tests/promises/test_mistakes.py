@@ -16,7 +16,7 @@ import torch
 
 import plainloop
 from plainloop.commands import evaluate, sweep
-from plainloop.config import compose
+from plainloop.config import compose, schema
 from plainloop.errors import UserError
 from tests.conftest import copy_configs
 
@@ -752,7 +752,7 @@ def type_here(words: list[str], config_alone: bool) -> None:
     if words[0] == "-m":
         sweep.run(words[1:], lambda *_: pytest.fail("a trial was started"))
     elif words[0] == "evaluate.py":
-        evaluate.evaluate_config(compose.compose(words[1:], "evaluate"), words[1:])
+        evaluate.evaluate_config(compose.compose(words[1:], schema.EvaluateConfig), words[1:])
     elif config_alone:
         compose.compose(words)
     else:

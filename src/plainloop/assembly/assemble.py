@@ -106,7 +106,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
         config.loader.num_workers = default_workers(data.train)
     facts = facts_of(config, data, facts | task_class.describe(data), sample[0])
     fill_spec(config, cfg, facts | steps_of(config, _training_loader(config, data, device).batches, loaded))
-    spec = config.spec
+    spec, model_node = config.spec, facts_filled(config, "model")
 
     skipped = Skipped(config.loader.skip_unreadable)
     once = through(config.transforms.eval, "transforms.eval", few, trust)  # training samples without what is random
@@ -119,10 +119,10 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
         # A run's own statistics are loaded afterwards: only their shapes are needed.
         limit=1 if loaded and not asked(data.train, "make_preprocess") else None,
     ) as read:
-        model_node = {**plain(config.model), "in_channels": spec.in_channels}
-        preprocess = preprocess_for(config.transforms, model_node, data, read, sample[0], trust)
+        of_images = {**model_node, "in_channels": spec.in_channels}
+        preprocess = preprocess_for(config.transforms, of_images, data, read, sample[0], trust)
     seeding.seed_everything(config.seed, seeding.INIT)
-    model = _build_model(config, loaded)
+    model = _build_model(config, model_node, loaded)
     notes = finetune(config.finetune, config.paths.outputs, model, preprocess, loaded)
     names = spec.class_names or spec.target_names or [str(number) for number in range(spec.num_outputs or 0)]
     for place, numbers in balanced_weights(facts_filled(config, "loss"), task_class.kind, data, names):
@@ -232,10 +232,9 @@ def _training_loader(config: Config, data: Data, device: torch.device) -> Loader
     return training_loader(config.loader, data, seed=config.seed, device=device, limit=limit, trust=config.trust)
 
 
-def _build_model(config: Config, loaded: bool) -> nn.Module:
+def _build_model(config: Config, node: dict[str, Any], loaded: bool) -> nn.Module:
     """The model; a factory of ours that asks for it is told whether a run's weights are `loaded` afterwards, and what
     the user trusts."""
-    node = facts_filled(config, "model")
     target = locate(node["_target_"], "model", nn.Module, config.trust)
     check_task(config, target)
     wanted = inspect.signature(target).parameters if getattr(target, "plainloop_factory", None) else ()
