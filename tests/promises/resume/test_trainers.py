@@ -71,13 +71,13 @@ class Centred(nn.Module):
 
 def test_a_preprocessing_with_a_state_goes_on():
     def centred(session: Any) -> None:
-        session.preprocess = Centred()
+        session.prepare.preprocess = Centred()
 
     make = trainers(prepare=centred)
     whole = fitted(make)
     state, before = whole.states[4]
     assert whole.differences(fitted(make, state), before) == []
-    fresh = {**state, "preprocess": make().preprocess.state_dict()}
+    fresh = {**state, "preprocess": make().prepare.preprocess.state_dict()}
     assert whole.differences(fitted(make, fresh), before) != []
 
 
