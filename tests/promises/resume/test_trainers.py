@@ -77,7 +77,7 @@ def test_a_preprocessing_with_a_state_goes_on():
     whole = fitted(make)
     state, before = whole.states[4]
     assert whole.differences(fitted(make, state), before) == []
-    fresh = {**state, "preprocess": make().preprocess.state_dict()}
+    fresh = {**state, "preprocess": make().prepare.preprocess.state_dict()}
     assert whole.differences(fitted(make, fresh), before) != []
 
 
