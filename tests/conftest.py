@@ -4,16 +4,17 @@ A process that imports torch and takes a step costs several seconds, so the runs
 """
 
 import functools
+import gc
 import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 import torch
@@ -24,6 +25,27 @@ from tests.warm import start
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """The million objects of torch stay for good: the collector needn't look through them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # triton complains of leaks when Python ends and objects are still frozen
+
+
+def every(number: int, rows: Iterable[Any]) -> list[Any]:
+    """Rows for `parametrize` of which every so many is tried by plain `pytest`, and the others are slow tests."""
+    return [row if place % number == 0 else slow(row) for place, row in enumerate(rows)]
+
+
+def slow(row: Any) -> Any:
+    """A row for `parametrize` that is a slow test."""
+    values, name = (row.values, row.id) if hasattr(row, "marks") else (row if isinstance(row, tuple) else (row,), None)
+    return pytest.param(*values, id=name, marks=pytest.mark.slow)
 
 
 @dataclass

@@ -3,12 +3,11 @@
 import pytest
 
 import plainloop
+from tests.conftest import every
 
 
-@pytest.mark.parametrize(
-    "words", [["model=mine"], ["data=mine"], ["task=mine"], ["model=mine", "data=mine", "task=mine"]], ids=" ".join
-)
+@pytest.mark.parametrize("words", every(4, ["model=mine data=mine task=mine", "model=mine", "data=mine", "task=mine"]))
 def test_mine_trains(words):
-    run = plainloop.train(["trainer.max_epochs=20", "logger=none", *words])
+    run = plainloop.train(["trainer.max_epochs=20", "logger=none", *words.split()])
     assert run.metrics["test/accuracy"] >= 0.9
     assert plainloop.evaluate(run.path)["test/accuracy"] == run.metrics["test/accuracy"]

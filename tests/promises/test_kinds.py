@@ -24,12 +24,11 @@ from plainloop.data.digest import digest
 from plainloop.data.kinds.images import images
 from plainloop.errors import UserError
 from tests import formats
+from tests.conftest import slow
 from tests.resuming import Watched, differences, newest, resumed, watched
 from tests.torchvision_formats import write_food101
 
 TWO = ["loader.num_workers=2", "loader.multiprocessing_context=fork"]  # quick to start
-
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than there are cores
 
 
 # --- the files ----------------------------------------------------------------------------------------------
@@ -148,12 +147,9 @@ KINDS = {
                              "model.hidden_sizes=[2] loader.batch_size=16"),
 }  # fmt: skip
 PICKLED = ["a table's classes", "a series' future", "a stream's classes"]  # what holds more than tensors
-# Near relatives of the others, which are tried when there is time.
-ALSO = ("images in a table", "torchvision", "a table's numbers", "a table, embedded", "a table's labels",
-        "texts' numbers", "a series' classes", "arrays' numbers", "a stream's numbers", "vectors, rebuilt")  # fmt: skip
-every_kind = pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ALSO)) for kind in KINDS]
-)
+# Those whose runs plain `pytest` looks at, in more than one way; test_pairs.py trains two steps of each.
+QUICK = ("a table's number", "texts' classes", "a series' future", "a book", "arrays' classes")
+every_kind = pytest.mark.parametrize("kind", [kind if kind in QUICK else slow(kind) for kind in KINDS])
 
 
 class Trained(NamedTuple):
@@ -330,7 +326,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("kind", QUICK)
 def test_a_single_change_in_a_file_is_noticed(kind, trained, tmp_path, capsys):
     """In memory everything is looked at: one cell, one sign, one value among those to train on."""
     one = trained(kind)

@@ -3,6 +3,7 @@
 Torch-free: a mistyped override is answered before torch is imported.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +53,7 @@ def from_hydra(cfg: DictConfig, schema: type[Command]) -> DictConfig:
     return _finish(cfg, HydraConfig.get(), schema)
 
 
+@functools.cache
 def made_known(schema: type[Command]) -> str:
     """Tell Hydra of a schema, as what the defaults in configs/ begin with; the name of these."""
     name = schema.door

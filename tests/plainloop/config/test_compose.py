@@ -165,10 +165,15 @@ BESIDE = {
     "metrics=none": ["monitor=val/loss"],
 }
 NEEDS = {"scheduler=lambda": "scheduler.lr_lambda", "scheduler=multiplicative": "scheduler.lr_lambda"}
-OPTIONS = [(group, option) for group, options in options.groups().items() for option in options]
+TRAINED = ("data", "model", "optimizer", "scheduler")  # with each option, by the tests of these rooms
+OPTIONS = [
+    pytest.param(group, option, id=f"{group}={option}", marks=[pytest.mark.slow] * (group in TRAINED))
+    for group, options in options.groups().items()
+    for option in options
+]
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=[f"{group}={option}" for group, option in OPTIONS])
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group, option):
     """Every file in configs/ can be chosen; `custom` says which key it needs, and composes with it."""
     word = f"{group}={option}"

@@ -10,6 +10,7 @@ import torch
 
 import plainloop
 from plainloop.errors import UserError
+from tests.conftest import every
 
 TEXT = ["data=text", "data.path=reviews.csv", "data.text=review", "data.target=stars", "loader.batch_size=8"]
 BOOK = ["data=charseq", "data.path=book.txt", "data.length=20", "loader.batch_size=8"]
@@ -47,7 +48,7 @@ def last_loss(run: Any) -> float:
     return [record["train/loss"] for record in run.history() if "train/loss" in record][-1]
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", every(2, RUNS))
 def test_it_trains_and_is_found_again(name):
     """The run directory alone gives the run's numbers again, and a resumed run ends with the same weights."""
     run = train(name, "trainer.max_epochs=2")
@@ -58,7 +59,7 @@ def test_it_trains_and_is_found_again(name):
     assert all(torch.equal(resumed[key], value) for key, value in run.model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", every(5, RUNS))
 def test_it_trains_in_bf16(name):
     """With fewer digits, to about the same loss; the weights keep theirs."""
     words = ["trainer.max_steps=4", "trainer.log_every=4"]
@@ -79,32 +80,35 @@ def test_it_can_be_compiled(name):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [
-        ("model=vit model.heads=3", r"model\.heads=3: must divide model\.width=64"),
-        ("model=vit model.patch_size=3", r"model\.patch_size=3: doesn't divide images of 8 x 8"),
-        ("model=vit model.dropout=2", r"model\.dropout=2"),
-        ("model=resnet model.width=-4", r"model\.width=-4"),
-        ("model=resnet model.depth=3", r"model\.depth=3: a list of whole numbers from 1, as in \[2,2,2\]"),
-        ("model=cnn model.dropout=-1", r"model\.dropout=-1"),
-        (
-            "model=rnn model.embedding_size=0 data=text data.path=reviews.csv data.text=review data.target=stars",
-            r"model\.embedding_size=0",
-        ),
-        ("data=one_string model=char_rnn model.embedding_size=0", r"model\.embedding_size=0"),
-        ("data=one_string model=char_transformer model.heads=5", r"model\.heads=5: must divide model\.width=128"),
-        ("experiment=autoencoder model.decoder_sizes=[0]", r"model\.decoder_sizes=\[0\]"),
-        ("model=transformer", r"model=transformer doesn't fit data=digits: model\.vocab_size"),
-        ("model=char_transformer", r"model=char_transformer doesn't fit data=digits: model\.vocab_size"),
-        ("data=one_string model=transformer", r"model=transformer doesn't fit data=one_string: model\.padding"),
-        (
-            "data=text data.path=reviews.csv data.text=review data.target=stars model=char_transformer",
-            r"model=char_transformer doesn't fit data=text: model\.context_length",
-        ),
-        ("data=breast_cancer model=vit", r"model=vit doesn't fit data=breast_cancer: model\.in_channels"),
-        ("data=breast_cancer model=resnet", r"model=resnet doesn't fit data=breast_cancer: model\.in_channels"),
-        ("data=one_string model=manual_linear", r"model=manual_linear"),
-        ("data=one_string model=bare_linear", r"model=bare_linear"),
-    ],
+    every(
+        3,
+        [
+            ("model=vit model.heads=3", r"model\.heads=3: must divide model\.width=64"),
+            ("model=vit model.patch_size=3", r"model\.patch_size=3: doesn't divide images of 8 x 8"),
+            ("model=vit model.dropout=2", r"model\.dropout=2"),
+            ("model=resnet model.width=-4", r"model\.width=-4"),
+            ("model=resnet model.depth=3", r"model\.depth=3: a list of whole numbers from 1, as in \[2,2,2\]"),
+            ("model=cnn model.dropout=-1", r"model\.dropout=-1"),
+            (
+                "model=rnn model.embedding_size=0 data=text data.path=reviews.csv data.text=review data.target=stars",
+                r"model\.embedding_size=0",
+            ),
+            ("data=one_string model=char_rnn model.embedding_size=0", r"model\.embedding_size=0"),
+            ("data=one_string model=char_transformer model.heads=5", r"model\.heads=5: must divide model\.width=128"),
+            ("experiment=autoencoder model.decoder_sizes=[0]", r"model\.decoder_sizes=\[0\]"),
+            ("model=transformer", r"model=transformer doesn't fit data=digits: model\.vocab_size"),
+            ("model=char_transformer", r"model=char_transformer doesn't fit data=digits: model\.vocab_size"),
+            ("data=one_string model=transformer", r"model=transformer doesn't fit data=one_string: model\.padding"),
+            (
+                "data=text data.path=reviews.csv data.text=review data.target=stars model=char_transformer",
+                r"model=char_transformer doesn't fit data=text: model\.context_length",
+            ),
+            ("data=breast_cancer model=vit", r"model=vit doesn't fit data=breast_cancer: model\.in_channels"),
+            ("data=breast_cancer model=resnet", r"model=resnet doesn't fit data=breast_cancer: model\.in_channels"),
+            ("data=one_string model=manual_linear", r"model=manual_linear"),
+            ("data=one_string model=bare_linear", r"model=bare_linear"),
+        ],
+    ),
 )
 def test_what_does_not_fit_is_refused_before_training(words, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:

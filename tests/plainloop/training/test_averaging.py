@@ -190,7 +190,6 @@ def test_an_interruption_counts_once_and_changes_nothing(where, words, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_the_number_of_workers_does_not_matter():
     """With what is random about a sample, and about a batch on the device."""
     words = [*IMAGES, "model=cnn", "model.channels=[4]", "transforms.flip=true", "transforms.crop=1", *MEANS]

@@ -17,6 +17,7 @@ import plainloop
 from plainloop.data import arrays
 from plainloop.data.kinds.named_arrays import NamedArrays
 from plainloop.errors import UserError
+from tests.conftest import every
 from tests.formats import balanced_labels, class_images, vectors, write_npz
 
 KINDS = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
@@ -270,7 +271,7 @@ def weights_of(run: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("targets", "metric", "least"),
-    [("kinds", "accuracy", 0.8), ("values", "r2", 0.9), ("labels", "label_accuracy", 0.8)],
+    every(3, [("kinds", "accuracy", 0.8), ("values", "r2", 0.9), ("labels", "label_accuracy", 0.8)]),
 )
 def test_it_trains_evaluates_and_resumes(tmp_path, capsys, targets, metric, least):
     """Classes, values and labels, from vectors; and the bits are those of a run that wasn't interrupted."""

@@ -16,6 +16,7 @@ from plainloop.config.compose import compose
 from plainloop.data.preprocess import Resize, make_preprocess
 from plainloop.errors import UserError
 from plainloop.models.zoo.timm_model import preset_of, timm_model
+from tests.conftest import every
 
 QUICK = ("model=timm", "data=digits", "loader.batch_size=4", "trainer.max_steps=1", "trainer.limit_batches=2",
          "logger=none")  # fmt: skip
@@ -30,7 +31,9 @@ def refused(*typed: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "test_byobnet"])
+@pytest.mark.parametrize(
+    "name", every(3, ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "test_byobnet"])
+)
 def test_a_model_is_built_for_the_data(name):
     """Its outputs and channels; a transformer is built for the images' size. Two steps of each family."""
     size = 32
