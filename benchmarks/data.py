@@ -57,10 +57,10 @@ def epoch_of(trainer: Trainer) -> Callable[[], None]:
     """A function that trains for one epoch more; what is said goes nowhere."""
 
     def epoch() -> None:
-        trainer.max_epochs = trainer.epoch + 1
+        trainer.length.max_epochs = trainer.epoch + 1
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             trainer.fit()
-        assert trainer.step == trainer.max_epochs * len(trainer.train_batches)
+        assert trainer.step == trainer.length.max_epochs * len(trainer.train_batches)
 
     return epoch
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -44,28 +45,54 @@ class Done:
         return json.loads((self.run / "metrics.json").read_text())
 
 
-def command(
-    script: str, *words: str, folder: Path, env: dict[str, str] | None = None, cold: bool = False, timeout: float = 300
-) -> Done:
-    """Type `python SCRIPT words...` in a folder, as a user would; outputs/ comes to lie there. `cold`: see warm.py."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = start([str(ROOT / script), *words], folder, env, out, err, cold)
+class Typed:
+    """`python SCRIPT words...`, typed in a folder as a user would; outputs/ comes to lie there.
+
+    Args:
+        cold: start Python anew, and don't fork a process that has the libraries: see warm.py.
+    """
+
+    def __init__(
+        self, script: str, *words: str, folder: Path, env: dict[str, str] | None = None, cold: bool = False
+    ) -> None:
+        self.folder = folder
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        self.process = start([str(ROOT / script), *words], folder, env, self.out, self.err, cold)
+
+    def said(self) -> str:
+        """What stands on stderr by now."""
+        return content(self.err)
+
+    def ended(self, timeout: float = 300) -> Done:
+        """Wait for its end; if it takes longer than so many seconds, end it with all that it has started."""
         try:
-            status = process.wait(timeout)
+            status = self.process.wait(timeout)
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
             raise
-        out.seek(0)
-        err.seek(0)
-        return Done(status, out.read(), err.read(), folder)
+        return Done(status, content(self.out), self.said(), self.folder)
+
+
+def content(file: IO[bytes]) -> str:
+    """All that stands in a file, whose position is left alone: a process that writes into it shares that."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
+
+
+def command(script: str, *words: str, folder: Path, env: dict[str, str] | None = None, cold: bool = False) -> Done:
+    """A command that is typed, and has ended."""
+    return Typed(script, *words, folder=folder, env=env, cold=cold).ended()
 
 
 @pytest.fixture
 def type_command(tmp_path: Path) -> Callable[..., Done]:
     """`type_command("train.py", "model=mlp")` in an empty folder."""
-
     return functools.partial(command, folder=tmp_path)
+
+
+def path_of(kind: type) -> str:
+    """What `_target_` calls a class of the tests."""
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def copy_configs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -43,7 +43,7 @@ def factory(slot: str, **known: Any) -> Callable[[F], F]:
     """
 
     def mark(function: F) -> F:
-        for name, value in {"plainloop_factory": slot, **known}.items():
+        for name, value in {**known, "plainloop_factory": slot}.items():
             setattr(function, name, value)
         return function
 

@@ -75,6 +75,11 @@ def listed(words: Iterable[object], most: int = 24) -> str:
     return ", ".join(texts[:most]) + tail
 
 
+def counted(count: int, what: str) -> str:
+    """'1 row', '1,234 rows'."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def number_type(tensor: Any) -> str:
     """'float32' of a tensor or an array of torch.float32 or numpy.float32."""
     return str(tensor.dtype).removeprefix("torch.")

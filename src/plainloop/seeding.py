@@ -41,11 +41,8 @@ def generator(seed: int, *position: int) -> torch.Generator:
 
 def seed_everything(seed: int, *position: int) -> None:
     """Seed Python's, NumPy's and torch's generators, on every device."""
-    import numpy
-
     value = derive(seed, *position)
-    random.seed(value)
-    numpy.random.seed(value & 0xFFFFFFFF)
+    seed_default(value)
     torch.manual_seed(value)
 
 

@@ -13,6 +13,7 @@ SMALLEST = {
     "loop.py": "--rounds 1 --case linear",
     "data.py": "--rounds 1",
     "throughput.py": "--rounds 1 --images 64 --pixels 64 48 --workers 1",
+    "digests.py": "record --only points_line",
     "stream.py": "--megabytes 5",
     "startup.py": "--rounds 1",
     "resuming.py": "--rounds 1",

@@ -62,7 +62,7 @@ ELSEWHERE = ("pip install", "tensorboard ", "python benchmarks/")
 
 
 # Of models/, what builds, loads or freezes models, and is none.
-NO_CHAPTERS = ("__init__", "freezing", "hub_models", "pretrained", "timm_models", "torchvision_models", "weights")
+NO_CHAPTERS = ("__init__", "freezing", "preset", "weights")
 
 
 @pytest.mark.slow

@@ -7,8 +7,6 @@ there for as long as there is a file `hold-PLACE`: so every signal comes exactly
 import itertools
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ import plainloop
 from plainloop.runs import checkpoint
 from plainloop.runs.checkpoint import Checkpoints
 from plainloop.training.trainer import Trainer
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Typed
 from tests.plainloop.runs.test_checkpoint import assert_same
 
 CAUGHT = '''
@@ -103,29 +101,19 @@ PATIENCE = 250  # seconds until something must have happened; below loader.timeo
 # --- a command that is caught somewhere -----------------------------------------------------------------------
 
 
-class Typed:
-    """`python train.py words...`, running in a folder in a process group of its own, as a shell starts it."""
+class Caught(Typed):
+    """`python train.py words...`, running in a folder, in a process group of its own, as a shell starts it."""
 
-    def __init__(
-        self, folder: Path, *words: str, workers: str = "none", hold: str = "", env: dict[str, str] | None = None
-    ):
-        self.folder, self.place = folder, hold
+    def __init__(self, folder: Path, *words: str, workers: str = "none", hold: str = "", **how: Any):
+        self.place = hold
         (folder / "caught.py").write_text(CAUGHT)
         (folder / f"hold-{hold}").touch()
         loading = ["loader.num_workers=0"]
         if workers != "none":
             count = 2 if workers == "fork" else 1  # elsewhere each imports torch, for each split
             loading = [f"loader.num_workers={count}", f"loader.multiprocessing_context={workers}"]
-        self.screen = open(folder / "screen", "w+")  # noqa: SIM115
         with heeded():
-            self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "train.py"), *WORDS, *loading, *words],
-                cwd=folder,
-                stdout=subprocess.DEVNULL,
-                stderr=self.screen,
-                start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-            )
+            super().__init__("train.py", *WORDS, *loading, *words, folder=folder, **how)
 
     def until(self, reached: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE
@@ -145,25 +133,19 @@ class Typed:
     def release(self) -> None:
         (self.folder / f"hold-{self.place}").unlink()
 
-    def said(self) -> str:
-        """What stands on stderr."""
-        self.screen.seek(0)
-        return self.screen.read()
-
-    def ended(self) -> tuple[int, str]:
+    def over(self) -> tuple[int, str]:
         """Its exit status and what it has said, once it has ended and nothing of its group is left."""
         try:
-            status = self.process.wait(timeout=PATIENCE)
+            done = self.ended(PATIENCE)
             end = time.monotonic() + PATIENCE
             while alive(self.process.pid):
                 assert time.monotonic() < end, "processes are left"
                 time.sleep(0.05)
         finally:
             self.end()
-        said = self.said()
-        assert "Traceback" not in said, said
-        assert "Exception ignored" not in said, said
-        return status, said
+        assert "Traceback" not in done.err, done.err
+        assert "Exception ignored" not in done.err, done.err
+        return done.status, done.err
 
     def end(self) -> None:
         if alive(self.process.pid):
@@ -192,12 +174,12 @@ def alive(group: int) -> bool:
 
 
 @pytest.fixture
-def typed(tmp_path: Path) -> Iterator[Callable[..., Typed]]:
+def typed(tmp_path: Path) -> Iterator[Callable[..., Caught]]:
     """`typed("word", workers="fork", hold="train")`; nothing that it starts outlives the test."""
-    started: list[Typed] = []
+    started: list[Caught] = []
 
-    def start(*words: str, **how: Any) -> Typed:
-        started.append(Typed(tmp_path, *words, **how))
+    def start(*words: str, **how: Any) -> Caught:
+        started.append(Caught(tmp_path, *words, **how))
         return started[-1]
 
     yield start
@@ -288,13 +270,13 @@ def test_every_pair_of_circumstances_is_tried():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
 def test_a_signal_finishes_the_step_saves_and_the_resumed_run_is_the_same(row, typed, resume, whole):
     """In the first step of the second epoch, in its validation, or when the first epoch is being saved."""
-    run = typed(workers=row["workers"], hold=row["hold"])
+    run = typed(workers=row["workers"], hold=row["hold"], cold=row == ROWS[0])
     run.caught()
     number = getattr(signal, row["number"])
     run.send(number, row["target"])
     run.until(lambda: SAID in run.said(), SAID)
     run.release()
-    status, said = run.ended()
+    status, said = run.over()
     assert status == 128 + number
     assert said.count(SAID) == 1
     saved = int(said.split("stopped: stopped by a signal and saved at step ")[1].split(".")[0])
@@ -318,7 +300,7 @@ def test_a_signal_while_the_workers_start_waits_for_them(number, workers, typed,
     run.send(number, "group")
     run.until(lambda: SAID in run.said(), SAID)
     run.release()
-    status, said = run.ended()
+    status, said = run.over()
     assert status == 128 + number
     assert "saved at step 1." in said
     resume("resume=run")
@@ -343,13 +325,13 @@ def test_a_signal_while_the_workers_start_waits_for_them(number, workers, typed,
 )
 def test_a_second_signal_ends_it_at_once(first, second, target, workers, hold, typed, resume, whole):
     """Whatever hangs goes on hanging: a sample in a loading process or in the main one, a disk."""
-    run = typed(workers=workers, hold=hold)
+    run = typed(workers=workers, hold=hold, cold=(workers, hold) == ("none", "train"))
     run.caught()
     run.send(getattr(signal, first), target)
     run.until(lambda: SAID in run.said(), SAID)
     before = steps_saved(run.folder / "run")
     run.send(getattr(signal, second), target)
-    status, said = run.ended()
+    status, said = run.over()
     assert status == 128 + getattr(signal, second)
     assert "stopped: ended at once by a second signal.\nContinue from the last checkpoint with: " in said
     assert steps_saved(run.folder / "run") == before
@@ -375,7 +357,7 @@ def test_what_loads_ends_with_a_main_process_that_was_killed(workers, hold, type
     if hold == "start":
         run.process.wait()
         run.release()
-    status, _ = run.ended()
+    status, _ = run.over()
     assert status == -signal.SIGKILL
     (run.folder / f"hold-{hold}").unlink(missing_ok=True)
     resume(*WORDS, "resume=auto")
@@ -395,7 +377,7 @@ def test_sigusr1_saves_and_goes_on(target, workers, typed, whole):
     run.caught()
     run.send(signal.SIGUSR1, target)
     run.release()
-    status, said = run.ended()
+    status, said = run.over()
     assert status == 0, said
     assert "stopped" not in said
     assert steps_saved(run.folder / "run") == {5, 6, 10, 15}
@@ -408,10 +390,10 @@ def test_sigusr1_saves_and_goes_on(target, workers, typed, whole):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_before_anything_is_written_leaves_nothing(number, typed, resume, whole):
-    run = typed("resume=auto", hold="import")
+    run = typed("resume=auto", hold="import", cold=number == signal.SIGINT)
     run.caught()
     run.send(number, "group")
-    status, said = run.ended()
+    status, said = run.over()
     assert status == (130 if number == signal.SIGINT else -signal.SIGTERM)
     assert said == ("stopped: interrupted before the first step; nothing was saved.\n" if status == 130 else "")
     assert not list((run.folder / "run").iterdir())  # the folder is Hydra's
@@ -431,7 +413,7 @@ def test_a_run_directory_that_is_half_made_is_started_anew(number, typed, resume
     run = typed("resume=auto", hold="git", env={"PATH": f"{git.parent}{os.pathsep}{os.environ['PATH']}"})
     run.caught()
     run.send(number, "group")
-    status, _ = run.ended()
+    status, _ = run.over()
     assert status == (130 if number == signal.SIGINT else -signal.SIGTERM)
     assert (run.folder / "run/config.yaml").exists()
     assert not (run.folder / "run/environment.json").exists()

@@ -118,7 +118,7 @@ def start_from(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
     with _fitting(old):
         trainer.model.load_state_dict(state["model"])
         trainer.average.start_from(state)
-        trainer.prepare.preprocess.load_state_dict(state["preprocess"])
+        trainer.preprocess.load_state_dict(state["preprocess"])
         trainer.task.load_state_dict(state["task"])
         saved, fresh = state["optimizer"], trainer.optimizer.state_dict()["param_groups"]
         groups = [{**new, "params": was["params"]} for new, was in zip(fresh, saved["param_groups"], strict=True)]

@@ -1,6 +1,6 @@
 """Samples and batches. This room knows nothing of models or training.
 
-    dataset.py       where samples come from
+    dataset.py       where samples come from, and all that is asked of them
     splits.py        which sample is in which split
     classes.py       the classes of a data set
     order.py         in which order, and in which batch
@@ -10,7 +10,7 @@
     workers.py       in which processes
     transforms.py    what happens to a sample where it is loaded
     augment.py       what happens to training batches on the device
-    preprocess.py    what happens to every batch there
+    preprocess.py    what happens to every batch there: one normalisation for all kinds of data
     digest.py, overlap.py    whether data has changed, and whether splits share samples
 
 Each kind of data has a file in kinds/, which none of these knows; its factory is named `plainloop.data.NAME`.
@@ -20,12 +20,13 @@ Imports: config, ground.
 
 from plainloop.build import hands_on
 from plainloop.data.classes import check_classes, class_names_of
-from plainloop.data.dataset import InMemory, targets_of
+from plainloop.data.dataset import BaseDataset, InMemory, targets_of
 from plainloop.data.fetch import each_sample, first_sample
 from plainloop.data.loader import Loader, make_loader
 from plainloop.data.splits import Data, Division, build_data
 
 __all__ = [
+    "BaseDataset",
     "Data",
     "Division",
     "InMemory",

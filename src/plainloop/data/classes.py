@@ -1,5 +1,6 @@
 """The classes of a data set: their names, and whether every label is one of them."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,11 @@ from plainloop.data.dataset import IGNORED, SPLITS, asked, place_of, size, targe
 from plainloop.data.fetch import each_sample
 from plainloop.data.splits import Data
 from plainloop.errors import UserError, listed, number_type
+
+
+def place_among_classes(name: str) -> tuple[int, int, str]:
+    """What class names are sorted by: numbers in the order of the numbers, before words in that of the alphabet."""
+    return (0, int(name), name) if re.fullmatch(r"-?\d+", name) else (1, 0, name)
 
 
 def class_names_of(dataset: Dataset, most: int = 20_000, ignored: int = IGNORED, skip: int = 0) -> list[str]:

@@ -83,10 +83,9 @@ class Accuracy(Metric):
         return torch.as_tensor(self.right) / self.count
 
 
-class ConfusionMatrix(Metric):
+class _Counts(Metric):
     """Counts (C, C): rows are the true classes, columns the predicted ones."""
 
-    higher_is_better: bool | None = None
     ranks = True
 
     def __init__(self, num_classes: int):
@@ -105,12 +104,21 @@ class ConfusionMatrix(Metric):
         counts = torch.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
         self.matrix = counts if self.matrix is None else self.matrix + counts
 
-    def compute(self) -> Tensor:
+    def counted(self) -> Tensor:
         assert self.matrix is not None, "compute() before any update()"
         return self.matrix
 
 
-class _FromConfusion(ConfusionMatrix):
+class ConfusionMatrix(_Counts):
+    """Counts (C, C): rows are the true classes, columns the predicted ones."""
+
+    higher_is_better: bool | None = None
+
+    def compute(self) -> Tensor:
+        return self.counted()
+
+
+class _FromConfusion(_Counts):
     """Precision, recall and F1 of each class, averaged over classes ("macro"), or of class 1 alone where there
     are two classes and average is "binary". A ratio of 0 to 0 counts as 0, as in scikit-learn.
 
@@ -125,16 +133,16 @@ class _FromConfusion(ConfusionMatrix):
         self.average = average
         super().__init__(num_classes)
 
-    def averaged(self, numerator: Sequence[float], denominator: Sequence[float], seen: Sequence[float]) -> float:
-        scores = [above / max(below, 1.0) for above, below in zip(numerator, denominator, strict=True)]
-        return scores[1] if self.average == "binary" else sum(scores) / sum(count > 0 for count in seen)
-
     def parts(self) -> tuple[list[float], list[float], list[float]]:
         """Right, predicted, and true or predicted counts of each class (C,); as numbers of Python's, which for the few
         that they are is ten times as fast as torch."""
-        matrix = wide(super().compute())
+        matrix = wide(self.counted())
         right, predicted, true = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
         return right.tolist(), predicted.tolist(), (predicted + true).tolist()
+
+    def averaged(self, numerator: Sequence[float], denominator: Sequence[float], seen: Sequence[float]) -> float:
+        scores = [above / max(below, 1.0) for above, below in zip(numerator, denominator, strict=True)]
+        return scores[1] if self.average == "binary" else sum(scores) / sum(count > 0 for count in seen)
 
 
 class Precision(_FromConfusion):

@@ -3,10 +3,12 @@
     trainer.py             epochs, steps, log points, validation, stopping
     batches.py             a batch on its way to the model
     evaluation.py          the eval-mode pass
-    meter.py               the mean of the losses
+    update.py              backward, clipping, step; precision, and gradients that aren't finite
+    randomness.py          whether a step draws anything
+    meter.py               the mean of the losses, and how fast it goes
+    length.py              how long a run is, and when it validates
     selection.py           the best weights, early stopping
-    progress.py            how fast it goes
-    nonfinite.py           steps that are left out
+    progress.py            where a training stands
     averaging.py           averages of the weights
     optimizer.py           optimizers, one or several
     parameter_groups.py    which parameters get which options

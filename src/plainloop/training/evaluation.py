@@ -64,3 +64,11 @@ def measure(
             raise MachineError("a pass over a split saw no samples.")
         losses = {name: total / count for name, (total, count) in sums.items()}
         return {**losses, **compute_all(task.metrics)}
+
+
+def of_batch(task: Task, outputs: Any, batch: Any) -> dict[str, float]:
+    """Metrics and the parts of the newest loss over a single batch, which the model has had already."""
+    reset_all(task.metrics)
+    with torch.no_grad():
+        task.update(task.metrics, outputs, batch)
+        return {**{f"loss/{name}": float(value) for name, value in task.parts().items()}, **compute_all(task.metrics)}

@@ -91,3 +91,18 @@ class Rate:
         if running:
             self.start(samples)
         return rate
+
+
+class Rates:
+    """The rate since the last log point, and that of the epoch."""
+
+    def __init__(self) -> None:
+        self.log, self.epoch = Rate(), Rate()
+
+    def start(self, samples: int) -> None:
+        self.log.start(samples)
+        self.epoch.start(samples)
+
+    def pause(self, samples: int) -> None:
+        self.log.pause(samples)
+        self.epoch.pause(samples)

@@ -7,28 +7,26 @@ A *step* is an optimizer step: over one batch, or over a window of `accumulate_s
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from plainloop.data.loader import Loader
 from plainloop.errors import MachineError
 from plainloop.models.freezing import train_mode
 from plainloop.seeding import StepSeed
-from plainloop.tasks.metrics import compute_all, reset_all
 from plainloop.tasks.task import Task
 from plainloop.training import evaluation
 from plainloop.training.averaging import NoAverage
 from plainloop.training.batches import Preparation, windows
 from plainloop.training.callbacks import Callback, Hooks
 from plainloop.training.length import Length
-from plainloop.training.meter import MeanLoss, Rate
+from plainloop.training.meter import MeanLoss, Rates
 from plainloop.training.progress import Progress
 from plainloop.training.schedule import Schedule
 from plainloop.training.selection import Selection
-from plainloop.training.update import Update, check_finite
+from plainloop.training.update import Update
 
 
 class Trainer(Progress):
@@ -66,14 +64,14 @@ class Trainer(Progress):
         length: Length | None = None,
         selection: Selection | None = None,
         average: NoAverage | None = None,
-        seed_step: StepSeed | None = None,
+        seed_step: Callable[[int], None] | None = None,
         callbacks: Mapping[str, Callback] | None = None,
         hooks: Hooks | None = None,
     ):
-        super().__init__(length or Length())
+        super().__init__(length or Length(), MeanLoss(update.leaves_out))
         self.model, self.task, self.update, self.schedule = model, task, update, schedule
         self.optimizer = update.optimizer
-        self.prepare, self.device = prepare, prepare.device
+        self.prepare, self.preprocess, self.device = prepare, prepare.preprocess, prepare.device
         self.train_batches, self.val_batches, self.accumulate_steps = train_batches, val_batches, accumulate_steps
         self.best, self.average = selection or Selection(), average or NoAverage()
         self.callbacks, self.hooks = dict(callbacks or {}), hooks or Hooks()
@@ -82,8 +80,7 @@ class Trainer(Progress):
         self.forward = prepare.forward(task.loss_of)
         # Whether batches count by their class weights. Mixed labels have none: torch's mean is one over samples then.
         self.weighted = task.weighted and not (prepare.augment is not None and prepare.augment.mixes)
-        self.losses = MeanLoss(update.leaves_out)  # since the last log point
-        self.rates = {"log": Rate(), "epoch": Rate()}
+        self.rates = Rates()
         self.trained_on: Any = None  # the newest batch of a step that is logged, as the model saw it
 
     # --- the run ------------------------------------------------------------------------------------------
@@ -93,7 +90,7 @@ class Trainer(Progress):
         train_mode(self.model)
         for callback in self.callbacks.values():
             callback.on_start(self)
-        self._clock(True)
+        self.rates.start(self.samples)
         while not self.finished() or self.ended != self.step:  # or interrupted before what belongs to the last step
             whole = self.train_epoch()
             self.end_epoch(whole)
@@ -154,42 +151,17 @@ class Trainer(Progress):
 
     def log_point(self, batch: Any, outputs: Any, grad_norm: Tensor | None) -> None:
         """The only place in an epoch where the loop waits for the device."""
-        loss = self._read_losses(f"the last {self.hooks.log_every} steps before step {self.step}")
+        loss = self.read_losses(f"the last {self.hooks.log_every} steps before step {self.step}")
         norm = math.nan if grad_norm is None else float(grad_norm)
         checked = {} if grad_norm is None else self.update.check(norm, self.step)
-        reset_all(self.task.metrics)
-        with torch.no_grad():
-            # The batch as the model saw it, augmented (unless a train_step of the user's own doesn't say).
-            seen = self.prepare(batch) if self.trained_on is None else self.trained_on
-            self.task.update(self.task.metrics, outputs, seen)
-            values = compute_all(self.task.metrics)
-        self.trained_on = None
-        self.last_train_loss = loss
-        self._record(
-            {
-                "step": self.step,
-                "epoch": self.epoch + 1,
-                "train/loss": loss,
-                **{f"train/loss/{name}": float(value) for name, value in self.task.parts().items()},  # of this batch
-                **{f"train/{name}": value for name, value in values.items()},
-                **self.schedule.rates(),
-                "grad_norm": norm,
-                "samples_per_second": self.rates["log"].read(self.samples),
-                **checked,
-            }
-        )
-
-    def _read_losses(self, where: str) -> float:
-        """The mean loss since the last read, added to the epoch's; NaN where every step since then was skipped.
-        Raises MachineError where it isn't finite."""
-        total, count = self.losses.read()
-        self.epoch_loss, self.epoch_samples = self.epoch_loss + total, self.epoch_samples + count
-        if count == 0 and self.update.leaves_out and self.losses.seen:
-            return math.nan
-        if count == 0:
-            raise MachineError("train_step reported no loss: call self.losses.add(loss, size) in it.")
-        check_finite(math.isfinite(total), f"the loss is {total / count} within {where}")
-        return total / count
+        # The batch as the model saw it, augmented (unless a train_step of the user's own doesn't say).
+        seen = self.prepare(batch) if self.trained_on is None else self.trained_on
+        values = evaluation.of_batch(self.task, outputs, seen)
+        self.trained_on, self.last_train_loss = None, loss
+        record = {"step": self.step, "epoch": self.epoch + 1, "train/loss": loss}
+        record |= {f"train/{name}": value for name, value in values.items()} | self.schedule.rates()
+        record |= {"grad_norm": norm, "samples_per_second": self.rates.log.read(self.samples)}
+        self._record(record | checked)
 
     def end_epoch(self, whole: bool) -> None:
         """Validate, record and save where it is due: when the epoch's batches are done, or the run ends within it.
@@ -197,7 +169,7 @@ class Trainer(Progress):
         The position moves on to the next epoch only after the validation, so that one which is interrupted is
         repeated when the run is resumed.
         """
-        self._clock(False)
+        self.rates.pause(self.samples)
         record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1, **self.schedule.rates()}
         if whole:
             self._end_batches(record)
@@ -215,16 +187,16 @@ class Trainer(Progress):
             self._record(record, epoch_ended=True)
         if better or self.finished() or self.hooks.due(self, True):
             self.save(better)
-        self._clock(True)
+        self.rates.start(self.samples)
 
     def _end_batches(self, record: dict[str, Any]) -> None:
         """What is known when an epoch's batches are used up: its training loss, and an average of the weights."""
         self.over = self.step
         if self.losses.count or self.losses.waiting or self.epoch_samples == 0:
-            self._read_losses(f"epoch {self.epoch + 1}")
+            self.read_losses(f"epoch {self.epoch + 1}")
         loss = self.epoch_loss / self.epoch_samples if self.epoch_samples else math.nan
         self.last_train_loss = record["train/epoch_loss"] = loss
-        record["samples_per_second"] = self.rates["epoch"].read(self.samples)
+        record["samples_per_second"] = self.rates.epoch.read(self.samples)
         below = self.length.stop_below
         if below is not None and loss < below:
             self.stop(f"the training loss {loss:.4g} is below trainer.stop_below={below}")
@@ -236,14 +208,14 @@ class Trainer(Progress):
         at_end = self.batch == self.train_batches.batches or self.step == self.length.max_steps
         if at_end or not self.length.validates_within(self.step):
             return
-        self._clock(False)
+        self.rates.pause(self.samples)
         record: dict[str, Any] = {"step": self.step, "epoch": self.epoch + 1}
         better = self._validated_into(record)
         if len(record) > 2:
             self._record(record)
         if better:
             self.save(best=True)
-        self._clock(True)
+        self.rates.start(self.samples)
 
     def _validated_into(self, record: dict[str, Any]) -> bool:
         """Validate, unless these weights have been; whether they are the best so far."""
@@ -265,10 +237,6 @@ class Trainer(Progress):
         network = self.average.chosen or self.network
         return evaluation.measure(network, self.task, self.val_batches.epoch(), self.prepare, self.obey_signal)
 
-    def _clock(self, running: bool) -> None:
-        for rate in self.rates.values():
-            (rate.start if running else rate.pause)(self.samples)
-
     def _record(self, record: dict[str, Any], epoch_ended: bool = False) -> None:
         self.hooks.log(record)
         for callback in self.callbacks.values():
@@ -280,18 +248,3 @@ class Trainer(Progress):
         """Save where we are, unless the weights are lost; `best`: these are the best so far."""
         self.update.check_weights(f"at step {self.step} and aren't saved")
         self.hooks.save(self.state_dict(), best)
-
-    def parts(self) -> dict[str, Any]:
-        """What has a state of its own, by name."""
-        return {
-            "model": self.model,
-            "preprocess": self.prepare.preprocess,
-            "task": self.task,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "update": self.update,
-            "average": self.average,
-            "losses": self.losses,
-            "best": self.best,
-            "train_batches": self.train_batches,
-        }

@@ -211,7 +211,7 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     without its sorting by device and type."""
     kinds = {(tensor.dtype, tensor.device, tensor.layout) for tensor in tensors}
     if len(kinds) == 1 and next(iter(kinds))[2] is torch.strided:
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
     return nn.utils.get_total_norm(tensors)
 
 

@@ -17,7 +17,7 @@ from plainloop.data.augment import Augment
 from plainloop.errors import UserError
 from plainloop.tasks.classification import Multiclass
 from plainloop.tasks.metrics import Accuracy
-from plainloop.training import batches
+from plainloop.training.batches import Preparation
 
 SHAPES = [(40, 1, 8, 8), (40, 3, 12, 9)]
 LIMIT = 1e-4  # of a test that chance alone fails once in ten thousand seeds; the seeds here are fixed
@@ -244,8 +244,8 @@ def test_what_a_training_batch_goes_through(channels_last):
             assert inputs.dtype == torch.uint8
             return inputs.float() / 2
 
-    prepare = batches.preparation(Halved(), torch.device("cpu"), channels_last, augment)
-    seen = seeded(5, prepare, (images, targets))
+    prepare = Preparation(Halved(), channels_last=channels_last, augment=augment)
+    seen = seeded(5, prepare.training, (images, targets))
     torch.manual_seed(5)
     expected = augment.after(augment.before(images).float() / 2, targets)
     assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
@@ -281,7 +281,7 @@ def test_nothing_of_it_reaches_an_evaluation():
     for prepare in (session.prepare, trainer.prepare):
         assert torch.equal(prepare(batch)[0], expected)
         assert torch.equal(prepare(batch)[1], batch[1])
-    inputs, targets = trainer.prepare_training(batch)
+    inputs, targets = trainer.prepare.training(batch)
     assert not torch.equal(inputs, expected)
     assert tuple(targets.shape) == (8, 10)
 
@@ -292,7 +292,7 @@ def test_the_loss_of_mixed_labels_is_the_mix_of_the_losses():
     trainer = make_trainer(session)
     batch = session.data.train.__getitems__(torch.arange(16))
     torch.manual_seed(0)
-    inputs, shares = trainer.prepare_training(batch)
+    inputs, shares = trainer.prepare.training(batch)
     loss, outputs = session.task.loss_of(session.model, (inputs, shares))
     logs = outputs.double().log_softmax(1)
     assert loss.item() == pytest.approx(-(shares * logs).sum(1).mean().item(), rel=1e-5)

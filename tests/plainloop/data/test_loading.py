@@ -43,23 +43,9 @@ class Augmented(Dataset):
         return torch.tensor(drawn, dtype=torch.float64), index
 
 
-def loader(
-    dataset: Dataset, batch_size: int = 8, shuffle: bool = True, drop_last: bool = False, seed: int = 1, **options: Any
-) -> Loader:
-    return make_loader(
-        dataset,
-        schema.Loader(
-            **{
-                "batch_size": batch_size,
-                "shuffle": shuffle,
-                "drop_last": drop_last,
-                "num_workers": 0,
-                **options,
-            }
-        ),
-        seed=seed,
-        device=CPU,
-    )
+def loader(dataset: Dataset, batch_size: int = 8, seed: int = 1, limit: int | None = None, **options: Any) -> Loader:
+    section = schema.Loader(**{"batch_size": batch_size, "num_workers": 0, **options})
+    return make_loader(dataset, section, seed=seed, device=CPU, limit=limit)
 
 
 def order_of(batches: Any) -> list[list[int]]:

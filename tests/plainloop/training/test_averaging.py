@@ -71,7 +71,7 @@ def test_it_is_the_mean_by_hand_and_torchs_own(words):
     for module in theirs.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    update_bn((trainer.prepare.preprocess(inputs) for inputs, _ in trainer.train_batches.epoch(3)), theirs)
+    update_bn((trainer.preprocess(inputs) for inputs, _ in trainer.train_batches.epoch(3)), theirs)
     expected = theirs.module.state_dict()
     assert any(name.endswith("running_var") for name in expected)
     for name, tensor in trainer.average.model.state_dict().items():

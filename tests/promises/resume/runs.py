@@ -25,6 +25,7 @@ from plainloop.config.compose import compose
 from plainloop.data import InMemory
 from plainloop.training.callbacks import Callback
 from plainloop.training.trainer import Trainer
+from tests.conftest import path_of
 from tests.resuming import unequal
 
 TWO = ["loader.num_workers=2", "loader.multiprocessing_context=fork"]  # quick to start
@@ -183,10 +184,6 @@ class Sized(Shuffling):
 def own(**slots: type) -> list[str]:
     """Overrides that name classes of these tests, as data=Images."""
     return [word for slot, kind in slots.items() for word in (f"{slot}=custom", f"{slot}._target_={path_of(kind)}")]
-
-
-def path_of(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 SMOOTH = [

@@ -113,9 +113,9 @@ class Dividing(Raw):
 def loader_of(dataset: IterableDataset, workers: int = 0, **options: Any) -> Any:
     """A loader of a stream, whose processes are forked: quick to start, and they share the counts."""
     start = {"multiprocessing_context": "fork"} if workers else {}
-    seed = options.pop("seed", 1)
+    given = {name: options.pop(name) for name in ("seed", "limit") if name in options}
     section = schema.Loader(**{"batch_size": 4, "num_workers": workers, **start, **options})
-    return make_loader(dataset, section, seed=seed, device=torch.device("cpu"))
+    return make_loader(dataset, section, device=torch.device("cpu"), **{"seed": 1, **given})
 
 
 def told(batches: Any) -> list[Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import plainloop
 from plainloop.errors import UserError
 from plainloop.training.trainer import Trainer
-from tests.promises.resume.runs import RUNS, Images, Net, Scaled, fitted, own, path_of, trainers
+from tests.conftest import path_of
+from tests.promises.resume.runs import RUNS, Images, Net, Scaled, fitted, own, trainers
 from tests.resuming import newest, resumed, unequal
 
 
@@ -70,13 +71,13 @@ class Centred(nn.Module):
 
 def test_a_preprocessing_with_a_state_goes_on():
     def centred(session: Any) -> None:
-        session.preprocess = Centred()
+        session.prepare.preprocess = Centred()
 
     make = trainers(prepare=centred)
     whole = fitted(make)
     state, before = whole.states[4]
     assert whole.differences(fitted(make, state), before) == []
-    fresh = {**state, "preprocess": make().preprocess.state_dict()}
+    fresh = {**state, "preprocess": make().prepare.preprocess.state_dict()}
     assert whole.differences(fitted(make, fresh), before) != []
 
 

@@ -3,12 +3,14 @@ A kind that nobody needs is deleted with its file and its config.
 
     arrays.py, points.py             what is in memory already (named_arrays.py reads .npz, .npy, safetensors)
     images.py, audio.py              files in folders (files.py finds them)
-    table.py                         rows and columns (frames.py reads them, columns.py looks at what they hold)
+    table.py                         rows and columns (table_encoder.py: what becomes of them on the device)
     text.py, charseq.py              texts in rows, and running text
     series.py                        rows in the order of time
-    json_lines.py                    records too many for the memory
+    json_lines.py                    records too many for the memory (record.py: one of them; shards.py: their files)
     torchvision_set.py, fake.py      torchvision's sets, and invented images
-    checks.py                        what several of them ask of a user's file
+
+What several share: checks.py (what a file must hold), frames.py and columns.py (how a table is read, and what its
+columns hold), pictures.py (how a picture becomes a tensor), vocabulary.py (how words become numbers).
 
 Imports: data, ground.
 """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
-from plainloop.data.kinds.checks import checked, checked_labels
+from plainloop.data.kinds.checks import checked_arrays, checked_labels
 from plainloop.data.kinds.named_arrays import NamedArrays
 from plainloop.errors import UserError, described, listed
 from plainloop.places import find_path
@@ -43,14 +43,14 @@ def arrays(
     elif tensor.ndim == 3:
         tensor = tensor.unsqueeze(1)
     if targets is None:
-        return checked(InMemory(tensor, torch.zeros(len(tensor))), str(path))
+        return checked_arrays(InMemory(tensor, torch.zeros(len(tensor))), str(path))
     labels = _numbers(held, "targets", targets, path)
     if len(labels) != len(tensor):
         raise UserError(
             f"data.path={path}: {len(tensor)} {inputs} and {len(labels)} {targets}: their numbers must be equal."
         )
     if labels.is_floating_point() or task in ("regression", "multilabel"):
-        return checked(InMemory(tensor, labels.float()), str(path))
+        return checked_arrays(InMemory(tensor, labels.float()), str(path))
     names = [str(name) for name in held[classes]] if isinstance(classes, str) and classes in held else None
     names = names if isinstance(classes, str) else [str(name) for name in classes]
     whole, names = checked_labels(labels, names, str(path))
@@ -59,7 +59,7 @@ def arrays(
         mine = torch.isin(whole, torch.tensor(kept))
         tensor, whole = tensor[mine], torch.searchsorted(torch.tensor(kept), whole[mine])
         names = [names[number] for number in kept]
-    return checked(InMemory(tensor, whole, classes=names), str(path))
+    return checked_arrays(InMemory(tensor, whole, classes=names), str(path))
 
 
 def _numbers_of(only: Any, names: Sequence[str]) -> list[int]:

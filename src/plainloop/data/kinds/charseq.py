@@ -9,8 +9,8 @@ from torch import Tensor
 
 from plainloop.build import factory
 from plainloop.data.dataset import IGNORED, SPLITS, InMemory
-from plainloop.data.kinds.checks import check_whole
-from plainloop.data.kinds.text import facts_of
+from plainloop.data.kinds.checks import check_whole_number
+from plainloop.data.kinds.vocabulary import facts_of
 from plainloop.data.splits import by_position
 from plainloop.errors import UserError, listed
 from plainloop.places import find_path
@@ -37,13 +37,13 @@ class Characters(InMemory):
         inputs = torch.zeros(windows * length, dtype=torch.int64)
         targets = torch.full((windows * length,), IGNORED)
         inputs[:count], targets[:count] = numbers[:-1], numbers[1:]
-        names = [_shown(character) for character in vocabulary]
+        names = [_name_of(character) for character in vocabulary]
         super().__init__(inputs.view(windows, length), targets.view(windows, length), classes=names, note=note)
         # Tokens are no numbers: a model that doesn't embed them must not take them for such.
         self.facts = facts_of(vocabulary) | {"sequence_length": length, "num_features": None}
 
 
-def _shown(character: str) -> str:
+def _name_of(character: str) -> str:
     """A character's name on the terminal and in pictures."""
     if character in (" ", STRANGE):
         return "space" if character == " " else "unknown"
@@ -68,7 +68,7 @@ def charseq(
         length: characters in a window; a shorter text is one window.
         fractions: how a file is divided.
     """
-    check_whole("length", length)
+    check_whole_number("length", length)
     if (text is None) == (path is None):
         raise UserError("data.text or data.path: give a text ('data.text=\" if you want you\"') or a file of text.")
     if text is not None:
@@ -97,7 +97,7 @@ def charseq(
     strange = collections.Counter(map(chr, points[numbers.numpy() == 0].tolist()))
     note = f"{len(book):,} characters"
     if strange:
-        note += f", {sum(strange.values())} of val and test not known from train ({listed(map(_shown, strange), 10)})"
+        note += f", {sum(strange.values())} of val and test not known from train ({listed(map(_name_of, strange), 10)})"
     return Characters(numbers[start:end], length, [STRANGE, *map(chr, known.tolist())], note)
 
 

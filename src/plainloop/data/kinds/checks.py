@@ -10,7 +10,7 @@ from plainloop.data.dataset import InMemory
 from plainloop.errors import UserError, described
 
 
-def checked(data: InMemory, where: str = "data") -> InMemory:
+def checked_arrays(data: InMemory, where: str = "data") -> InMemory:
     """Data from a user's file, checked. Raises UserError with the first sample that is wrong."""
     shape = tuple(data.inputs.shape)
     if shape[0] == 0:
@@ -29,11 +29,22 @@ def checked(data: InMemory, where: str = "data") -> InMemory:
     return data
 
 
-def check_whole(key: str, value: Any, least: int = 1, null: bool = False) -> None:
+def check_whole_number(key: str, value: Any, least: int = 1, null: bool = False) -> None:
     """Raises UserError for what is no whole number of at least `least`."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if not (whole or (null and value is None)):
         raise UserError(f"data.{key}={value}: must be a whole number of at least {least}{' or null' if null else ''}.")
+
+
+def check_list(key: str, value: Any) -> None:
+    """Raises UserError for a word where a list of them belongs."""
+    if isinstance(value, str):
+        raise UserError(f"data.{key}={value}: must be a list, as in data.{key}=[{value}]")
+
+
+def as_list(names: str | Sequence[str] | None) -> list[str]:
+    """One name, several or none, as a list."""
+    return [names] if isinstance(names, str) else [str(name) for name in names or ()]
 
 
 def checked_labels(labels: Any, classes: Sequence[str] | None, where: str) -> tuple[Tensor, list[str]]:

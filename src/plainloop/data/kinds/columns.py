@@ -8,7 +8,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from plainloop.errors import UserError, listed
+from plainloop.errors import UserError, counted, listed
 
 FEW = 20  # so many different values can be classes, or a category, in a table of any length
 MANY = 1000  # so many words become no columns of 0 and 1 any more
@@ -283,7 +283,3 @@ def is_whole(column: Any) -> bool:
     import polars
 
     return column.dtype.is_integer() or bool((column.cast(polars.Float64).floor() == column).all())
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"

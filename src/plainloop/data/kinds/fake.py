@@ -7,8 +7,8 @@ import torch
 from plainloop import seeding
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
-from plainloop.data.kinds.images import checked_size
-from plainloop.data.kinds.torchvision_set import MOST
+from plainloop.data.kinds.checks import check_whole_number
+from plainloop.data.kinds.pictures import MOST, checked_size
 from plainloop.errors import UserError
 
 
@@ -26,8 +26,7 @@ def fake(
         seed: other images with another.
     """
     for name, value, least in (("count", count, 1), ("classes", classes, 2), ("channels", channels, 1)):
-        if type(value) is not int or value < least:
-            raise UserError(f"data.{name}={value}: must be a whole number of at least {least}.")
+        check_whole_number(name, value, least)
     height, width = checked_size(size) or (32, 32)
     needed = count * channels * height * width
     if needed > 10 * MOST:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from plainloop.data.classes import place_among_classes
 from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.frames import place, read_frame
 from plainloop.errors import UserError, did_you_mean, first_line, listed
@@ -110,7 +111,7 @@ class Found:
 
     def _find_classes(self) -> None:
         known = {label for _, label in self.files["train"]}
-        self.classes = sorted(known, key=_natural)
+        self.classes = sorted(known, key=place_among_classes)
         for split, files in self.files.items():
             unknown = next(((file, label) for file, label in files if label not in known), None)
             if unknown:
@@ -333,8 +334,3 @@ def _column(columns: Sequence[str], argument: str, name: str | None, file: Path)
             f"{file}: which column is the {argument}? Write data.{argument}=COLUMN. It has: {listed(columns)}."
         )
     return usual
-
-
-def _natural(name: str) -> tuple[int, int, str]:
-    """Class names that are numbers, in the order of the numbers."""
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.errors import UserError, counted, did_you_mean, first_line, listed
 from plainloop.places import find_path
 
 # What people, spreadsheets, R, NumPy and pandas write where there is no value.
@@ -56,7 +56,7 @@ def column_of(frame: Any, key: str, name: str, file: Path) -> Any:
     if missing.any():
         count = missing.sum()
         raise UserError(
-            f"{place(file, missing.arg_max())}: {name} is missing (so in {count} row{'s' * (count != 1)}): "
+            f"{place(file, missing.arg_max())}: {name} is missing (so in {counted(count, 'row')}): "
             "fill it in, or leave the row out."
         )
     return column
@@ -161,8 +161,7 @@ def _check_fields(file: Path) -> None:
         for line, fields in _records(file):
             wanted = wanted or len(fields)
             if len(fields) != wanted:
-                count = f"{len(fields)} field{'s' * (len(fields) != 1)}"
-                raise UserError(f"{file}, line {line}: {count}, where the header has {wanted}.")
+                raise UserError(f"{file}, line {line}: {counted(len(fields), 'field')}, where the header has {wanted}.")
     except csv.Error:  # polars has said, or will say, what is wrong
         return
 

@@ -1,23 +1,16 @@
 """Data that is larger than memory: files of JSON lines, read from the front to the back, a buffer at a time.
 
-A record is an object on a line of its own, as {"inputs": [0.5, 1.5], "target": "cat"}. Walking along the lines is cheap
-and is done by every process; a line is parsed only by the one that needs it (`fetching.Stream`).
+Walking along the lines is cheap and is done by every process; a line is parsed only by the one that needs it
+(`stream.py`). record.py says what a record is, shards.py which files there are.
 """
 
 import dataclasses
-import glob
-import gzip
-import hashlib
 import itertools
-import json
-import math
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,197 +18,15 @@ from torch.utils.data import IterableDataset
 
 from plainloop import seeding
 from plainloop.build import factory
+from plainloop.data.classes import place_among_classes
 from plainloop.data.dataset import SPLITS, BaseDataset, InMemory
-from plainloop.errors import UserError, did_you_mean, first_line, listed
-from plainloop.places import ROOT
+from plainloop.data.kinds.checks import check_list, check_whole_number
+from plainloop.data.kinds.record import Form, class_name, parsed
+from plainloop.data.kinds.shards import Shards, draws, found_shards, opened
+from plainloop.errors import UserError, counted, first_line, listed
 
 Line = tuple[int, int, bytes]  # number of its file, its place in it (from 1), what it says
 T = TypeVar("T")
-
-
-# --- a record -----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Form:
-    """What a record looks like, and how it becomes a sample.
-
-    Args:
-        features: the fields that hold a number each; None for one field `inputs` that holds a list.
-        target: the field to predict; None for none, and targets 0.
-        classes: the names of the classes; None where the target is a number, or a list of numbers.
-        shapes: of what "inputs" and the target must be, once a record has told.
-    """
-
-    features: list[str] | None
-    target: str | None
-    classes: list[str] | None = None
-    shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.number_of = {name: number for number, name in enumerate(self.classes or [])}
-
-    def sample(self, record: Any) -> tuple[Tensor, Tensor | int]:
-        """Inputs float32, and a class or numbers float32. Raises UserError."""
-        if self.features is None:
-            inputs = self._numbers("inputs", self._field(record, "inputs"))
-        else:
-            inputs = self._numbers("inputs", [self._number(record, name) for name in self.features])
-        if self.target is None:
-            return inputs, 0
-        if self.classes is None:
-            return inputs, self._numbers(self.target, self._field(record, self.target))
-        name = self.class_of(record)
-        if name not in self.number_of:
-            raise UserError(
-                f"{self.target} is {name}, which is none of the {len(self.classes)} classes "
-                f"({listed(self.classes, 10)}): name all with data.classes=[a,b,...]"
-            )
-        return inputs, self.number_of[name]
-
-    def target_of(self, record: Any) -> Any:
-        """What the target's field holds; None where no target is wanted. Raises UserError."""
-        return None if self.target is None else self._field(record, self.target)
-
-    def class_of(self, record: Any) -> str:
-        """The name of the class. Raises UserError."""
-        name = class_name(self.target_of(record))
-        if name is None:
-            shown = _shown(record[self.target])
-            raise UserError(f"{self.target} is {shown}, where a class is needed: a word or a whole number.")
-        return name
-
-    def _field(self, record: Any, name: str) -> Any:
-        if not isinstance(record, dict):
-            kind = {list: "a list", str: "a word", type(None): "null"}.get(type(record), "a number")
-            raise UserError(f'it is {kind}, where an object is needed: {{"inputs": [0.5, 1.5], "target": "cat"}}')
-        if name not in record:
-            hint = did_you_mean(name, record)
-            numbers = [key for key, value in record.items() if isinstance(value, int | float) and key != self.target]
-            if name == "inputs" and self.features is None and numbers:
-                hint = f" Choose the fields with data.features=[{','.join(numbers[:10])}]"
-            raise UserError(f"there is no field {name}.{hint} It has: {listed(record, 10) or 'none'}.")
-        return record[name]
-
-    def _number(self, record: Mapping[str, Any], name: str) -> float:
-        value = self._field(record, name)
-        if not isinstance(value, int | float):
-            raise UserError(f"{name} is {_shown(value)}, where a number is needed.")
-        return value
-
-    def _numbers(self, name: str, value: Any) -> Tensor:
-        """Numbers as float32, of the shape that the first record has there."""
-        try:
-            numbers = torch.tensor(value, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise UserError(f"{name} is {_shown(value)}, where numbers are needed.") from error
-        if not numbers.isfinite().all():
-            raise UserError(f"{name} holds NaN or infinity.")
-        wanted = self.shapes.setdefault(name, tuple(numbers.shape))
-        if numbers.shape != wanted:
-            raise UserError(
-                f"{name} is {_form_of(tuple(numbers.shape))}, where the first record has {_form_of(wanted)}."
-            )
-        return numbers
-
-
-def class_name(value: Any) -> str | None:
-    """The name of a class: a word, a whole number (also as 1.0), true or false; None for what can't be one."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return value
-    return str(int(value)) if isinstance(value, int | float) and math.isfinite(value) and value == int(value) else None
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:60] + "..."
-
-
-def _form_of(shape: tuple[int, ...]) -> str:
-    return "one number" if shape == () else f"{' x '.join(map(str, shape))} numbers"
-
-
-def parsed(text: bytes) -> Any:
-    """What a line says. Raises UserError."""
-    try:
-        return json.loads(text)
-    except UnicodeDecodeError as error:
-        raise UserError("it is not text in UTF-8.") from error
-    except (ValueError, RecursionError) as error:
-        shown = text.decode(errors="replace").strip()
-        shown = shown if len(shown) <= 40 else shown[:40] + "..."
-        why = (
-            f"{error.msg} at character {error.pos + 1}"
-            if isinstance(error, json.JSONDecodeError)
-            else first_line(error)
-        )
-        raise UserError(f"it is not JSON: {why}, in {shown!r}") from error
-
-
-# --- files --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Shards:
-    """The files that a pattern finds, in the order of their names.
-
-    Args:
-        files: as they would be typed.
-        names: from the pattern's first folder that is fixed on, without .gz: what stays when the folder is moved.
-    """
-
-    files: list[str]
-    names: list[str]
-
-    def size(self) -> int:
-        """Bytes on the disk."""
-        return sum(os.path.getsize(file) for file in self.files)
-
-    def digest(self) -> str:
-        """A SHA-256 of their names and sizes: nobody wants to read them all to see whether they have changed."""
-        content = [(name, os.path.getsize(file)) for name, file in zip(self.names, self.files, strict=True)]
-        return hashlib.sha256(repr(content).encode()).hexdigest()
-
-
-def found_shards(pattern: str, argument: str) -> Shards:
-    """A relative pattern is looked for in the working directory, then in the checkout. Raises UserError."""
-    given = Path(pattern).expanduser()
-    for place in [given] if given.is_absolute() else [given, ROOT / given]:
-        files = sorted(file for file in glob.glob(str(place), recursive=True) if os.path.isfile(file))
-        if place.is_file():  # whatever brackets its name may hold
-            return Shards([str(place)], [place.name.removesuffix(".gz")])
-        if files:
-            fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), place.parts[:-1]))
-            names = [Path(file).relative_to(fixed).as_posix().removesuffix(".gz") for file in files]
-            return Shards(files, names)
-    if given.is_dir():
-        raise UserError(
-            f"data.{argument}={pattern}: this is a folder; name its files: data.{argument}='{pattern}/*.jsonl'"
-        )
-    raise UserError(
-        f"data.{argument}={pattern}: there is no such file. For many at once, in quotes: "
-        f"data.{argument}='FOLDER/*.jsonl'"
-    )
-
-
-def opened(file: str) -> BinaryIO | gzip.GzipFile:
-    """A file to be read, decompressed where its name ends in .gz."""
-    return gzip.open(file) if file.endswith(".gz") else open(file, "rb", buffering=1 << 20)
-
-
-def draws(name: str, seed: int, first: int) -> Iterator[float]:
-    """A number in [0, 1) for each line of a file from `first` (counted from 0) on. It follows from (seed, name, line),
-    so that a line stays in its split whatever else there is, and wherever the reading begins."""
-    of_file = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    for block in itertools.count(first // 1024):
-        generator = seeding.generator(seed, seeding.SPLIT, of_file, block)
-        yield from torch.rand(1024, generator=generator, dtype=torch.float64).tolist()[first % 1024 :]
-        first = 0
-
-
-# --- the stream ---------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -383,12 +194,10 @@ def json_lines(
         buffer: records that are shuffled at a time; shuffle=False leaves all in their order.
         unreadable: how many of those that are looked at may be unreadable.
     """
-    if isinstance(features, str) or isinstance(classes, str):
-        name, value = ("features", features) if isinstance(features, str) else ("classes", classes)
-        raise UserError(f"data.{name}={value}: must be a list, as in data.{name}=[{value}]")
-    for name, number in (("peek", peek), ("buffer", buffer)):
-        if not isinstance(number, int) or number < 1:
-            raise UserError(f"data.{name}={number}: a whole number from 1.")
+    check_list("features", features)
+    check_list("classes", classes)
+    check_whole_number("peek", peek)
+    check_whole_number("buffer", buffer)
     given = {name: found_shards(pattern, name) for name, pattern in (("val", val), ("test", test)) if pattern}
     shards = {**given, "train": found_shards(path, "path")}
     for one, other in itertools.combinations(shards, 2):
@@ -419,7 +228,7 @@ def json_lines(
         torch.stack([inputs for inputs, _ in samples]), torch.stack([torch.as_tensor(value) for _, value in samples])
     )
     records.note = (
-        f"{len(own.files)} file{'s' * (len(own.files) != 1)}, {_size(own.size())}; "
+        f"{counted(len(own.files), 'file')}, {_size(own.size())}; "
         f"{'classes and ' * (train.form.classes is not form.classes)}statistics from {len(samples):,} records"
     )
     records.facts = {"digests": {name: shards.get(name, shards["train"]).digest() for name in SPLITS if parts[name]}}
@@ -465,7 +274,7 @@ def _in_order(names: set[str], where: str) -> list[str]:
             f"data.target={where} have one class only ({listed(names)}). Name all with data.classes=[a,b], "
             "or raise data.peek"
         )
-    return sorted(names, key=lambda name: (0, int(name), "") if re.fullmatch(r"-?\d+", name) else (1, 0, name))
+    return sorted(names, key=place_among_classes)
 
 
 def _size(count: int) -> str:

@@ -6,7 +6,7 @@ import torch
 
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
-from plainloop.data.kinds.checks import checked
+from plainloop.data.kinds.checks import checked_arrays
 from plainloop.errors import UserError, first_line
 
 
@@ -19,4 +19,4 @@ def points(inputs: Sequence[Sequence[float]], targets: Sequence[Sequence[float]]
         raise UserError(
             f"data.inputs and data.targets: rows of numbers, of equal length, are needed: {first_line(error)}"
         ) from error
-    return checked(InMemory(*rows))
+    return checked_arrays(InMemory(*rows))

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from plainloop.build import factory
 from plainloop.data.dataset import SPLITS, BaseDataset
-from plainloop.data.kinds.checks import check_whole
-from plainloop.data.kinds.columns import counted, is_number, numbers_of, read_targets, task_for
+from plainloop.data.kinds.checks import as_list, check_list, check_whole_number
+from plainloop.data.kinds.columns import is_number, numbers_of, read_targets, task_for
 from plainloop.data.kinds.frames import column_of, opened, place
 from plainloop.data.preprocess import Standardise, normalisation, statistics
 from plainloop.data.splits import by_position
-from plainloop.errors import UserError, listed
+from plainloop.errors import UserError, counted, listed
 
 Pieces = list[tuple[int, int]]  # where the rows of each series begin and end
 
@@ -124,7 +124,7 @@ def series(
         fractions: the splits' shares of the rows.
     """
     for key, number in (("window", window), ("horizon", horizon), ("stride", stride)):
-        check_whole(key, number)
+        check_whole_number(key, number)
     _check_goal(target, label)
     file, frame = opened(path)
     moments = None if time is None else _moments(column_of(frame, "data.time", time, file), file)
@@ -135,7 +135,7 @@ def series(
         note = _gaps(moments, sizes, order, frame[time], file)
     else:
         note = ""
-    wanted = [target] if isinstance(target, str) else list(target or ())
+    wanted = as_list(target)
     goals = [_numbers(frame, "data.target", name, file) for name in wanted]  # first: a stray word there is told
     values, said = _features(frame, features, (label, time, series), file)
     values, note = values[order], "\n".join(filter(None, [said, note]))
@@ -173,7 +173,7 @@ def _task_of(path: str, target: Any = None, label: str | None = None, **others: 
     """For task=auto: forecasts are numbers, and a window's label is a class."""
     _check_goal(target, label)
     if label is None:
-        names = [target] if isinstance(target, str) else list(target)
+        names = as_list(target)
         return "regression", f"{listed(names)} {'is' if len(names) == 1 else 'are'} forecast"
     file, frame = opened(path)
     column = column_of(frame, "data.label", label, file)
@@ -261,8 +261,7 @@ def _numbers(frame: Any, key: str, name: str, file: Path) -> Tensor:
 
 def _features(frame: Any, names: Sequence[str] | None, others: Sequence[str | None], file: Path) -> tuple[Tensor, str]:
     """The columns that the model sees, (R, F) float32, and a remark on those that are no numbers."""
-    if isinstance(names, str):
-        raise UserError(f"data.features={names}: must be a list, as in data.features=[{names}]")
+    check_list("features", names)
     rest = [name for name in frame.columns if name not in others]
     numbers = [name for name in rest if is_number(frame[name])]
     chosen = numbers if names is None else names

@@ -1,7 +1,5 @@
-"""Tables of rows and columns. `table` makes a data set of a file (`frames.py` reads it, `columns.py` looks at what its
-columns hold), and `TableEncoder` is what happens to its rows on the device: missing numbers are filled, numbers
-standardised, words become a column each, or stay codes to be embedded.
-"""
+"""Tables of rows and columns: `frames.py` reads a file, `columns.py` looks at what its columns hold, and
+`table_encoder.py` is what happens to its rows on the device."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,15 +7,15 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
+from plainloop.data.kinds.checks import as_list, check_list
 from plainloop.data.kinds.columns import (
     NoFeature,
     check_numbers,
     codes_of,
-    counted,
     in_order,
     is_number,
     read_targets,
@@ -26,8 +24,9 @@ from plainloop.data.kinds.columns import (
     words_of,
 )
 from plainloop.data.kinds.frames import check_columns, opened, place
-from plainloop.data.preprocess import normalisation, scale_and_shift
-from plainloop.errors import UserError, did_you_mean, listed
+from plainloop.data.kinds.table_encoder import TableEncoder
+from plainloop.data.preprocess import normalisation
+from plainloop.errors import UserError, counted, did_you_mean, listed
 
 
 class Table(InMemory):
@@ -101,61 +100,6 @@ class Table(InMemory):
         measured = fill, torch.where(deviation > 0, deviation, 1.0)
         mean, std = normalisation(normalize, count, f"the table has {count} columns of numbers", lambda: measured)
         return TableEncoder(fill, mean.expand(count), std.expand(count), known, self.embed)
-
-
-class TableEncoder(nn.Module):
-    """Rows as a `Table` holds them to what the model gets.
-
-    A missing number becomes the training split's mean; then each is (x - mean) / std. Of a category every word
-    becomes a column of 0 and 1 ("one-hot"), all of them 0 where it is missing; or, to be embedded, its code stays. A
-    word that the training split doesn't have counts as missing: nothing has been learned about it.
-
-    Args:
-        fill: what takes the place of a missing number, (F,).
-        mean, std: of the numbers, (F,).
-        known: for each category, which of its codes the training split has, (words + 1,).
-        embed: whether codes stay codes.
-    """
-
-    fill: Tensor
-    scale: Tensor
-    shift: Tensor
-    known: Tensor
-    first: Tensor
-    column: Tensor
-    word: Tensor
-
-    def __init__(self, fill: Tensor, mean: Tensor, std: Tensor, known: Sequence[Tensor], embed: bool):
-        super().__init__()
-        self.numbers, self.categories, self.embed = len(fill), len(known), embed
-        self.register_buffer("fill", fill.float())
-        scale, shift = scale_and_shift(mean, std)
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
-        if known and embed:
-            sizes = torch.tensor([len(flags) for flags in known])
-            self.register_buffer("known", torch.cat(list(known)).float())
-            self.register_buffer("first", sizes.cumsum(0) - sizes, persistent=False)  # of a category's flags in `known`
-        elif known:
-            # Of each one-hot column: the input that it looks at, and its word's code; one that no input has (-1) where
-            # the training split doesn't have the word.
-            words = [torch.arange(1, len(flags)).where(flags[1:].bool(), -1) for flags in known]
-            columns = [torch.full_like(codes, len(fill) + place) for place, codes in enumerate(words)]
-            self.register_buffer("word", torch.cat(words).float())
-            self.register_buffer("column", torch.cat(columns), persistent=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(N, F + K) to (N, F + all words), or to (N, F + K) where codes stay."""
-        numbers = inputs[:, : self.numbers]
-        numbers = torch.where(numbers.isnan(), self.fill, numbers) * self.scale + self.shift
-        if self.categories == 0:
-            return numbers
-        if self.embed:
-            codes = inputs[:, self.numbers :]
-            words = codes * self.known[codes.long() + self.first]
-        else:
-            words = (inputs.index_select(1, self.column) == self.word).to(inputs.dtype)
-        return torch.cat([numbers, words], 1)
 
 
 # --- a file becomes a data set -------------------------------------------------------------------------------------
@@ -293,14 +237,14 @@ def _opened(
     import polars
     import polars.selectors as cs
 
-    _check_list("categorical", categorical)
+    check_list("categorical", categorical)
     file, frame = opened(path, categorical or ())
     if not target:
         raise UserError(
             f"data.target: which column is to be predicted? Write data.target=COLUMN. "
             f"{path} has: {listed(frame.columns)}."
         )
-    targets = [target] if isinstance(target, str) else [str(name) for name in target]
+    targets = as_list(target)
     check_columns({"data.target": targets, "data.categorical": categorical}, frame, path)
     frame = frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
     frame = frame.with_columns(polars.col(list(categorical or ())).cast(polars.String))
@@ -308,11 +252,6 @@ def _opened(
         if frame[name].null_count() == frame.height:
             raise UserError(f"data.target={name}: this column of {path} has no values.")
     return file, frame, targets
-
-
-def _check_list(argument: str, value: Any) -> None:
-    if isinstance(value, str):
-        raise UserError(f"data.{argument}={value}: must be a list, as in data.{argument}=[{value}]")
 
 
 def _features(
@@ -324,8 +263,8 @@ def _features(
     deciding: Mapping[str, str | None],
 ) -> list[str]:
     """The columns to predict from. Raises UserError."""
-    _check_list("features", features)
-    _check_list("exclude", exclude)
+    check_list("features", features)
+    check_list("exclude", exclude)
     of_splits = {key: [name] for key, name in deciding.items() if name is not None}
     check_columns({"data.features": features, "data.exclude": exclude, **of_splits}, frame, path)
     for name in targets:

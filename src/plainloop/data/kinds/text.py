@@ -1,12 +1,7 @@
-"""Text: rows of a table with a label or a number each, and running text whose next character is to be predicted.
-
-What a text is made of, words or characters, are its tokens; a vocabulary gives each known token a number.
-"""
+"""Texts in the rows of a table, with a label or a number each."""
 
 import array
 import copy
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from plainloop.build import factory
 from plainloop.data.dataset import BaseDataset
-from plainloop.data.kinds.checks import check_whole
-from plainloop.data.kinds.columns import DATE, counted, in_order, read_targets, task_for
+from plainloop.data.kinds.checks import as_list, check_whole_number
+from plainloop.data.kinds.columns import DATE, in_order, read_targets, task_for
 from plainloop.data.kinds.frames import column_of, opened, place
-from plainloop.errors import UserError, did_you_mean, listed
-
-PADDING, UNKNOWN = 0, 1
-MARKS = ("<pad>", "<unk>")  # what stands for them in a vocabulary
-WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}]\w+)*|[^\w\s]")
-
-
-def tokenise(text: str, tokens: str, lower: bool) -> list[str]:
-    """The tokens of a text: its words (with an apostrophe inside, if they have one) and signs, or its characters."""
-    text = text.lower() if lower else text
-    return WORD.findall(text) if tokens == "word" else list(text)
+from plainloop.data.kinds.vocabulary import MARKS, PADDING, UNKNOWN, facts_of, tokenise
+from plainloop.errors import UserError, counted, did_you_mean, listed
 
 
 def padded(samples: Sequence[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
@@ -156,11 +142,6 @@ class Texts(BaseDataset):
         return f"texts of {short} to {long} {what}; {known:,} different ones known"
 
 
-def facts_of(vocabulary: Sequence[str]) -> dict[str, Any]:
-    """A vocabulary as it is kept with the run: as one string, because a config of 20,000 entries takes seconds."""
-    return {"vocab_size": len(vocabulary), "vocabulary": json.dumps(list(vocabulary), ensure_ascii=False)}
-
-
 @factory("data", provides=("vocab_size", "vocabulary", "padding"))
 def text(
     path: str,
@@ -188,9 +169,9 @@ def text(
     if tokens not in ("word", "char"):
         raise UserError(f"data.tokens={tokens}: must be word or char.{did_you_mean(tokens, ('word', 'char'))}")
     for key, number in (("min_count", min_count), ("max_words", max_words), ("max_length", max_length)):
-        check_whole(key, number, null=key == "max_length")
+        check_whole_number(key, number, null=key == "max_length")
     file, frame = opened(path, [text])
-    column, names = column_of(frame, "data.text", text, file), [target] if isinstance(target, str) else list(target)
+    column, names = column_of(frame, "data.text", text, file), as_list(target)
     if text in names:
         raise UserError(f"data.target={listed(names)}: the text itself would be predicted from itself.")
     if str(column.dtype) not in ("String", "Categorical", "Enum"):
@@ -226,7 +207,7 @@ def text(
 def _task_of(path: str, target: str | Sequence[str], **others: Any) -> tuple[str, str]:
     """For task=auto: what the target column says."""
     file, frame = opened(path)
-    names = [target] if isinstance(target, str) else list(target)
+    names = as_list(target)
     return task_for([column_of(frame, "data.target", name, file) for name in names], file)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from plainloop.build import factory
 from plainloop.data.dataset import BaseDataset, InMemory
 from plainloop.data.kinds.checks import checked_labels
-from plainloop.data.kinds.images import checked_size, pixels, suitable_size
+from plainloop.data.kinds.pictures import MOST, check_channels, checked_size, pixels, suitable_size
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 from plainloop.places import find_path
 
@@ -56,7 +56,6 @@ WORDS = {
     "Places365": {"train": "train-standard", "val": "val"},
     "RenderedSST2": ALL,
 }
-MOST = 1_000_000_000  # bytes of images in memory
 
 
 @factory("data", provides=("in_channels", "image_size"))
@@ -94,8 +93,7 @@ def torchvision_set(
         raise UserError(
             f"data.name={name}: torchvision has no such set.{did_you_mean(name, names)} There are: {listed(names, 60)}."
         )
-    if channels not in (None, 1, 3):
-        raise UserError(f"data.channels={channels}: must be 1 (grey), 3 (colour) or null (what the images are).")
+    check_channels(channels)
     kind, folder, wanted = getattr(torchvision.datasets, name), find_path(root), checked_size(size)
     given = {**({"split": "balanced"} if name == "EMNIST" else {}), **(arguments or {})}
     splits = splits_of(kind)
