@@ -221,7 +221,11 @@ def test_what_is_recommended_trains(data, answer):
                 assert not (answer(data, name, *resize).refused if resize else other)
                 count += 1
         for words in re.findall(r"Data for this model: ([\w, ]+)", refused):
-            assert not any(answer(name, model).refused for name in words.split(", "))
+            for name in words.split(", "):
+                other = answer(name, model).refused
+                resize = re.findall(r"transforms\.resize=\d+", other)
+                refusal = answer(name, model, *resize[:1]).refused if resize else other
+                assert not refusal or name == "arrays"  # which may hold images, and here hold vectors
         if "Write task=reconstruction" in refused:
             assert not answer(data, model, "task=reconstruction").refused
     assert count > 0

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,6 +58,15 @@ def train(overrides: Sequence[str] = ()) -> Run:
     return train_config(cfg, overrides, hydra.run.dir if hydra.run.dir != "." else None)
 
 
+@dataclass
+class Origin:
+    """What a run starts from: nothing, a run that is continued, or one that is extended."""
+
+    run: RunDir | None = None
+    continued: bool = False
+    state: dict[str, Any] = field(default_factory=dict)  # its newest checkpoint
+
+
 def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = None, is_trial: bool = False) -> Run:
     """Train what a composed config describes.
 
@@ -65,32 +75,13 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
         directory: the run directory; None for a new one under outputs/.
         is_trial: one of a sweep's trials: the test split isn't touched.
     """
-    console = Console(cfg.console.every_epochs, cfg.console.progress)
-    old, auto = None, cfg.resume == "auto"
-    if cfg.resume:
-        old = to_continue(cfg.resume, cfg.paths.outputs, directory)
-        cfg.resume = None  # auto, and nothing is there yet: it is started
-    elif cfg.extend:
-        old = find(cfg.extend, cfg.paths.outputs, "extend")
-    resumes = old is not None and not cfg.extend
-    state: dict[str, Any] = {}
-    if old is not None:
-        cfg = resume.resumed_config(old, cfg, typed) if resumes else resume.extended_config(old, cfg, typed)
-        console.say(f"{'resume' if resumes else 'extend'}  {old}")
-        state = Checkpoints(old.checkpoints).last(console.say)[1]
-    else:
-        cfg, remark = settled(cfg, typed)
-        if remark:
-            console.say(f"note    {remark}")
+    console, auto = Console(cfg.console.every_epochs, cfg.console.progress), cfg.resume == "auto"
+    cfg, origin = _begun(cfg, typed, directory, console)
     console.monitor = cfg.monitor
-
-    with explained(None), complaints.explaining_leftovers(cfg):
-        session = assemble(cfg, loaded=old is not None)
-    if old is not None:
-        fingerprint.check_same_data(cfg, session, old)
-    if resumes:
-        resume.check_same_length(cfg, session)
+    session = _assembled(cfg, origin)
     config = session.config
+    inexact = config.resume_inexact
+    config.resume, config.resume_inexact = None, False  # the run's own config has neither
     if is_trial or config.choices.get("debug"):
         config.test = False
     terminal.say_what_was_found(session, console, is_trial)
@@ -100,54 +91,86 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     with explained(None), complaints.explaining_leftovers(config):
         trainer = make_trainer(session, log=_to_all(loggers), progress=console.progress)
         terminal.say_memory(session, trainer, console)
-
-    inexact = config.resume_inexact
-    config.resume, config.resume_inexact = None, False  # the run's own config has neither
     identity = fingerprint.of(session, trainer)
-    if resumes:
-        assert old is not None
-        resume.check_best(old)
-        for line in fingerprint.check(state.get("fingerprint"), identity, inexact, old):
-            console.say(f"warning: {line}: this run's bits may not be those of one without an interruption")
-        resume.load_all(trainer, state, old)
-        for name, logger in loggers.items():
-            logger.load_state_dict(state["loggers"].get(name, {}))
-        if trainer.finished() and old.metrics.is_file():
-            console.say(f"done    this run is finished ({trainer.reason}); extend={old} trains longer, as a new run")
-            _load_chosen(session, trainer, old)
-            return Run(old.path, session, old.read_metrics())
-        run = old
-    else:
-        if old is not None:
-            resume.start_from(trainer, state, old)
-            for split in fingerprint.changed_splits(state["fingerprint"]["digests"], identity["digests"]):
-                console.say(f"warning: the content of split {split} isn't what {old} was trained on.")
-        run = create(config.paths.outputs, run_name(config), directory)
+    for line in _taken_up(origin, trainer, loggers, identity, inexact):
+        console.say(f"warning: {line}")
+    if origin.run is not None and origin.continued and trainer.finished() and origin.run.metrics.is_file():
+        console.say(f"done    this run is finished ({trainer.reason}); extend={origin.run} trains longer, as a new run")
+        _load_chosen(session, trainer, origin.run)
+        return Run(origin.run.path, session, origin.run.read_metrics())
+    continued = origin.run if origin.continued else None
+    run = continued or create(config.paths.outputs, run_name(config), directory)
     with explained(run):
         lock = run.lock()
     try:
         with explained(run):
-            if directory is not None and run is not old:
+            if directory is not None and not continued:
                 check_free(run, auto)
                 clear(run)
-            record_config(run, session.recorded())
-            if state and run is old:
-                record_resumption(run, config.seed, typed)
-            else:
-                record_rest(run, config.seed, typed, session.data.indices)
-                whole = layers(session.model, session.summary)
-                atomic.replace_text(run.layers, tables.table(whole, left=5) + "\n")
-        return _train(
-            run,
-            session,
-            trainer,
-            loggers,
-            identity,
-            hints=not is_trial and not config.choices.get("debug"),
-            earlier=state.get("seconds", 0.0) if run is old else 0.0,
-        )
+            _record(run, session, typed, new=not continued)
+        hints = not is_trial and not config.choices.get("debug")
+        return _train(run, session, trainer, loggers, identity, hints, origin.state["seconds"] if continued else 0.0)
     finally:
         RunDir.unlock(lock)
+
+
+def _begun(cfg: DictConfig, typed: Sequence[str], directory: str | None, console: Console) -> tuple[DictConfig, Origin]:
+    """What the run starts from, and its config: a run's own with what was typed, or the composed one."""
+    old = None
+    if cfg.resume:
+        old = to_continue(cfg.resume, cfg.paths.outputs, directory)
+        cfg.resume = None  # auto, and nothing is there yet: it is started
+    elif cfg.extend:
+        old = find(cfg.extend, cfg.paths.outputs, "extend")
+    if old is None:
+        cfg, remark = settled(cfg, typed)
+        if remark:
+            console.say(f"note    {remark}")
+        return cfg, Origin()
+    continued = not cfg.extend
+    cfg = (resume.resumed_config if continued else resume.extended_config)(old, cfg, typed)
+    console.say(f"{'resume' if continued else 'extend'}  {old}")
+    return cfg, Origin(old, continued, Checkpoints(old.checkpoints).last(console.say)[1])
+
+
+def _assembled(cfg: DictConfig, origin: Origin) -> Session:
+    """All but the trainer. Raises UserError where the data isn't that of the run which this one starts from."""
+    with explained(None), complaints.explaining_leftovers(cfg):
+        session = assemble(cfg, loaded=origin.run is not None)
+    if origin.run is not None:
+        fingerprint.check_same_data(cfg, session, origin.run)
+    if origin.continued:
+        resume.check_same_length(cfg, session)
+    return session
+
+
+def _taken_up(
+    origin: Origin, trainer: Trainer, loggers: Mapping[str, Logger], identity: dict[str, Any], inexact: bool
+) -> list[str]:
+    """Load what a run that is continued remembers, or what one that is extended hands on; the warnings."""
+    old, state = origin.run, origin.state
+    if old is None:
+        return []
+    if not origin.continued:
+        resume.start_from(trainer, state, old)
+        changed = fingerprint.changed_splits(state["fingerprint"]["digests"], identity["digests"])
+        return [f"the content of split {split} isn't what {old} was trained on." for split in changed]
+    resume.check_best(old)
+    others = fingerprint.check(state.get("fingerprint"), identity, inexact, old)
+    resume.load_all(trainer, state, old)
+    for name, logger in loggers.items():
+        logger.load_state_dict(state["loggers"].get(name, {}))
+    return [f"{line}: this run's bits may not be those of one without an interruption" for line in others]
+
+
+def _record(run: RunDir, session: Session, typed: Sequence[str], new: bool) -> None:
+    """Write into the run directory what the run is."""
+    record_config(run, session.recorded())
+    if not new:
+        record_resumption(run, session.config.seed, typed)
+        return
+    record_rest(run, session.config.seed, typed, session.data.indices)
+    atomic.replace_text(run.layers, tables.table(layers(session.model, session.summary), left=5) + "\n")
 
 
 def _train(
