@@ -1,6 +1,6 @@
 """Arrays of one's own: the same numbers from .npz, .safetensors and folders of .npy; and nothing in them is executed.
 
-The rest of what `arrays` does with an .npz file is in test_datasets.py.
+The rest of what `arrays` does with an .npz file is in test_npz.py.
 """
 
 import json

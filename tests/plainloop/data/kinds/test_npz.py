@@ -1,4 +1,4 @@
-"""Data sets give what their files hold, and say in two lines what is wrong with them."""
+"""Arrays in an .npz file: what they become, and what is said of files that are none."""
 
 from pathlib import Path
 
@@ -7,80 +7,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from plainloop.data import InMemory, arrays, points
+from plainloop.data import arrays
 from plainloop.errors import UserError
-from plainloop.places import find_path
-from tests.conftest import ROOT
 from tests.formats import write_npz
-
-# --- InMemory and points ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ten() -> InMemory:
-    """Ten samples that say which they are."""
-    return InMemory(torch.arange(30).reshape(10, 3), torch.arange(10), classes=[f"c{i}" for i in range(10)], note="n")
-
-
-def test_in_memory_gives_samples_and_batches(ten):
-    """An index gives a sample; `__getitems__` gives the same samples as one batch, in the order asked for."""
-    assert len(ten) == 10
-    assert ten[4][0].tolist() == [12, 13, 14]
-    assert ten[4][1].item() == 4
-    for indices in ([7, 0, 7], torch.tensor([7, 0, 7])):
-        inputs, targets = ten.__getitems__(indices)
-        assert targets.tolist() == [7, 0, 7]
-        assert torch.equal(inputs, torch.stack([ten[i][0] for i in (7, 0, 7)]))
-
-
-def test_in_memory_batches_are_copies(ten):
-    """What is done to a batch in place doesn't reach the data."""
-    inputs, targets = ten.__getitems__([1, 2])
-    inputs.zero_()
-    targets.zero_()
-    assert ten[1][0].tolist() == [3, 4, 5]
-    assert ten[2][1].item() == 2
-
-
-def test_select_keeps_what_belongs_to_the_data(ten):
-    """A selection holds the chosen samples, and the names and the note of the whole."""
-    part = ten.select(torch.tensor([9, 2]))
-    assert part.targets.tolist() == [9, 2]
-    assert (part.classes, part.note, part.target_names) == (ten.classes, "n", None)
-
-
-def test_in_memory_refuses_unequal_numbers():
-    with pytest.raises(UserError, match="3 inputs and 2 targets"):
-        InMemory(torch.zeros(3, 1), torch.zeros(2))
-
-
-def test_points_are_what_was_typed():
-    data = points(inputs=[[1, 2], [3, 4.5]], targets=[[0.5], [1]])
-    assert data.inputs.dtype == data.targets.dtype == torch.float32
-    assert data.inputs.tolist() == [[1, 2], [3, 4.5]]
-    assert data.targets.tolist() == [[0.5], [1]]
-
-
-@pytest.mark.parametrize(
-    ("inputs", "targets"),
-    [([[1], [2, 3]], [[1], [2]]), ([[1], ["a"]], [[1], [2]]), ([[1], [2]], [[1]])],
-    ids=["ragged", "a word", "unequal numbers"],
-)
-def test_points_refuse_what_is_no_table(inputs, targets):
-    with pytest.raises(UserError, match="data"):
-        points(inputs=inputs, targets=targets)
-
-
-def test_relative_paths_are_looked_for_here_first_then_in_the_checkout(tmp_path):
-    """The user's working directory beats the checkout; an absolute path is taken as it is."""
-    assert find_path("data/digits.npz") == ROOT / "data" / "digits.npz"
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "digits.npz").touch()
-    assert find_path("data/digits.npz").resolve() == (tmp_path / "data" / "digits.npz").resolve()
-    assert find_path(tmp_path / "none") == tmp_path / "none"
-
-
-# --- arrays -------------------------------------------------------------------------------------------------
 
 
 def test_arrays_with_classes(tmp_path):
