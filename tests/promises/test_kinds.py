@@ -212,9 +212,14 @@ def test_it_trains_and_is_measured_again(kind, trained):
         assert measured == {name: run.metrics[name] for name in measured}
 
 
+ENDED = ("images", "a stream's classes", "one string")  # one by one, without a length, with epochs of one batch
+
+
 @pytest.mark.slow
-@every_kind
-@pytest.mark.parametrize("ended", [False, True], ids=["within an epoch", "at an epoch's end"])
+@pytest.mark.parametrize(
+    ("kind", "ended"),
+    [(kind, False) for kind in KINDS] + [pytest.param(kind, True, id=f"{kind}, at an epoch's end") for kind in ENDED],
+)
 def test_it_goes_on_bit_for_bit(kind, ended, trained, tmp_path):
     positions = [(path, newest(path)["position"]) for path in trained(kind).watched.copies]
     path = next(path for path, at in positions if (at["batch"] == 0) == ended)
@@ -225,7 +230,7 @@ def test_it_goes_on_bit_for_bit(kind, ended, trained, tmp_path):
 
 
 @pytest.mark.slow
-@every_kind
+@pytest.mark.parametrize("kind", [*(kind for kind in KINDS if KINDS[kind].by_one), *PICKLED])
 def test_loading_processes_do_not_matter(kind, trained):
     run = plainloop.train([*trained(kind).words, "checkpoint.every_steps=1", *TWO])
     assert differences(trained(kind).run.path, run.path) == []

@@ -1,5 +1,6 @@
-"""Every data config with every model config: each pair trains two steps, or is refused before training by an answer
-that says why and what fits. The same of every task with every model, on the default data.
+"""Every kind of data with every model config, and every data config with a model that takes it: each pair trains two
+steps, or is refused before training by an answer that says why and what fits. The same of every task, on the default
+data.
 
 What should train stands here by hand, in `TAKES`; what an answer recommends is tried.
 """
@@ -18,6 +19,7 @@ import plainloop
 from plainloop.config.options import groups
 from plainloop.errors import UserError
 from tests import formats
+from tests.conftest import slow
 from tests.promises.test_kinds import KINDS, nothing
 from tests.promises.test_mistakes import LEAKS
 
@@ -132,12 +134,11 @@ class Answer(NamedTuple):
 def answer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Answer]]:
     """answer("digits", "cnn"), each asked once."""
     patch = pytest.MonkeyPatch()
-    given = {**DATA, **ALSO}
 
     @functools.cache
     def folder_of(data: str) -> Path:
         folder = tmp_path_factory.mktemp("data")
-        lists = given[data].write(folder)
+        lists = GIVEN[data].write(folder)
         if data == "cifar10":  # whose own files alone torchvision accepts
             for name, value in lists.items():
                 patch.setattr(CIFAR10, name, value)
@@ -145,7 +146,7 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., A
 
     @functools.cache
     def ask(data: str, model: str, *more: str) -> Answer:
-        words = given[data].typed.replace("{data}", str(folder_of(data))).split()
+        words = GIVEN[data].typed.replace("{data}", str(folder_of(data))).split()
         words += [f"model={model}", *TYPED.get(model, "").split(), *more]
         outputs = tmp_path_factory.mktemp("run") / "outputs"
         try:
@@ -180,10 +181,14 @@ def test_every_option_is_in_the_table(group, table):
     assert set(table) == set(groups()[group])
 
 
+GIVEN = {**DATA, **ALSO}
+# One option of each kind of data; the others give the same kind of input, and are in FAST with a model that takes it.
+OF_A_KIND = {given.kind: data for data, given in reversed(GIVEN.items())}
 PAIRS = [
     pytest.param(data, model, marks=[pytest.mark.slow] * ((data, model) not in FAST), id=f"{data} x {model}")
-    for data in {**DATA, **ALSO}
+    for data in GIVEN
     for model in TAKES
+    if data in OF_A_KIND.values() or (data, model) in FAST
 ]
 
 
@@ -196,7 +201,7 @@ def test_the_fast_ones_are_among_the_pairs():
 @pytest.mark.parametrize(("data", "model"), PAIRS)
 def test_a_pair_trains_or_says_what_fits(data, model, answer):
     loss, refused = answer(data, model)
-    if {**DATA, **ALSO}[data].kind in TAKES[model]:
+    if GIVEN[data].kind in TAKES[model]:
         assert not refused
         assert math.isfinite(loss)
         return
@@ -207,7 +212,7 @@ def test_a_pair_trains_or_says_what_fits(data, model, answer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", {**DATA, **ALSO})
+@pytest.mark.parametrize("data", OF_A_KIND.values())
 def test_what_is_recommended_trains(data, answer):
     """Each model that an answer names for this data, each data that it names for a model, and task=reconstruction where
     it says to write that."""
@@ -231,7 +236,11 @@ def test_what_is_recommended_trains(data, answer):
     assert count > 0
 
 
-@pytest.mark.parametrize("model", [pytest.param(model, marks=[pytest.mark.slow] * (model != "mlp")) for model in TAKES])
+# One model for each set of kinds that models take.
+OF_A_SET = {frozenset(kinds): model for model, kinds in reversed(TAKES.items())}
+
+
+@pytest.mark.parametrize("model", [model if model == "bare_linear" else slow(model) for model in OF_A_SET.values()])
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_trains_or_says_what_fits(task, model, answer):
     """On the default data."""

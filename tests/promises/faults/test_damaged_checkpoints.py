@@ -33,15 +33,20 @@ from tests.promises.faults.fragile import (
 pytestmark = pytest.mark.slow  # plain `pytest` has the catalogue of mistakes, and stays short
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [pytest.param(spoil, id=name) for name, spoil in DAMAGE.items()],
-)
-def test_a_damaged_checkpoint_is_passed_over(spoil, trained, copied, capsys):
+@pytest.mark.parametrize("spoil", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_seen(spoil, trained, tmp_path):
+    file = tmp_path / "step-30.pt"
+    file.write_bytes(spoil(newest(trained(*QUICK)).read_bytes()))
+    with pytest.raises(checkpoint.Damaged):
+        checkpoint.load(file)
+
+
+@pytest.mark.parametrize("damage", ["cut to 0", "cut to 0.5", "a bit of a weight at 0.5", "a web page"])
+def test_a_damaged_checkpoint_is_passed_over(damage, trained, copied, capsys):
     """The run goes on from the one before, says so, and ends with the bits that it had."""
     run = copied(*QUICK)
     path = newest(run)
-    path.write_bytes(spoil(path.read_bytes()))
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
     capsys.readouterr()
     plainloop.train([f"resume={run}"])
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
