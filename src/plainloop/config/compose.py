@@ -3,7 +3,6 @@
 Torch-free: a mistyped override is answered before torch is imported.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -53,11 +52,11 @@ def from_hydra(cfg: DictConfig, schema: type[Command]) -> DictConfig:
     return _finish(cfg, HydraConfig.get(), schema)
 
 
-@functools.cache
 def made_known(schema: type[Command]) -> str:
     """Tell Hydra of a schema, as what the defaults in configs/ begin with; the name of these."""
-    name = schema.door
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    name, store = schema.door, ConfigStore.instance()
+    if f"{name}_schema.yaml" not in store.repo:  # stored once more, it would be translated anew
+        store.store(name=f"{name}_schema", node=schema)
     return name
 
 
