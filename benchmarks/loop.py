@@ -132,6 +132,7 @@ def plainloop_trainer(
         preprocess = Preprocess(torch.zeros(()), torch.ones(()), bytes_in=False)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder))
+        run.config.write_text(f"trainer: {{max_epochs: {epochs}}}\n")
         checkpoints = Checkpoints(run.checkpoints, every_epochs=None)  # asked after every step, and always says no
         trainer = Trainer(
             model,

@@ -60,11 +60,10 @@ def settled(cfg: DictConfig, typed: Sequence[str]) -> tuple[DictConfig, str]:
         task, why = _task_of(cfg)
         cfg = compose.compose([*typed, f"task={task}"])
         remark = f"task={task}: {why} (task=... chooses another)"
-    model = locate(cfg.model._target_, "model", nn.Module, cfg.trust)
-    if cfg.model.get(getattr(model, "pretrained_by", "")) and not any(
-        word.startswith("transforms.normalize") for word in typed
-    ):  # weights bring their own normalisation, whatever the data's is, unless one was typed
-        cfg.transforms.normalize = "weights"
+    model = locate(cfg.model._target_, "model", nn.Module, list(cfg.trust))
+    pretrained = cfg.model.get(getattr(model, "pretrained_by", ""))
+    if pretrained and not any(word.startswith("transforms.normalize") for word in typed):
+        cfg.transforms.normalize = "weights"  # they bring their own, whatever the data's is
     return cfg, remark
 
 
@@ -90,54 +89,32 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     """
     cfg = copy.deepcopy(cfg)
     config = as_config(cfg)
-    trust, trainer = config.trust, config.trainer
+    trainer = config.trainer
     device = choose_device(trainer.device, trainer.precision)
     _prepare_torch(trainer, device)
-    task_class = locate(config.task._target_, "task", Task, trust)
-    fitting, called = config.task.get("losses") or (), str(config.choices.get("task"))
-    check_loss(OmegaConf.to_container(config.loss), task_class.kind, fitting, called, trust)
+    task_class = _task_class(config)
 
     data, facts = _build_data(config)
     few = stand_in(data.train)
-    apply_transforms(config.transforms, data, trust)
+    apply_transforms(config.transforms, data, config.trust)
     sample = task_class.check_sample(first_sample(data.train, data.skip))
     _check_data(config, data, sample)
     if config.loader.num_workers is None:
         config.loader.num_workers = default_workers(data.train)
     facts = facts_of(config, data, facts | task_class.describe(data), sample[0])
     fill_spec(config, cfg, facts | steps_of(config, _training_loader(config, data, device).batches, loaded))
-    spec, model_node = config.spec, facts_filled(config, "model")
 
     skipped = Skipped(config.loader.skip_unreadable)
-    once = through(config.transforms.eval, "transforms.eval", few, trust)  # training samples without what is random
-    with reading_loader(
-        config.loader,
-        once,
-        seed=config.seed,
-        trust=trust,
-        skipped=skipped,
-        # A run's own statistics are loaded afterwards: only their shapes are needed.
-        limit=1 if loaded and not asked(data.train, "make_preprocess") else None,
-    ) as read:
-        of_images = {**model_node, "in_channels": spec.in_channels}
-        preprocess = preprocess_for(config.transforms, of_images, data, read, sample[0], trust)
+    preprocess = _build_preprocess(config, data, few, sample[0], skipped, loaded)
     seeding.seed_everything(config.seed, seeding.INIT)
-    model = _build_model(config, model_node, loaded)
+    model = _build_model(config, loaded)
     notes = finetune(config.finetune, config.paths.outputs, model, preprocess, loaded)
-    names = spec.class_names or spec.target_names or [str(number) for number in range(spec.num_outputs or 0)]
-    for place, numbers in balanced_weights(facts_filled(config, "loss"), task_class.kind, data, names):
-        OmegaConf.update(cfg, place, numbers)  # as facts about the data: the saved config holds the numbers
-    loss = make_loss(facts_filled(config, "loss"), task_class.kind, spec.num_outputs, trust)
-    metrics = {
-        name: build(node, f"metrics.{name}", METRIC, trust) for name, node in facts_filled(config, "metrics").items()
-    }
-    task = construct(task_class, facts_filled(config, "task"), "task", Task, loss=loss, metrics=metrics)
-    task.num_outputs = spec.num_outputs
-    task.fit(data)
-    if hasattr(model, "auxiliary_weight"):
-        task.loss_of = with_auxiliary(task, float(model.auxiliary_weight))  # type: ignore[arg-type]
+    task = _build_task(config, task_class, data)
+    weight: Any = getattr(model, "auxiliary_weight", None)
+    if weight is not None:
+        task.loss_of = with_auxiliary(task, float(weight))  # type: ignore[method-assign]
 
-    augment = augment_for(config.transforms, spec, config.choices, task, sample[0])
+    augment = augment_for(config.transforms, config.spec, config.choices, task, sample[0])
     count = _with_one_left_over(config, _training_loader(config, data, device), model)
     if count:
         config.loader.drop_last = True
@@ -197,6 +174,14 @@ def _prepare_torch(section: TrainerSection, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = device.type == "cuda" and not section.deterministic
 
 
+def _task_class(config: Config) -> type[Task]:
+    """The task's class, with a loss that fits it."""
+    found: type[Task] = locate(config.task._target_, "task", Task, config.trust)
+    fitting, called = config.task.get("losses") or (), str(config.choices.get("task"))
+    check_loss(OmegaConf.to_container(config.loss), found.kind, fitting, called, config.trust)
+    return found
+
+
 def _build_data(config: Config) -> tuple[Data, dict[str, Any]]:
     """The splits, and what they say of themselves."""
     node, trust = plain(config.data), config.trust
@@ -232,9 +217,29 @@ def _training_loader(config: Config, data: Data, device: torch.device) -> Loader
     return training_loader(config.loader, data, seed=config.seed, device=device, limit=limit, trust=config.trust)
 
 
-def _build_model(config: Config, node: dict[str, Any], loaded: bool) -> nn.Module:
+def _build_preprocess(
+    config: Config, data: Data, few: Dataset, inputs: Any, skipped: Skipped, loaded: bool
+) -> nn.Module:
+    """What goes on between the loader and the model.
+
+    Args:
+        few: the training split without its transforms; of a stream, the samples that stand for all.
+        inputs: one sample's.
+    """
+    model = {**facts_filled(config, "model"), "in_channels": config.spec.in_channels}
+    once = through(config.transforms.eval, "transforms.eval", few, config.trust)  # without what is random
+    # A run's own statistics are loaded afterwards: only their shapes are needed.
+    limit = 1 if loaded and not asked(data.train, "make_preprocess") else None
+    with reading_loader(
+        config.loader, once, seed=config.seed, trust=config.trust, skipped=skipped, limit=limit
+    ) as batches:
+        return preprocess_for(config.transforms, model, data, batches, inputs, config.trust)
+
+
+def _build_model(config: Config, loaded: bool) -> nn.Module:
     """The model; a factory of ours that asks for it is told whether a run's weights are `loaded` afterwards, and what
     the user trusts."""
+    node = facts_filled(config, "model")
     target = locate(node["_target_"], "model", nn.Module, config.trust)
     check_task(config, target)
     wanted = inspect.signature(target).parameters if getattr(target, "plainloop_factory", None) else ()
@@ -247,6 +252,23 @@ def _build_model(config: Config, node: dict[str, Any], loaded: bool) -> nn.Modul
             "its size from the data, as by model.in_features='${spec.num_features}'"
         )
     return model
+
+
+def _build_task(config: Config, task_class: type[Task], data: Data) -> Task:
+    """The task with its loss and metrics, fitted on the training split."""
+    spec, kind, trust = config.spec, task_class.kind, config.trust
+    names = spec.class_names or spec.target_names or [str(number) for number in range(spec.num_outputs or 0)]
+    for place, numbers in balanced_weights(facts_filled(config, "loss"), kind, data, names):
+        # As facts about the data: the saved config holds the numbers.
+        OmegaConf.update(config.loss, place.removeprefix("loss."), numbers)
+    loss = make_loss(facts_filled(config, "loss"), kind, spec.num_outputs, trust)
+    metrics = {
+        name: build(node, f"metrics.{name}", METRIC, trust) for name, node in facts_filled(config, "metrics").items()
+    }
+    task = construct(task_class, facts_filled(config, "task"), "task", Task, loss=loss, metrics=metrics)
+    task.num_outputs = spec.num_outputs
+    task.fit(data)
+    return task
 
 
 def _with_one_left_over(config: Config, loader: Loader, model: nn.Module) -> int:

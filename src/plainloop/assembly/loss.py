@@ -147,7 +147,7 @@ def _labels(data: Data) -> Tensor:
 
 
 def make_loss(
-    node: Mapping[str, Any], kind: str, count: int, trust: Sequence[str] = (), slot: str = "loss"
+    node: Mapping[str, Any], kind: str, count: int | None, trust: Sequence[str] = (), slot: str = "loss"
 ) -> nn.Module:
     """Build the loss that a config node describes: lists of weights become tensors, a sum's parts are built first.
 
@@ -181,7 +181,7 @@ def make_loss(
     return loss
 
 
-def _weights(value: Any, kind: str, count: int, name: str) -> Tensor:
+def _weights(value: Any, kind: str, count: int | None, name: str) -> Tensor:
     """Numbers, one for each output, as a tensor. Raises UserError."""
     numbers = value if isinstance(value, list) else [value]
     right = all(isinstance(one, int | float) and not isinstance(one, bool) and 0 <= one < math.inf for one in numbers)

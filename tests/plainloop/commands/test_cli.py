@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 import yaml
 from hydra._internal.utils import get_args_parser
 
 from plainloop.commands import cli, startup
-from plainloop.config import compose, keys, options, schema
+from plainloop.config import compose, keys, options, schema, sections
 from plainloop.errors import Interrupted, MachineError, UserError, tell
-from tests.conftest import ROOT
+from tests.conftest import ROOT, copy_configs
 
-COMMANDS = {command.door: command for command in schema.Command.__subclasses__()}
+COMMANDS = {command.door: command for command in (schema.Config, schema.EvaluateConfig)}
 IMPORTED_TORCH = re.compile(r"^import time:.*\| +torch$", re.MULTILINE)
 
 
@@ -51,6 +53,48 @@ def raising(error: BaseException) -> Callable:
         raise error
 
     return function
+
+
+# --- a door of one's own ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Describe(schema.Command):
+    """What a further command takes."""
+
+    door: ClassVar[str] = "describe"
+    usage: ClassVar[str] = "python describe.py run=RUN [words=N]\n"
+
+    run: str = keys.key("latest", "a run directory, or latest", changes="evaluate")
+    words: int = keys.key(10, "how many words it takes", min=1, changes="evaluate")
+    paths: sections.Paths = field(default_factory=sections.Paths)
+    trainer: sections.TrainerSection = field(default_factory=sections.TrainerSection)
+
+
+def test_a_further_command_is_a_schema_a_yaml_and_a_function(door_here, tmp_path, monkeypatch):
+    """No file knows the doors: one that is added has help, checks and answers of its own."""
+    defaults = (options.CONFIGS / "evaluate.yaml").read_text()
+    (copy_configs(tmp_path, monkeypatch) / "describe.yaml").write_text(defaults.replace("evaluate", "describe"))
+    monkeypatch.setitem(COMMANDS, "describe", Describe)
+    monkeypatch.setattr(cli, "find", lambda *arguments: None)
+    called = []
+    status, _, err = door_here("describe", lambda cfg, typed, *others: called.append((cfg.words, typed)), "words=3")
+    assert (status, err) == (0, "")
+    assert called == [(3, ["words=3"])]
+    shown = door_here("describe", not_called, "--help")[1]
+    assert shown.startswith("python describe.py run=RUN")
+    assert "words=10" in shown
+    assert "trainer.device=auto" in shown
+    assert "trainer.max_epochs" not in shown
+    for word, answer in {
+        "words=0": "words=0: must be a whole number of at least 1.",
+        "wrods=3": "wrods: there is no such key. Did you mean words? (python describe.py --help lists them all)",
+        "outputs/a/run": "settings are typed as key=value. Write run=outputs/a/run",
+        "optimizer.lr=1": "optimizer.lr: it comes from the run, and can't change here. python describe.py --help lists",
+    }.items():
+        status, _, err = door_here("describe", not_called, word)
+        assert status == 2
+        assert answer in err
 
 
 # --- help and the config ------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_every_loss_of_torchs_trains_or_says_why_not(name, tmp_path):
             assert len(str(caught.value).splitlines()) <= 2
         assert not (tmp_path / "outputs").exists()
         return
-    assert name in KNOWN, f"torch.nn.{name} is new: give it a line in LOSSES or UNFIT (losses.py)"
+    assert name in KNOWN, f"torch.nn.{name} is new: give it a line in TURNS or UNFIT"
     option = KNOWN[name]
     words = words_for(option, next(iter(LOSSES[option][1])))
     run = trained(*words, "loss=custom", f"loss._target_=torch.nn.{name}")
