@@ -6,10 +6,10 @@ without `zero_grad()`'s bookkeeping too. `plainloop` has everything on that a re
 real file, TensorBoard, the console, and the question after every step whether a checkpoint is due. Left out are
 validation and saving: how often they happen is the user's choice.
 
-They take turns of a hundred steps, so that whatever else the machine does hits them alike, and at the end their
-weights must be equal bit for bit, so that nothing lighter or heavier is compared.
+They take turns of a hundred steps (ten where a step is long), so that whatever else the machine does hits them alike,
+and at the end their weights must be equal bit for bit, so that nothing lighter or heavier is compared.
 
-    python benchmarks/loop.py [--rounds 300] [--case mlp|linear] [--control] [--json FILE]
+    python benchmarks/loop.py [--rounds 300] [--case mlp|linear|logged|resnet18 ...] [--control] [--json FILE]
 """
 
 import argparse
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,7 @@ from plainloop.training.update import Update
 
 Batch = tuple[Tensor, Tensor]
 FEATURES, CLASSES, LR = 784, 10, 1e-3
-LOG_EVERY = 50  # the default of trainer.log_every
-TURN, TURNS_PER_EPOCH = 100, 10  # steps: two log points in each turn
+TURNS_PER_EPOCH = 10
 
 
 def mlp() -> nn.Module:
@@ -64,11 +64,48 @@ def linear() -> nn.Module:
     return Linear(FEATURES, CLASSES)
 
 
-def random_batches(count: int, size: int) -> list[Batch]:
-    """Inputs (size, 784) float32 and classes (size,), `count` times."""
+def resnet18() -> nn.Module:
+    """torchvision's, for ten classes; the same weights at every call."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    return models.resnet18(num_classes=CLASSES)
+
+
+@dataclass
+class Case:
+    """What is trained, and how.
+
+    Args:
+        size: of a batch.
+        target: for the ratio of the minima, and of the medians.
+        shape: of an input.
+        turn: steps.
+        log_every: steps between log points.
+    """
+
+    title: str
+    make: Callable[[], nn.Module]
+    size: int
+    target: float
+    shape: tuple[int, ...] = (FEATURES,)
+    turn: int = 100
+    log_every: int = 50  # the default of trainer.log_every
+
+
+CASES = {
+    "mlp": Case("MLP 784-128-64-10", mlp, 64, 1.02),
+    "linear": Case("one linear layer 784-10", linear, 32, 1.04),
+    "logged": Case("MLP 784-128-64-10, every step logged", mlp, 64, 1.25, log_every=1),
+    "resnet18": Case("ResNet-18 on 3 x 32 x 32", resnet18, 8, 1.005, shape=(3, 32, 32), turn=10, log_every=10),
+}
+
+
+def random_batches(count: int, size: int, shape: tuple[int, ...] = (FEATURES,)) -> list[Batch]:
+    """Inputs (size, *shape) float32 and classes (size,), `count` times."""
     generator = torch.Generator().manual_seed(1)
     return [
-        (torch.rand(size, FEATURES, generator=generator), torch.randint(CLASSES, (size,), generator=generator))
+        (torch.rand(size, *shape, generator=generator), torch.randint(CLASSES, (size,), generator=generator))
         for _ in range(count)
     ]
 
@@ -111,7 +148,7 @@ def barest_loop(model: nn.Module) -> Callable[[Sequence[Batch]], None]:
 
 @contextlib.contextmanager
 def plainloop_trainer(
-    model: nn.Module, batches: Any, epochs: int = 1, preprocess: nn.Module | None = None
+    model: nn.Module, batches: Any, epochs: int = 1, preprocess: nn.Module | None = None, log_every: int = 50
 ) -> Iterator[Trainer]:
     """A Trainer with everything on that `python train.py` turns on, but validation and checkpoints.
 
@@ -143,7 +180,7 @@ def plainloop_trainer(
             batches,
             length=Length(epochs),
             seed_step=no_seed,  # as for every model in which nothing draws
-            hooks=Hooks(log, LOG_EVERY, console.progress, due=checkpoints.due),
+            hooks=Hooks(log, log_every, console.progress, due=checkpoints.due),
         )
         for logger in loggers:
             logger.open(run, {"trainer": {"max_epochs": epochs}}, 0)
@@ -151,7 +188,7 @@ def plainloop_trainer(
         for logger in loggers:
             logger.close()
         records = run.history.read_text().splitlines()
-        assert len(records) == trainer.step // LOG_EVERY + trainer.epoch, f"{len(records)} records in the history"
+        assert len(records) == trainer.step // log_every + trainer.epoch, f"{len(records)} records in the history"
 
 
 class Turns:
@@ -161,8 +198,8 @@ class Turns:
     The Trainer doesn't notice: it asks for a batch, and gets it a little later. Its first epoch isn't counted.
     """
 
-    def __init__(self, batches: Sequence[Batch], others: Mapping[str, Callable[[Sequence[Batch]], None]]):
-        self.held, self.batches, self.others = batches, len(batches), others
+    def __init__(self, batches: Sequence[Batch], others: Mapping[str, Callable[[Sequence[Batch]], None]], turn: int):
+        self.held, self.batches, self.others, self.turn = batches, len(batches), others, turn
         self.num_samples = sum(len(targets) for _, targets in batches)
         self.seconds: dict[str, list[float]] = {name: [] for name in (*others, "plainloop")}
         self.since: float | None = None
@@ -171,11 +208,11 @@ class Turns:
         return self.batches
 
     def epoch(self, number: int = 0, first_batch: int = 0) -> Iterator[Batch]:
-        for start in range(0, len(self), TURN):
-            turn = self.held[start : start + TURN]
+        for start in range(0, len(self), self.turn):
+            turn = self.held[start : start + self.turn]
             self.stop("plainloop", number > 0 and (number > 1 or start > 0))
             names = list(self.others)
-            for name in names if start // TURN % 2 else reversed(names):
+            for name in names if start // self.turn % 2 else reversed(names):
                 self.since = time.perf_counter()
                 self.others[name](turn)
                 self.stop(name, number > 0)
@@ -239,18 +276,18 @@ def assert_equal_weights(models: Mapping[str, nn.Module]) -> None:
             assert torch.equal(value, expected[key]), f"{key} of {name} differs from that of {first}"
 
 
-def compare(title: str, make: Callable[[], nn.Module], size: int, target: float, rounds: int, control: bool) -> Any:
+def compare(case: Case, rounds: int, control: bool) -> Any:
     """Let all contestants train, and report."""
-    models = {name: make() for name in ("bare", "barest", "plainloop", *(["bare again"] if control else []))}
+    models = {name: case.make() for name in ("bare", "barest", "plainloop", *(["bare again"] if control else []))}
     others = {
         name: (barest_loop if name == "barest" else bare_loop)(model)
         for name, model in models.items()
         if name != "plainloop"
     }
-    turns = Turns(random_batches(TURN * TURNS_PER_EPOCH, size), others)
+    turns = Turns(random_batches(case.turn * TURNS_PER_EPOCH, case.size, case.shape), others, case.turn)
     epochs = 1 - (-rounds // TURNS_PER_EPOCH)
     with (
-        plainloop_trainer(models["plainloop"], turns, epochs) as trainer,
+        plainloop_trainer(models["plainloop"], turns, epochs, log_every=case.log_every) as trainer,
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
@@ -258,28 +295,21 @@ def compare(title: str, make: Callable[[], nn.Module], size: int, target: float,
         turns.stop("plainloop")
     assert_equal_weights(models)
     pairs = [("plainloop", "bare"), ("plainloop", "barest"), *([("bare again", "bare")] if control else [])]
-    result = report(f"{title}, batches of {size}", turns.seconds, TURN, target, pairs)
+    result = report(f"{case.title}, batches of {case.size}", turns.seconds, case.turn, case.target, pairs)
     print(f"  weights equal bit for bit after {trainer.step:,} steps")
     return result
 
 
-CASES = {
-    "mlp": ("MLP 784-128-64-10", mlp, 64, 1.02),
-    "linear": ("one linear layer 784-10", linear, 32, 1.08),
-}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=300, help=f"turns of each contestant, of {TURN} steps")
-    parser.add_argument("--case", choices=CASES, help="one case only")
+    parser.add_argument("--rounds", type=int, default=300, help="turns of each contestant")
+    parser.add_argument("--case", nargs="+", choices=CASES, default=["mlp", "linear"], help="if not mlp and linear")
     parser.add_argument("--control", action="store_true", help="a second bare loop: how far from 1 its ratio strays")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one thread, at least {arguments.rounds} turns of {TURN} steps")
-    names = [arguments.case] if arguments.case else list(CASES)
-    results = {name: compare(*CASES[name], arguments.rounds, arguments.control) for name in names}
+    print(f"torch {torch.__version__}, one thread, at least {arguments.rounds} turns")
+    results = {name: compare(CASES[name], arguments.rounds, arguments.control) for name in arguments.case}
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

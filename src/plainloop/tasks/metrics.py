@@ -5,6 +5,7 @@ place by its `_target_`. A metric gets predictions as probabilities: (N, C) for 
 and values (N, T) for regression.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ def same_shape(predictions: Tensor, targets: Tensor) -> None:
         raise ValueError(
             f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must have one shape"
         )
+
+
+def share(right: Tensor | int, count: int) -> float:
+    """right / count, as numbers of Python's; NaN where nothing was counted."""
+    return int(right) / count if count else math.nan
 
 
 class Metric:
@@ -79,8 +85,8 @@ class Accuracy(Metric):
         self.right = self.right + right.sum()
         self.count += len(targets)
 
-    def compute(self) -> Tensor:
-        return torch.as_tensor(self.right) / self.count
+    def compute(self) -> float:
+        return share(self.right, self.count)
 
 
 class _Counts(Metric):
@@ -100,7 +106,7 @@ class _Counts(Metric):
         if outputs != self.num_classes:
             raise ValueError(f"{type(self).__name__}(num_classes={self.num_classes}) was given {outputs} classes")
         predicted = (predictions > 0.5).long() if predictions.ndim == 1 else predictions.argmax(1)
-        cells = targets.long() * self.num_classes + predicted
+        cells = torch.add(predicted, targets.long(), alpha=self.num_classes)
         counts = torch.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
         self.matrix = counts if self.matrix is None else self.matrix + counts
 
@@ -133,15 +139,15 @@ class _FromConfusion(_Counts):
         self.average = average
         super().__init__(num_classes)
 
-    def parts(self) -> tuple[list[float], list[float], list[float]]:
+    def parts(self) -> tuple[list[int], list[int], list[int]]:
         """Right, predicted, and true or predicted counts of each class (C,); as numbers of Python's, which for the few
         that they are is ten times as fast as torch."""
-        matrix = wide(self.counted())
-        right, predicted, true = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
-        return right.tolist(), predicted.tolist(), (predicted + true).tolist()
+        matrix = self.counted()
+        right, predicted, true = torch.stack([matrix.diagonal(), matrix.sum(0), matrix.sum(1)]).tolist()
+        return right, predicted, [one + other for one, other in zip(predicted, true, strict=True)]
 
-    def averaged(self, numerator: Sequence[float], denominator: Sequence[float], seen: Sequence[float]) -> float:
-        scores = [above / max(below, 1.0) for above, below in zip(numerator, denominator, strict=True)]
+    def averaged(self, numerator: Sequence[int], denominator: Sequence[int], seen: Sequence[int]) -> float:
+        scores = [above / max(below, 1) for above, below in zip(numerator, denominator, strict=True)]
         return scores[1] if self.average == "binary" else sum(scores) / sum(count > 0 for count in seen)
 
 
@@ -209,8 +215,8 @@ class LabelAccuracy(_Labels):
         self.right = self.right + (predicted == true).sum()
         self.count += true.numel()
 
-    def compute(self) -> Tensor:
-        return torch.as_tensor(self.right) / self.count
+    def compute(self) -> float:
+        return share(self.right, self.count)
 
 
 class ExactMatch(LabelAccuracy):

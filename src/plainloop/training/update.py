@@ -78,13 +78,13 @@ class Update:
         self.optimizer.step()
 
     def check(self, norm: float, step: int) -> dict[str, Any]:
-        """At a log point: raises MachineError where the gradient's norm, or a weight, isn't finite.
+        """At a log point: raises MachineError where the gradient's norm isn't finite. Whether every weight is, which
+        takes longer, is asked at an epoch's end and before a save.
 
         Returns:
             what is recorded besides.
         """
         check_finite(math.isfinite(norm), f"the gradient's norm is {norm} at step {step}")
-        self.check_weights(f"at step {step}")
         return {}
 
     def check_epoch(self, step: int, last: bool, learned: bool = True) -> None:
@@ -94,9 +94,11 @@ class Update:
             learned: whether there was a loss that counts.
         """
         check_finite(learned, f"no loss is finite within the epoch that ends at step {step}")
+        self.check_weights(f"at step {step}")
 
     def check_weights(self, where: str) -> None:
-        """A gradient that was infinite in one step alone has left its mark on the weights. Raises MachineError."""
+        """A weight may be lost without a trace in the loss: its gradient was infinite in one step alone, and no other
+        step uses it. Raises MachineError."""
         finite = bool(total_norm(self.watched).isfinite())  # one number instead of all; it may be infinite by itself
         finite = finite or bool(torch.stack([tensor.isfinite().all() for tensor in self.watched]).all())
         check_finite(finite, f"the weights hold NaN or infinity {where}")

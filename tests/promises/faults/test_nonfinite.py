@@ -37,15 +37,17 @@ POISONED += [(poison, 7, how) for poison in ("loss nan", "gradient inf", "elsewh
 
 
 @pytest.mark.parametrize(("poison", "at", "how"), POISONED)
-def test_what_is_not_finite_ends_the_run_by_the_next_log_point(poison, at, how):
-    """In one step alone, between log points and at one (every three steps); no validation, no save comes first."""
+def test_what_is_not_finite_ends_the_run_by_the_next_log_point_or_epoch(poison, at, how):
+    """In one step alone, between log points and at one (every three steps); no validation, no save comes first. What
+    only a weight shows that no other step uses is seen when the epoch of five steps ends."""
     words = [f"model.poison={poison}", f"model.at={at}", "trainer.validate_every=0", "trainer.max_epochs=9"]
     if "accumulate" in how:  # five batches an epoch are three steps, and batch 11 is in the seventh
         words[1] = "model.at=11"
     _, trainer = trainer_for(*words, *how.split())
     with pytest.raises(MachineError, match=r"optimizer\.lr.*trainer\.max_grad_norm"):
         trainer.fit()
-    assert trainer.step == 9
+    hidden = "elsewhere" in poison and at == 7 and "accumulate" not in how and "max_grad_norm" not in how
+    assert trainer.step == (10 if hidden else 9)
 
 
 @pytest.mark.parametrize("poison", ["loss nan", "gradient inf", "gradient nan", "elsewhere inf"])
