@@ -37,8 +37,8 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # triton complains of leaks when Python ends and objects are still frozen
 
 
-def every(number: int, rows: Iterable[Any]) -> list[Any]:
-    """Rows for `parametrize` of which every so many is tried by plain `pytest`, and the others are slow tests."""
+def one_in(number: int, rows: Iterable[Any]) -> list[Any]:
+    """Rows for `parametrize` of which plain `pytest` tries one in so many; the others are slow tests."""
     return [row if place % number == 0 else slow(row) for place, row in enumerate(rows)]
 
 
