@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -37,8 +37,8 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # triton complains of leaks when Python ends and objects are still frozen
 
 
-def every(number: int, rows: Iterable[Any]) -> list[Any]:
-    """Rows for `parametrize` of which every so many is tried by plain `pytest`, and the others are slow tests."""
+def one_in(number: int, rows: Iterable[Any]) -> list[Any]:
+    """Rows for `parametrize` of which plain `pytest` tries one in so many; the others are slow tests."""
     return [row if place % number == 0 else slow(row) for place, row in enumerate(rows)]
 
 
@@ -130,6 +130,15 @@ def copy_configs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In-process runs write their outputs/ into the test's own folder."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """Runs in this process needn't wait for the disk, which each does 25 times. (What must be synced before what is
+    renamed is tested in runs/test_checkpoint.py.)"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

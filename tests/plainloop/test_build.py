@@ -18,7 +18,7 @@ from plainloop.errors import UserError
 from plainloop.tasks import Task, classification, metrics
 from plainloop.training import callbacks, trainer
 from plainloop.training.optimizer import make_optimizer
-from tests.conftest import every
+from tests.conftest import one_in
 
 # Slot, something of its kind, and that kind's name in an error.
 KINDS = [
@@ -297,7 +297,7 @@ def test_a_strangers_run_cant_authorise_itself(section, trust, strangers_run):
 
 @pytest.mark.parametrize("how", ["resume", "extend"])
 @pytest.mark.parametrize(
-    "section", every(4, ["model", "data", "optimizer", "scheduler", "trainer", "logger.extra", "callbacks.extra"])
+    "section", one_in(4, ["model", "data", "optimizer", "scheduler", "trainer", "logger.extra", "callbacks.extra"])
 )
 def test_a_strangers_run_cant_authorise_itself_when_it_is_continued(section, how, strangers_run, tmp_path):
     """Nor when it is resumed or extended: only what is typed is trusted."""

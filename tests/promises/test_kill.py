@@ -19,7 +19,7 @@ import torch
 import plainloop
 from plainloop.commands import train
 from plainloop.runs import checkpoint
-from tests.conftest import ROOT
+from tests.conftest import ROOT, one_in
 
 
 def imported(path: Path) -> ModuleType:
@@ -136,7 +136,7 @@ def test_tensorboard_shows_each_record_once(save, tmp_path):
     assert kill.wrong_curves(again.run) == []
 
 
-@pytest.mark.parametrize("longer", [False, True])
+@pytest.mark.parametrize("longer", one_in(2, [True, False]))
 def test_a_run_killed_before_its_result_was_written_measures_it_when_resumed(longer, monkeypatch, capsys):
     """Also one that was trained longer, and has the result of its shorter life."""
     words = ["model.dropout=0.3", "logger=none"]

@@ -18,7 +18,7 @@ import plainloop
 from plainloop.commands import evaluate, sweep
 from plainloop.config import compose, schema
 from plainloop.errors import UserError
-from tests.conftest import copy_configs, every
+from tests.conftest import copy_configs, one_in
 
 SetUp = Callable[[Path, pytest.MonkeyPatch], object]
 
@@ -759,7 +759,7 @@ def type_here(words: list[str], config_alone: bool) -> None:
         plainloop.train(words)
 
 
-@pytest.mark.parametrize(("row", "config_alone"), every(3, TABLE))
+@pytest.mark.parametrize(("row", "config_alone"), one_in(3, TABLE))
 def test_mistake_is_answered(row: Mistake, config_alone: bool, tmp_path, monkeypatch, request):
     """The answer names the cause and the fix in one or two lines, in the user's words, and nothing is written."""
     if "device=cuda" in row.words and torch.cuda.device_count() > (99 if "cuda:99" in row.words else 0):

@@ -26,6 +26,7 @@ def losses(run: plainloop.Run, checkpoint: str = "last") -> dict[str, float]:
     return {split: session.measure(split)["loss"] for split in ("train", "val", "test")}
 
 
+@pytest.mark.slow
 def test_the_recipe_overfits(trained: Trained):
     """By heart at the end; the validation loss has fallen to its lowest early, and risen again since."""
     run = trained("trainer.max_epochs=30")

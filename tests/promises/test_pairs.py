@@ -109,7 +109,7 @@ TYPED = {
     "torchvision": "model.name=mobilenet_v3_small",
 }  # fmt: skip
 
-# In the fast suite: each data option with a model that its data fit, each model with data that fit it, and strangers.
+# In any case: each data option with a model that its data fit, each model with data that fit it, and strangers.
 COMPANION = {"image": "linear", "spectrogram": "cnn", "vector": "mlp", "table": "mlp", "tokens": "char_rnn",
              "text": "rnn", "series": "series_rnn"}  # fmt: skip
 HOME = {"image": "digits", "tokens": "one_string", "text": "text", "series": "series", "table": "penguins",
@@ -184,8 +184,17 @@ def test_every_option_is_in_the_table(group, table):
 GIVEN = {**DATA, **ALSO}
 # One option of each kind of data; the others give the same kind of input, and are in FAST with a model that takes it.
 OF_A_KIND = {given.kind: data for data, given in reversed(GIVEN.items())}
+# One model for each set of kinds that models take.
+OF_A_SET = {frozenset(kinds): model for model, kinds in reversed(TAKES.items())}
+
+
+def is_quick(data: str, model: str) -> bool:
+    """Plain `pytest` tries each option of data, and a model of each set."""
+    return (data, model) in FAST and (model in COMPANION.values() or model in OF_A_SET.values())
+
+
 PAIRS = [
-    pytest.param(data, model, marks=[pytest.mark.slow] * ((data, model) not in FAST), id=f"{data} x {model}")
+    pytest.param(data, model, marks=[] if is_quick(data, model) else [pytest.mark.slow], id=f"{data} x {model}")
     for data in GIVEN
     for model in TAKES
     if data in OF_A_KIND.values() or (data, model) in FAST
@@ -234,10 +243,6 @@ def test_what_is_recommended_trains(data, answer):
         if "Write task=reconstruction" in refused:
             assert not answer(data, model, "task=reconstruction").refused
     assert count > 0
-
-
-# One model for each set of kinds that models take.
-OF_A_SET = {frozenset(kinds): model for model, kinds in reversed(TAKES.items())}
 
 
 @pytest.mark.parametrize("model", [model if model == "bare_linear" else slow(model) for model in OF_A_SET.values()])

@@ -19,6 +19,7 @@ from plainloop.models.blocks import blocks_of
 from plainloop.models.freezing import freeze, train_mode
 from plainloop.models.weights import load_weights, read_weights
 from plainloop.runs import checkpoint
+from tests.conftest import one_in
 
 SHORT = ["trainer.max_epochs=2", "trainer.limit_batches=4", "logger=none"]
 
@@ -154,6 +155,7 @@ def test_frozen_parts_are_unchanged_bit_for_bit(tmp_path):
     assert plainloop.evaluate(tuned.path)["test/loss"] == tuned.metrics["test/loss"]
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_is_resumed_without_its_first_weights():
     """They may be gone; the bits are those of the uninterrupted run."""
     first = plainloop.train(["model=cnn", *SHORT, "seed=7"])
@@ -235,7 +237,7 @@ def run_of_mlp(tmp_path: Path) -> Any:
     return plainloop.train(["model=mlp", *SHORT, f"paths.outputs={tmp_path}/outputs", "trainer.ema_decay=0.5"])
 
 
-@pytest.mark.parametrize("how", ["directory", "latest", "folder of runs", "best.pt"])
+@pytest.mark.parametrize("how", one_in(2, ["directory", "latest", "folder of runs", "best.pt"]))
 def test_weights_of_a_run_are_its_best_ones(how, run_of_mlp, tmp_path):
     """As evaluate takes them, averaged where it averages; and the config says which run it was."""
     place = {
@@ -253,6 +255,7 @@ def test_weights_of_a_run_are_its_best_ones(how, run_of_mlp, tmp_path):
     assert Path(run.config.finetune.weights).resolve() == source.resolve()
 
 
+@pytest.mark.slow
 def test_what_a_run_does_to_its_inputs_goes_with_its_weights(run_of_mlp, capsys):
     """Its mean and deviation, though the new data has others; where they can't, there is a warning."""
     words = [f"finetune.weights={run_of_mlp.path}", *SHORT]
@@ -264,6 +267,7 @@ def test_what_a_run_does_to_its_inputs_goes_with_its_weights(run_of_mlp, capsys)
     assert "inputs are normalised in another way" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_size_of_images_does_not_change_how_they_are_normalised(tmp_path, capsys):
     words = ["model=resnet", "model.width=4", "transforms.normalize=train", "trainer.max_steps=1", "logger=none"]
     first = plainloop.train(words)

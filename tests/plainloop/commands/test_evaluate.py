@@ -14,12 +14,13 @@ from torch.utils.data import Dataset
 import plainloop
 from plainloop.errors import UserError
 from plainloop.reports import terminal
-from tests.conftest import ROOT, Done, command, copy_configs
+from tests.conftest import ROOT, Done, command, copy_configs, one_in
 from tests.plainloop.commands.runs import trained
 
 
-@pytest.mark.parametrize("split", ["test", "val"])
-@pytest.mark.parametrize("checkpoint", ["best", "last"])
+@pytest.mark.parametrize(
+    ("split", "checkpoint"), one_in(4, [("test", "best"), ("val", "best"), ("test", "last"), ("val", "last")])
+)
 def test_evaluate_reproduces_the_runs_own_numbers_exactly(digits_command: Done, split, checkpoint):
     values = plainloop.evaluate(digits_command.run, split=split, checkpoint=checkpoint)
     own = digits_command.metrics()
@@ -92,6 +93,7 @@ class Counted(Dataset):
         return torch.full((3,), float(index)), index % 2
 
 
+@pytest.mark.slow
 def test_statistics_are_taken_once(tmp_path: Path):
     """A run's own are loaded when it is evaluated, resumed or extended: its training split isn't read for them."""
     words = ["data=custom", f"data._target_={__name__}.Counted", "task=multiclass", "transforms.normalize=train"]

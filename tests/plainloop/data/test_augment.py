@@ -298,6 +298,7 @@ def test_the_loss_of_mixed_labels_is_the_mix_of_the_losses():
     assert loss.item() == pytest.approx(-(shares * logs).sum(1).mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_augmented_runs_resume_bit_for_bit():
     whole = plainloop.train([*WORDS, *ALL, "trainer.max_epochs=3"])
     first = plainloop.train([*WORDS, *ALL, "trainer.max_epochs=2"])

@@ -162,6 +162,7 @@ def test_loading_processes_change_nothing():
     assert all(torch.equal(a, b) for a, b in zip(rotated(0, epoch=1), rotated(2, epoch=1), strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_with_transforms_resumes_bit_for_bit():
     """And is evaluated with its own numbers."""
     words = [*WORDS, f"transforms.train=[{ROTATION}]"]

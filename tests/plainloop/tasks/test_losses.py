@@ -22,7 +22,7 @@ from plainloop.tasks.metrics import MAE
 from plainloop.tasks.regression import GaussianRegression, Regression
 from plainloop.tasks.sequences import SequenceLabelling
 from plainloop.tasks.task import Task
-from tests.conftest import copy_configs
+from tests.conftest import copy_configs, one_in
 
 
 class Says(nn.Module):
@@ -132,7 +132,7 @@ TORCHS = [name for name in dir(nn) if name.endswith("Loss")]
 KNOWN = {target.__name__: option for option, (target, _) in LOSSES.items()}
 
 
-@pytest.mark.parametrize("name", TORCHS)
+@pytest.mark.parametrize("name", one_in(2, TORCHS))
 def test_every_loss_of_torchs_trains_or_says_why_not(name, tmp_path):
     """By its class, as loss=custom; a class that torch adds must be given a line in losses.py."""
     if name in UNFIT:
@@ -159,7 +159,7 @@ def test_what_is_said_not_to_fit_is_torchs():
     assert all(target.__name__ in TORCHS for target, _ in LOSSES.values() if target.__module__.startswith("torch"))
 
 
-@pytest.mark.parametrize(("option", "kind"), PAIRS)
+@pytest.mark.parametrize(("option", "kind"), one_in(2, PAIRS))
 def test_every_option_trains_with_every_task_that_it_fits(option, kind):
     """Two steps with a loss that is a number, and a validation; it is what the same class gives as loss=custom."""
     run = trained(*words_for(option, kind))
@@ -529,7 +529,7 @@ def test_at_a_log_point_of_one_step_the_parts_add_up():
             assert record["train/loss"] == pytest.approx(whole, rel=1e-6)
 
 
-@pytest.mark.parametrize("words", [SUM, ["loss.weight=balanced", "trainer.accumulate_steps=2"]], ids=["sum", "weights"])
+@pytest.mark.parametrize("words", one_in(2, [SUM, ["loss.weight=balanced", "trainer.accumulate_steps=2"]]))
 def test_a_resumed_run_ends_with_the_same_bits(words):
     """Cut after 7 of 20 steps, within an epoch and between two log points, against one that went through."""
     common = [
@@ -671,7 +671,7 @@ def test_an_accumulated_window_is_a_batch_with_weights_too():
     assert means[0] == pytest.approx(means[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("word", ["loss.weight=balanced", "loss.parts={nll: {weight: balanced}, focal: 1}"])
+@pytest.mark.parametrize("word", one_in(2, ["loss.weight=balanced", "loss.parts={nll: {weight: balanced}, focal: 1}"]))
 def test_the_same_words_start_and_continue_a_run(word, tmp_path):
     """The config holds the numbers by then, and `balanced` typed again is no other weight."""
     words = [word, f"hydra.run.dir={tmp_path}/run", "resume=auto", *(["loss=sum"] if "parts" in word else [])]

@@ -308,6 +308,7 @@ class AdversarialTrainer(Trainer):
         return outputs, None
 
 
+@pytest.mark.slow
 def test_a_trainer_of_ones_own_replaces_the_step():
     """trainer._target_ names a subclass; a GAN with two optimizers is the example."""
     session, trainer = trainer_for(

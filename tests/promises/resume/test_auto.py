@@ -171,6 +171,7 @@ def test_another_directory_cannot_be_given_when_a_run_is_continued(uninterrupted
     assert longer.metrics["epochs"] == 4
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_longer_run(tmp_path, monkeypatch):
     """Two epochs, resumed for three, and killed after the last checkpoint: metrics.json isn't that of the two."""
     words = [*SMOOTH, "scheduler=none", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/run"]
@@ -189,6 +190,7 @@ def test_the_numbers_are_those_of_the_longer_run(tmp_path, monkeypatch):
     assert json.loads((path / "metrics.json").read_text())["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_options_of_workers_do_not_keep_a_run_from_loading_alone(tmp_path):
     """They were the run's own, and mean nothing now."""
     run = watched([*RUNS["short"], *TWO, "loader.prefetch_factor=3"], tmp_path)

@@ -52,6 +52,7 @@ def test_another_batch_size_is_refused_unless_it_is_meant(sixteen, tmp_path, cap
     assert "this run is finished" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "ended"), [(3, False), (5, False), (5, True)])
 def test_another_batch_size_may_begin_anywhere(step, ended, sixteen, tmp_path):
     """Also behind an epoch's last batch, which wasn't full."""
@@ -61,6 +62,7 @@ def test_another_batch_size_may_begin_anywhere(step, ended, sixteen, tmp_path):
         torch.testing.assert_close(newest(path)["model"][name], weights, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_schedule_built_for_another_number_of_steps_is_refused(sixteen, tmp_path):
     """Nine small steps an epoch instead of five; without a schedule it may go on."""
     path = sixteen.interrupted(7, tmp_path)
@@ -76,6 +78,7 @@ def test_a_schedule_built_for_another_number_of_steps_is_refused(sixteen, tmp_pa
     assert metrics["samples"] == 3 * 68
 
 
+@pytest.mark.slow
 def test_an_epoch_that_had_its_last_small_batch_is_done_for_larger_ones_too(tmp_path):
     """68 samples are nine batches of eight, or five of sixteen; 72 // 16 would see the last four again."""
     words = [word for word in SMOOTH if not word.startswith(("scheduler", "trainer.accumulate"))]

@@ -266,6 +266,7 @@ def test_a_stream_without_a_length_ends_where_it_is_told(uninterrupted):
     assert (by_steps["epochs"], by_steps["steps"], by_steps["samples"]) == (1, 10, 45 + 4 * 8)
 
 
+@pytest.mark.slow
 def test_a_schedule_that_needs_a_length_is_refused_on_a_stream_without(tmp_path):
     words = [*own(data=Shuffling), *STREAM, "trainer.max_epochs=2"]
     for name in ("one_cycle", "cosine"):

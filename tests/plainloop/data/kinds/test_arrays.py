@@ -17,7 +17,7 @@ import plainloop
 from plainloop.data import arrays
 from plainloop.data.kinds.named_arrays import NamedArrays
 from plainloop.errors import UserError
-from tests.conftest import every
+from tests.conftest import one_in
 from tests.formats import balanced_labels, class_images, vectors, write_npz
 
 KINDS = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
@@ -271,7 +271,7 @@ def weights_of(run: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("targets", "metric", "least"),
-    every(3, [("kinds", "accuracy", 0.8), ("values", "r2", 0.9), ("labels", "label_accuracy", 0.8)]),
+    one_in(3, [("kinds", "accuracy", 0.8), ("values", "r2", 0.9), ("labels", "label_accuracy", 0.8)]),
 )
 def test_it_trains_evaluates_and_resumes(tmp_path, capsys, targets, metric, least):
     """Classes, values and labels, from vectors; and the bits are those of a run that wasn't interrupted."""
@@ -288,6 +288,7 @@ def test_it_trains_evaluates_and_resumes(tmp_path, capsys, targets, metric, leas
     torch.testing.assert_close(weights_of(resumed), weights_of(whole), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_kind_of_file_does_not_matter(tmp_path):
     """Images, with a network for images."""
     labels = balanced_labels(120)

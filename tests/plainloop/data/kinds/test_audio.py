@@ -304,6 +304,7 @@ def numbers(run: Any) -> dict[str, float]:
     return {name: value for name, value in run.metrics.items() if name != "seconds"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_sounds_trains_from_one_command(tmp_path, capsys):
     """It tells the tones apart, and is measured again with the same numbers."""
     formats.write_tones(tmp_path / "sounds", {"low": 20, "high": 20})
@@ -332,6 +333,7 @@ def test_the_spectrogram_is_fitted_on_the_training_sounds_and_kept(tmp_path):
     assert torch.equal(plain.preprocess(torch.zeros(1, 2400)), fresh(torch.zeros(1, 2400)))
 
 
+@pytest.mark.slow
 def test_sounds_resume_bit_for_bit(tmp_path):
     """With spectrograms mixed and covered on the device, as images are."""
     formats.write_tones(tmp_path / "sounds", {"low": 16, "high": 16})

@@ -656,6 +656,7 @@ def test_size_and_model_are_one_key_each(tmp_path):
     assert run.config.choices.model == "mlp"
 
 
+@pytest.mark.slow
 def test_images_resume_bit_for_bit(tmp_path):
     """With augmentation, one image at a time and by batches."""
     formats.write_images(tmp_path / "pets", {"cat": 20, "dog": 20})

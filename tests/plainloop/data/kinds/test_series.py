@@ -390,6 +390,7 @@ def last_weights(run: plainloop.Run) -> torch.Tensor:
     return torch.cat([value.flatten() for value in torch.load(file, weights_only=True)["model"].values()])
 
 
+@pytest.mark.slow
 def test_series_train_evaluate_and_resume(tmp_path, capsys):
     path = wave(tmp_path)
     whole = plainloop.train(words_for(path, "trainer.max_epochs=3"))
@@ -406,6 +407,7 @@ def test_series_train_evaluate_and_resume(tmp_path, capsys):
     assert again.metrics["test/rmse"] == whole.metrics["test/rmse"]
 
 
+@pytest.mark.slow
 def test_a_wave_is_forecast_in_its_own_unit(tmp_path):
     """Three hours ahead: far better than to say the last value again, which is wrong by 50 on average."""
     run = plainloop.train(words_for(wave(tmp_path), "trainer.max_epochs=15", "data.horizon=3"))
@@ -440,6 +442,7 @@ def test_a_linear_model_finds_a_linear_law(tmp_path):
     torch.testing.assert_close(weight.detach(), torch.tensor([-0.9, 1.6]), rtol=0, atol=0.05)
 
 
+@pytest.mark.slow
 def test_windows_are_classified(tmp_path):
     path = wave(tmp_path)
     words = [word for word in words_for(path, "trainer.max_epochs=6") if not word.startswith("data.target")]

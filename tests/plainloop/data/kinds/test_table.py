@@ -503,6 +503,7 @@ def test_errors_are_in_the_targets_own_unit(patients):
     assert again == {name: run.metrics[name] for name in again}
 
 
+@pytest.mark.slow
 def test_embeddings_learn_more_than_a_linear_model(write):
     """A target that is a product of two categories' signs: no sum of one-hot columns gives it."""
     random = numpy.random.default_rng(1)
@@ -551,6 +552,7 @@ def test_times_are_ordered_as_times_and_not_as_words(write):
     assert sorted(range(3), key=lambda row: times[row]) == [1, 2, 0]
 
 
+@pytest.mark.slow
 def test_every_row_validates_once_over_the_folds(patients):
     """And each fold's encoder is fitted on its own training rows."""
     held, means = [], set()

@@ -295,6 +295,7 @@ def last_weights(run: plainloop.Run) -> torch.Tensor:
     return torch.cat([value.flatten() for value in torch.load(file, weights_only=True)["model"].values()])
 
 
+@pytest.mark.slow
 def test_texts_train_evaluate_and_resume(file, capsys):
     """The task follows from the target and is said; the run's numbers come out again; a run that is continued ends
     with the bits of one that wasn't interrupted."""
@@ -456,6 +457,7 @@ def book_words(path: str, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_book_trains_evaluates_resumes_and_writes(tmp_path):
     path = written(tmp_path, BOOK, "book.txt")
     whole = plainloop.train(book_words(path, "trainer.max_epochs=3"))

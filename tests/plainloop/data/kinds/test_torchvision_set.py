@@ -407,6 +407,7 @@ def test_a_set_trains_and_evaluates(tmp_path, any_checksum, name):
     assert plainloop.evaluate(run.path) == {key: run.metrics[key] for key in run.metrics if key.startswith("test/")}
 
 
+@pytest.mark.slow
 def test_a_set_of_files_resumes_bit_for_bit(tmp_path, any_checksum):
     SETS["DTD"][0](tmp_path / "data")
     words = [
@@ -461,6 +462,7 @@ def test_impossible_inventions_are_refused(words, message):
         fake(**words)
 
 
+@pytest.mark.slow
 def test_data_fake_trains_from_one_command():
     run = plainloop.train(["data=fake", "data.count=200", "trainer.max_epochs=6", "optimizer.lr=0.01", "logger=none"])
     assert run.metrics["test/accuracy"] > 0.8

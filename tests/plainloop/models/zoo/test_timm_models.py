@@ -16,7 +16,7 @@ from plainloop.config.compose import compose
 from plainloop.data.preprocess import Resize, make_preprocess
 from plainloop.errors import UserError
 from plainloop.models.zoo.timm_model import preset_of, timm_model
-from tests.conftest import every
+from tests.conftest import one_in
 
 QUICK = ("model=timm", "data=digits", "loader.batch_size=4", "trainer.max_steps=1", "trainer.limit_batches=2",
          "logger=none")  # fmt: skip
@@ -32,7 +32,7 @@ def refused(*typed: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", every(3, ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "test_byobnet"])
+    "name", one_in(5, ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "test_byobnet"])
 )
 def test_a_model_is_built_for_the_data(name):
     """Its outputs and channels; a transformer is built for the images' size. Two steps of each family."""

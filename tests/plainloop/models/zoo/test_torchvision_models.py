@@ -171,9 +171,11 @@ def test_torchvision_names_that_do_not_exist(name, arguments, message):
 @pytest.mark.parametrize(
     "name",
     [
-        "googlenet",
         "squeezenet1_0",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("alexnet", "vgg11", "densenet121", "swin_t")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("googlenet", "alexnet", "vgg11", "densenet121", "swin_t")
+        ),
     ],
 )
 def test_images_too_small_are_answered_with_the_smallest_size(name):
@@ -197,6 +199,7 @@ def test_models_of_certain_sizes_name_the_one_that_fits(name, size, resize):
         torchvision_model(name, 2, 3, size)
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_is_built_for_the_images():
     """32 x 32 pixels are 4 patches and the class token, without resizing."""
     model = torchvision_model("vit_b_16", 7, 1, [32, 32])
@@ -204,6 +207,7 @@ def test_a_vision_transformer_is_built_for_the_images():
     assert model(torch.randn(2, 1, 32, 32)).shape == (2, 7)
 
 
+@pytest.mark.slow
 def test_too_small_is_an_error_before_the_run_and_one_key_resizes():
     words = [
         "model=torchvision",
@@ -431,6 +435,7 @@ def test_it_applies_by_itself_and_what_is_typed_wins(monkeypatch):
     assert settled(compose(words), words)[0].transforms.normalize == "train"
 
 
+@pytest.mark.slow
 def test_a_run_needs_its_weights_once(capsys):
     """What they were is said; the run is evaluated, resumed and extended when the file is gone."""
     file = save(theirs())
