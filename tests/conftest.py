@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-import torch
 
 import plainloop
 from plainloop.config import options
 from tests.warm import start
 
 ROOT = Path(__file__).resolve().parents[1]
-torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:
@@ -142,8 +140,11 @@ def no_power_cut() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     """A test that sets threads or determinism leaves nothing behind."""
+    import torch  # not above: what starts pytest's processes needn't wait for it
+
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(False)

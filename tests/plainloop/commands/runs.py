@@ -17,9 +17,6 @@ def copy_of(run, folder: Path) -> Path:
     return Path(shutil.copytree(run.path, folder / "copy"))
 
 
-# --- resume and extend --------------------------------------------------------------------------------------
-
-
 def final_state(run) -> dict:
     return Checkpoints(run.path / "checkpoints").last()[1]
 

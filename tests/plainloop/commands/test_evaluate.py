@@ -1,5 +1,6 @@
 """`python evaluate.py`: a run is rebuilt from its directory alone, and has the same numbers."""
 
+import dataclasses
 import json
 import math
 import re
@@ -18,18 +19,24 @@ from tests.conftest import ROOT, Done, command, copy_configs, one_in
 from tests.plainloop.commands.runs import trained
 
 
+@pytest.fixture
+def digits(digits_command: Done, tmp_path: Path) -> Done:
+    """A copy of the run and its folder, in which an evaluation may write."""
+    return dataclasses.replace(digits_command, folder=Path(shutil.copytree(digits_command.folder, tmp_path / "digits")))
+
+
 @pytest.mark.parametrize(
     ("split", "checkpoint"), one_in(4, [("test", "best"), ("val", "best"), ("test", "last"), ("val", "last")])
 )
-def test_evaluate_reproduces_the_runs_own_numbers_exactly(digits_command: Done, split, checkpoint):
-    values = plainloop.evaluate(digits_command.run, split=split, checkpoint=checkpoint)
-    own = digits_command.metrics()
+def test_evaluate_reproduces_the_runs_own_numbers_exactly(digits: Done, split, checkpoint):
+    values = plainloop.evaluate(digits.run, split=split, checkpoint=checkpoint)
+    own = digits.metrics()
     prefix = "last/" if (split, checkpoint) == ("val", "last") else ""
     if (split, checkpoint) == ("test", "last"):
         assert set(values) == {"test/loss", "test/accuracy", "test/macro_f1"}  # the run measured the best weights only
     else:
         assert values == {name: own[prefix + name] for name in values}
-    written = json.loads((digits_command.run / f"evaluate-{split}-{checkpoint}.json").read_text())
+    written = json.loads((digits.run / f"evaluate-{split}-{checkpoint}.json").read_text())
     assert written == values
 
 
@@ -49,12 +56,10 @@ def test_what_is_no_number_is_compared_too(values, own, said, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_evaluate_command_finds_the_latest_run(digits_command: Done):
-    done = command("evaluate.py", "run=latest", folder=digits_command.folder)
+def test_the_evaluate_command_finds_the_latest_run(digits: Done):
+    done = command("evaluate.py", "run=latest", folder=digits.folder)
     assert done.status == 0, done.err
     assert "equal to the run's own numbers" in done.out
-    for file in digits_command.run.glob("evaluate-*.json"):
-        file.unlink()  # the directory is as the run left it, for the other tests
 
 
 def test_a_run_that_ends_before_its_first_log_point_has_a_training_loss():
