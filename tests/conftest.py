@@ -20,8 +20,10 @@ import pytest
 
 import plainloop
 from plainloop.config import options
+from tests import composing
 from tests.warm import start
 
+composing.remember()
 ROOT = Path(__file__).resolve().parents[1]
 
 

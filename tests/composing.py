@@ -1,0 +1,78 @@
+"""Hydra in tests: what it has read and merged once, it needn't read and merge again.
+
+Of a test's run, which takes half a second, Hydra's composition was a third: it parses the same twenty files and merges
+them one by one, before it looks at what was typed. Here the parsed files, and what they are merged to, are remembered
+by their paths and times of change; which files are chosen, and all that is typed, is up to Hydra as ever.
+"""
+
+import copy
+import os
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.core.config_store import ConfigStore
+
+parsed: dict[Any, Any] = {}
+merged: dict[Any, bytes] = {}
+
+
+def place(repo: Any, path: str) -> tuple[Any, ...]:
+    """What the content of a config follows from: where it is looked for, and the state of the files there."""
+    found: list[Any] = [path]
+    for source in repo.get_sources():
+        scheme, _, folder = source.path.partition("://")
+        found.append(source.path)
+        if scheme == "file":
+            try:
+                state = os.stat(os.path.join(folder, f"{path.removesuffix('.yaml')}.yaml"))
+                found.append((state.st_mtime_ns, state.st_size, state.st_ino))
+            except OSError:
+                found.append(None)
+        elif scheme == "structured":
+            found.append(id(ConfigStore.instance().repo.get(f"{path}.yaml")))
+    return tuple(found)
+
+
+class Copies:
+    """A repository whose configs may be changed by whoever merges them."""
+
+    def __init__(self, repo: Any):
+        self.repo = repo
+
+    def load_config(self, config_path: str) -> Any:
+        return copy.deepcopy(self.repo.load_config(config_path))
+
+    def get_schema_source(self) -> Any:
+        return self.repo.get_schema_source()
+
+
+def remember() -> None:
+    """From now on in this process, and in those that are forked from it."""
+    load, merge = CachingConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
+    choices = defaults_list._create_interpolation_map
+
+    def load_once(self: Any, config_path: str) -> Any:
+        if f"config_path={config_path}" in self.cache:
+            return load(self, config_path)
+        key = place(self, config_path)
+        if key not in parsed:
+            parsed[key] = load(self, config_path)
+        self.cache[f"config_path={config_path}"] = parsed[key]
+        return parsed[key]
+
+    def merge_once(self: Any, defaults: Sequence[Any], repo: Any) -> Any:
+        key = tuple((place(repo, d.config_path), d.package, d.is_self, d.primary) for d in defaults)
+        if key not in merged:
+            merged[key] = pickle.dumps(merge(self, list(defaults), Copies(repo)))  # type: ignore[arg-type]
+        return pickle.loads(merged[key])
+
+    def choices_where_needed(overrides: Any, defaults: Any, self_added: bool) -> Any:
+        return choices(overrides, defaults, self_added) if any(d.is_interpolation() for d in defaults) else None
+
+    defaults_list._create_interpolation_map = choices_where_needed  # type: ignore[assignment]
+    CachingConfigRepository.load_config = load_once  # type: ignore[method-assign]
+    ConfigLoaderImpl._compose_config_from_defaults_list = merge_once  # type: ignore[assignment,method-assign]
