@@ -55,6 +55,9 @@ def remember() -> None:
     load, merge = CachingConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
     choices = defaults_list._create_interpolation_map
 
+    def begin(self: Any, delegate: Any) -> None:
+        self.delegate, self.cache = copy.copy(delegate), {}  # Hydra's own copies every schema that it knows
+
     def load_once(self: Any, config_path: str) -> Any:
         if f"config_path={config_path}" in self.cache:
             return load(self, config_path)
@@ -73,6 +76,7 @@ def remember() -> None:
     def choices_where_needed(overrides: Any, defaults: Any, self_added: bool) -> Any:
         return choices(overrides, defaults, self_added) if any(d.is_interpolation() for d in defaults) else None
 
+    CachingConfigRepository.__init__ = begin  # type: ignore[method-assign]
     defaults_list._create_interpolation_map = choices_where_needed  # type: ignore[assignment]
     CachingConfigRepository.load_config = load_once  # type: ignore[method-assign]
     ConfigLoaderImpl._compose_config_from_defaults_list = merge_once  # type: ignore[assignment,method-assign]

@@ -129,11 +129,12 @@ def _module(parts: Sequence[str], what: str) -> tuple[ModuleType, int]:
     for depth in range(1, len(parts)):
         name = ".".join(parts[:depth])
         try:
-            spec = importlib.util.find_spec(name)
-            if spec is None:
-                break
-            for place in (spec.origin, *(spec.submodule_search_locations or [])):
-                refuse_a_runs_own(place, what)
+            if name not in sys.modules:  # what has been imported before executes nothing now
+                spec = importlib.util.find_spec(name)
+                if spec is None:
+                    break
+                for place in (spec.origin, *(spec.submodule_search_locations or [])):
+                    refuse_a_runs_own(place, what)
             module, used = importlib.import_module(name), depth
         except UserError:
             raise

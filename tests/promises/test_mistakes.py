@@ -808,7 +808,8 @@ TYPED = [
 
 
 @pytest.mark.parametrize(
-    ("script", "words", "pieces", "torch_may_be_imported"), [pytest.param(*case, id=name) for name, *case in TYPED]
+    ("script", "words", "pieces", "torch_may_be_imported"),
+    one_in(3, [pytest.param(*case, id=name) for name, *case in TYPED]),  # names, combinations, data
 )
 def test_typed_mistake(script, words, pieces, torch_may_be_imported, type_command, tmp_path):
     """The command exits with 2, says so in at most two lines on stderr, writes nothing, and imports torch only

@@ -26,6 +26,7 @@ def check_overrides(overrides: Sequence[str], schema: type[Command] = Config) ->
     """Refuse what Hydra would answer with a usage text, or swallow: missing '=', dashes, pluses."""
     if isinstance(overrides, str):
         raise UserError(f'"{overrides}": a list of words is needed, as in ["model=mlp"]')
+    known = groups()
     for number, word in enumerate(overrides):
         following = overrides[number + 1] if number + 1 < len(overrides) else ""
         before = overrides[number - 1] if number else ""
@@ -41,13 +42,13 @@ def check_overrides(overrides: Sequence[str], schema: type[Command] = Config) ->
             )
         if word.startswith("+"):
             name = name.lstrip("+")
-            if name.split(".")[0] not in groups() and name not in dict(typed_keys(schema)):
+            if name.split(".")[0] not in known and name not in dict(typed_keys(schema)):
                 if not key_like(name, schema):
                     raise UserError(_unknown_key(name, schema))
                 name = key_like(name, schema)
             raise UserError(f"{word}: keys and arguments are set without a plus. Write {name}={given}")
         if word.startswith("~"):
-            options = groups().get(word[1:], [])
+            options = known.get(word[1:], [])
             hint = f" {word[1:]} can be: {listed(options)}." if options else ""
             hint = f" Write {word[1:]}=none" if "none" in options else hint
             raise UserError(f"{word}: nothing can be taken out.{hint}")
@@ -64,10 +65,10 @@ def check_overrides(overrides: Sequence[str], schema: type[Command] = Config) ->
             key = key_like(word, schema) or word
             write = f" Write {key}={value}{quote}" if name else ""
             raise UserError(f"{word}: settings are typed as key=value.{write}")
-        if name in groups() and schema is Config and not re.match(r"[A-Za-z_]*[^\W\d]", given):
-            raise UserError(_no_option(name, given, groups()[name]))
-        if name in groups() and given.lower() in ("null", "true", "false"):
-            raise UserError(_no_option(name, given, groups()[name]))
+        if name in known and schema is Config and not re.match(r"[A-Za-z_]*[^\W\d]", given):
+            raise UserError(_no_option(name, given, known[name]))
+        if name in known and given.lower() in ("null", "true", "false"):
+            raise UserError(_no_option(name, given, known[name]))
         if name.split(".")[0] in ("spec", "choices"):
             raise UserError(
                 f"{name}: nobody sets it: it follows from the data and from what is chosen"

@@ -1,5 +1,6 @@
 """What is random about a sample follows from the seed and its position in the epoch, from nothing else."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.utils.data import Dataset
 
 from plainloop.data.loader import Fetch
 from plainloop.errors import MachineError
+from tests.conftest import slow
 from tests.plainloop.data.loading import Augmented, generators, loader, numbered
 
 
@@ -17,35 +19,32 @@ def everything(batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(inputs), torch.cat(targets)
 
 
-@pytest.fixture(scope="module")
-def by_workers() -> dict[int, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Epochs 0 and 1, and epoch 1 from its second batch on, loaded by 0, 1 and 2 processes."""
-    found = {}
-    for workers in (0, 1, 2):
-        batches = loader(Augmented(30), num_workers=workers)
-        found[workers] = [everything(batches.epoch(*position)) for position in ((0,), (1,), (1, 2))]
-    return found
+@functools.cache
+def by(workers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Epochs 0 and 1, and epoch 1 from its second batch on, loaded by so many processes."""
+    batches = loader(Augmented(30), num_workers=workers)
+    return [everything(batches.epoch(*position)) for position in ((0,), (1,), (1, 2))]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_matter(by_workers, workers):
+@pytest.mark.parametrize("workers", [slow(1), 2])
+def test_workers_do_not_matter(workers):
     """Samples, their order and their augmentation (torch's, NumPy's and Python's) are the same, bit for bit."""
-    for alone, together in zip(by_workers[0], by_workers[workers], strict=True):
+    for alone, together in zip(by(0), by(workers), strict=True):
         assert torch.equal(alone[1], together[1])
         assert torch.equal(alone[0], together[0])
 
 
-def test_every_sample_is_augmented_in_its_own_way(by_workers):
+def test_every_sample_is_augmented_in_its_own_way():
     """60 samples of two epochs: 60 different numbers from each of the three libraries."""
-    drawn = torch.cat([inputs for inputs, _ in by_workers[0][:2]])
+    drawn = torch.cat([inputs for inputs, _ in by(0)[:2]])
     assert drawn.shape == (60, 3)
     for library in range(3):
         assert len(set(drawn[:, library].tolist())) == 60
 
 
-def test_augmentation_looks_random(by_workers):
+def test_augmentation_looks_random():
     """Uniform numbers: their mean is 1/2 and they don't go together, within 5 deviations of chance."""
-    drawn = torch.cat([inputs for inputs, _ in by_workers[0][:2]])
+    drawn = torch.cat([inputs for inputs, _ in by(0)[:2]])
     assert ((drawn.mean(0) - 0.5).abs() < 5 * (1 / 12 / 60) ** 0.5).all()
     assert (torch.corrcoef(drawn.T).triu(diagonal=1).abs() < 5 / 60**0.5).all()
 
@@ -80,7 +79,7 @@ def test_the_batch_size_does_not_change_a_samples_augmentation():
 
 
 @pytest.mark.parametrize("dataset", [numbered(20), Augmented(20)], ids=["in memory", "sample by sample"])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, slow(1)])
 def test_iterating_draws_nothing_from_the_default_generators(dataset, workers):
     """Dropout and the user's own random numbers don't depend on what the loader does."""
     batches = loader(dataset, num_workers=workers)
