@@ -60,6 +60,9 @@ def hands_on(front: str, folder: str) -> Callable[[str], Any]:
             raise AttributeError(f"module {front!r} has no attribute {name!r}")
         return getattr(importlib.import_module(place), name)
 
+    found.options = lambda: [  # type: ignore[attr-defined]  # for suggestions
+        module.name for module in pkgutil.iter_modules(importlib.import_module(f"{front}.{folder}").__path__)
+    ]
     return found
 
 
@@ -158,9 +161,14 @@ def _module(parts: Sequence[str], what: str) -> tuple[ModuleType, int]:
 def _what_it_has(target: Any, word: str) -> str:
     """' Did you mean MyNet?' for a name that a module or class lacks; else what a module defines itself."""
     names = [name for name in dir(target) if not name.startswith("_")]
+    elsewhere: list[str] = getattr(vars(target).get("__getattr__"), "options", list)()
     modules = [module.name for module in pkgutil.iter_modules(getattr(target, "__path__", None) or [])]
     own = [name for name in names if getattr(getattr(target, name), "__module__", "") == target.__name__]
-    return did_you_mean(word, names) or did_you_mean(word, modules) or (f" It has: {listed(own, 8)}." if own else "")
+    return (
+        did_you_mean(word, [*names, *elsewhere])
+        or did_you_mean(word, modules)
+        or (f" It has: {listed(own, 8)}." if own else "")
+    )
 
 
 def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
@@ -209,8 +217,8 @@ def construct(target: Any, node: Mapping[str, Any], slot: str, kind: Kind, **giv
             what = f"{target.__name__} refused its arguments"
         raise UserError(f"{slot}: {what} ({typed or 'none'}): {told(error)} ({origin(error)})") from error
     no_split = slot == "data" and built is None  # what a function returns for a split that it doesn't have
-    is_none = isinstance(kind, type) and not inspect.isclass(target) and not isinstance(built, kind)
-    if is_none and not no_split:
+    is_another = isinstance(kind, type) and not inspect.isclass(target) and not isinstance(built, kind)
+    if is_another and not no_split:
         returned = type(built).__name__
         raise UserError(f"{slot}: {node['_target_']} returned {returned}, and {slot} takes {in_words(kind)}.")
     return built

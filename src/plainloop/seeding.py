@@ -88,7 +88,7 @@ def preserved() -> Iterator[None]:
 
 @contextmanager
 def as_in_a_worker() -> Iterator[None]:
-    """One thread, as torch's loading processes have (sums over two have other last bits), and the caller's random
+    """One thread, as torch's loading processes have (sums over two differ in the last bits), and the caller's random
     state preserved."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # both calls take less than 1 µs

@@ -151,6 +151,8 @@ def test_os_system_is_refused_before_it_runs(slot, tmp_path):
         ("", "dotted name"),
         ("torch.nn", "is not a torch.nn.Module"),
         ("torch.nn.Lineer", "torch.nn has no Lineer. Did you mean Linear?"),
+        ("plainloop.data.tabel", "plainloop.data has no tabel. Did you mean table?"),
+        ("plainloop.data.imges", "plainloop.data has no imges. Did you mean images?"),
         ("torch.nn.Linear.forwards", "torch.nn.Linear has no forwards. Did you mean forward?"),
         ("no_such_package.models.Net", "no module named no_such_package"),
         ("torch.no_such_module.Net", "torch has no no_such_module"),

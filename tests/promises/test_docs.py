@@ -37,10 +37,16 @@ def commands(document: str) -> list[str]:
     return [stripped for line in lines if (stripped := re.sub(r"\s+#.*$", "", line).strip())]
 
 
+def cut_down(line: str) -> str:
+    """A command that trains as long as its config says trains two epochs; that it learns is tested elsewhere."""
+    lengths = ("trainer.max_", "resume=", "extend=", "run=", "--", "debug=", "schedule.draw", "swa_start")
+    is_long = line.startswith("python train.py") and not any(word in line for word in lengths)
+    return f"{line} trainer.max_epochs=2" if is_long else line
+
+
 def in_table(document: str) -> list[str]:
-    """The commands in a table's last column, cut down to one epoch each."""
-    found = re.findall(r"\| `(python train\.py [^`]+)` \|$", (ROOT / document).read_text(), re.MULTILINE)
-    return [f"{line} trainer.max_epochs=1" for line in found]
+    """The commands in a table's last column."""
+    return re.findall(r"\| `(python train\.py [^`]+)` \|$", (ROOT / document).read_text(), re.MULTILINE)
 
 
 def files(document: str) -> dict[str, str]:
@@ -95,13 +101,15 @@ def test_every_command_runs(document, tmp_path: Path):
         line = line.removeprefix("pip install -e . && ")
         if line.startswith(ELSEWHERE):
             continue
-        done = typed(line)
+        done = typed(cut_down(line))
         assert done.status == 0, f"{line}\n{done.err}"
         assert done.err == "" or "python train.py" not in line, f"{line}\n{done.err}"
     for line, answer in mistakes(document):
         done = typed(line)
         assert done.status == 2, line
-        assert done.err.split() == answer.split(), f"{line}\n{done.err}"
+        # Newer versions of torch name the operation, "addmm: mat1 and mat2 shapes ...".
+        said, wanted = (text.replace("addmm: ", "").split() for text in (done.err, answer))
+        assert said == wanted, f"{line}\n{done.err}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

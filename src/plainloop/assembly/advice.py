@@ -69,7 +69,7 @@ def models_that_fit(config: Config) -> list[str]:
     """Options of the group model that are for the task, and whose facts the data has; first those for its kind."""
     found, spec = {}, vars(config.spec)
     for option in options.groups()["model"]:
-        node = _option(option)
+        node = _option("model", option)
         facts = {name: _asked(value) for name, value in node.items()}
         asked = [fact for each in facts.values() for fact in each]
         if any(spec.get(fact) is None for fact in asked):
@@ -92,7 +92,7 @@ def data_that_fits(asked: Iterable[str], tasks: Iterable[str], trust: list[str])
     for option in options.groups()["data"]:
         node = options.read("data", option)
         try:
-            target = locate(str(node["data"]["_target_"]), "data", Dataset, trust)
+            target = locate(str(_option("data", option)["data"]["_target_"]), "data", Dataset, trust)
         except UserError:
             continue
         provided[option] = set(getattr(target, "provides", ()))
@@ -104,14 +104,15 @@ def data_that_fits(asked: Iterable[str], tasks: Iterable[str], trust: list[str])
     return [option for option in of_tasks or provided if special <= provided[option]]
 
 
-def _option(name: str) -> dict[str, Any]:
-    """An option of the group model as it stands in its file, and in those that it begins with."""
-    own = options.read("model", name)
-    begun: dict[str, Any] = {}
+def _option(group: str, name: str) -> dict[str, Any]:
+    """An option as it stands in its file, and in those that it begins with."""
+    own = options.read(group, name)
+    begun: Any = {}
     for other in own.pop("defaults", []):
         if isinstance(other, str) and other != "_self_":
-            begun |= _option(other)
-    return begun | own
+            begun = OmegaConf.merge(begun, _option(group, other))
+    found: Any = OmegaConf.to_container(OmegaConf.merge(begun, own))
+    return found
 
 
 def _asked(node: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""A composed config becomes data, preprocess, model, task and trainer, in that order.
+"""A composed config becomes data, preprocess, model and task, in that order.
 
 Facts about the data flow forward by name: when the data is there, the section `spec` is filled in, and all that
 comes after it refers to it (`in_features: ${spec.num_features}`).

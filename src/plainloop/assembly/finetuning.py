@@ -41,7 +41,7 @@ def finetune(section: Finetune, outputs: str, model: nn.Module, preprocess: nn.M
         lines = [f"weights {count} of {len(model.state_dict())} tensors from {source}"]
         lines += [f"not loaded: {reason}" for reason in left_out]
         own = preprocess.state_dict()
-        if inputs is not None and own.keys() != inputs.keys():  # one of them resizes images besides, see pipelines.py
+        if inputs is not None and own.keys() != inputs.keys():  # one of them resizes images besides, see preprocess.py
             bare = {name.removeprefix("0."): value for name, value in inputs.items()}
             inputs = bare if own.keys() == bare.keys() else {f"0.{name}": value for name, value in inputs.items()}
         if inputs is not None and own.keys() == inputs.keys() and all(own[k].shape == inputs[k].shape for k in own):

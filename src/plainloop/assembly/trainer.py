@@ -9,10 +9,7 @@ import torch
 from plainloop.assembly.session import Session
 from plainloop.build import build, locate
 from plainloop.config.keys import plain
-from plainloop.errors import (
-    UserError,
-    listed,
-)
+from plainloop.errors import UserError, listed
 from plainloop.seeding import StepSeed
 from plainloop.training.averaging import EMA, SWA, NoAverage
 from plainloop.training.callbacks import Callback, Hooks
@@ -48,6 +45,12 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
     trainer_class = locate(section._target_, "trainer", Trainer, trust)
     if asks_for_loss and trainer_class is Trainer:
         trainer_class = ClosureTrainer
+    if asks_for_loss and trainer_class.train_step is Trainer.train_step:
+        raise UserError(
+            f"trainer._target_={section._target_}: its train_step can't give {type(optimizer).__name__} the closure "
+            "that it needs. Derive it from plainloop.training.lbfgs.ClosureTrainer, or choose another optimizer."
+        )
+    if issubclass(trainer_class, ClosureTrainer):
         check_closure_settings(
             optimizer, section.precision, section.accumulate_steps, section.max_grad_norm, section.nonfinite
         )
@@ -55,6 +58,7 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
     callbacks = {name: build(node, f"callbacks.{name}", Callback, trust) for name, node in nodes.items()}
     own_step = trainer_class.train_step is not Trainer.train_step
     taking_part = [model, prepare.preprocess, task, *task.metrics.values(), optimizer, *callbacks.values()]
+    taking_part += getattr(optimizer, "parts", {}).values()
     taking_part += [] if schedule.scheduler is None else [schedule.scheduler]
     if own_step or section.compile or prepare.augment is not None or may_draw(taking_part):
         # A step of the user's own may well draw with NumPy: mixup, say.

@@ -65,17 +65,17 @@ def load_run(path: str | Path = "latest", checkpoint: str = "best", overrides: S
         checkpoint: "best", "last", or the path of a checkpoint file.
         overrides: what may differ, as ["trainer.device=cpu", "paths.data=FOLDER", "trust=[my.function]"].
     """
-    typed = [_quoted("run", path), _quoted("checkpoint", checkpoint), *overrides]
-    return _load_run(compose.compose(typed, EvaluateConfig), typed)[0]
+    typed = [quoted("run", path), quoted("checkpoint", checkpoint), *overrides]
+    return load_composed(compose.compose(typed, EvaluateConfig), typed)[0]
 
 
-def _quoted(key: str, value: str | Path) -> str:
+def quoted(key: str, value: str | Path) -> str:
     """An override whose value may hold spaces and brackets."""
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"{key}='{text}'"
 
 
-def _load_run(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
+def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
     """The run that a command's composed config names, and the name of the checkpoint that was taken."""
     schema: Any = OmegaConf.get_type(composed)
     run = find(composed.run, composed.paths.outputs)

@@ -220,7 +220,7 @@ def _train(
             for logger in loggers.values():
                 logger.result(metrics, trainer.step)
             # Last: it is what says that the run is finished.
-            atomic.replace_text(run.metrics, json.dumps(_plain_numbers(metrics), indent=2) + "\n")
+            atomic.replace_text(run.metrics, json.dumps(plain_numbers(metrics), indent=2) + "\n")
         terminal.say_result(run, session, trainer, metrics, console, hints)
         return Run(run.path, session, metrics)
     except (UserError, MachineError) as error:
@@ -289,6 +289,6 @@ def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, A
     return state
 
 
-def _plain_numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+def plain_numbers(values: Mapping[str, float]) -> dict[str, float | None]:
     """JSON has no NaN: null instead."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -90,7 +90,7 @@ python train.py --cfg job [--resolve]            show the config and do nothing
     )
     resume_inexact: bool = key(
         False,
-        "let resume= go on with another batch size or changed data; the bits are other ones then",
+        "let resume= go on with another batch size or changed data; the results then differ, if only in the last bits",
         changes="resume",
     )
     extend: str | None = key(

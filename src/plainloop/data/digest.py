@@ -16,8 +16,8 @@ from plainloop.errors import UserError
 
 
 def digest(dataset: Dataset | None) -> str | None:
-    """A SHA-256 of a split's content, so that changed data is noticed; None for streams, and for data that is another
-    one whenever it is read.
+    """A SHA-256 of a split's content, so that changed data is noticed; None for streams, and for data that
+    differs each time it is read.
 
     Of tensors in memory every byte, or every n-th sample where they are over 100 MB. Of other data sets all targets,
     what their `content_of(index)` says of each sample (its text, the size of its file), if they have such a method, and

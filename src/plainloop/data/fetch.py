@@ -91,7 +91,7 @@ def decoded(
     skip: bool,
     describe: Callable[[Any], tuple[int, str]],
 ) -> Fetched:
-    """Items to a batch: each is decoded under the seed of its position; the random state is left anyhow.
+    """Items to a batch: each is decoded under the seed of its position; the random state is left in any state.
 
     Args:
         first: position of the first item in the epoch's order.

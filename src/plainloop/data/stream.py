@@ -85,7 +85,7 @@ class Stream(IterableDataset):
 
 @contextmanager
 def _walking(seed: int) -> Iterator[None]:
-    """In here a stream is walked: under a seed of its own, and alone."""
+    """Within this context a stream is read under a seed of its own, and by one process."""
     import torch.utils.data._utils.worker as torchs
 
     # A data set that divides itself among the workers, as torch's documentation shows, would be divided twice.

@@ -19,7 +19,6 @@ class Console(Logger):
         every_epochs: one line every N epochs.
         progress: draw a bar; None for "on a terminal".
         monitor: the validation quantity that is shown.
-        max_epochs: for "epoch 3/30".
     """
 
     def __init__(self, every_epochs: int = 1, progress: bool | None = None, monitor: str = "val/loss"):

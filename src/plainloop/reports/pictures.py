@@ -62,6 +62,7 @@ def draw_confusion(
     from plainloop.reports.figures import confusion_matrix
 
     path = run.figures / f"confusion_matrix_{split}.png"
-    confusion_matrix(confusion.compute().cpu(), session.spec.class_names or [], path)
+    counts = confusion.compute().cpu()
+    confusion_matrix(counts, session.spec.class_names or [str(number) for number in range(len(counts))], path)
     for logger in loggers.values():
         logger.figure(f"confusion_matrix/{split}", path, step)

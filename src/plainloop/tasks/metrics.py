@@ -352,11 +352,11 @@ def update_all(metrics: Mapping[str, Any], predictions: Tensor, targets: Tensor)
 
 
 def update_ranking(metrics: Mapping[str, Any], scores: Tensor, targets: Tensor) -> dict[str, Any]:
-    """Update those that look only at which scores (N, C) are largest, and return the others, which need
-    probabilities."""
+    """Update those of ours that look only at which scores (N, C) are largest, and return the others, which need
+    probabilities: so may a subclass of the user's with an `update` of its own."""
     others = {}
     for name, metric in metrics.items():
-        if getattr(metric, "ranks", False):
+        if getattr(metric, "ranks", False) and type(metric).update.__module__ == __name__:
             metric.update(scores, targets)
         else:
             others[name] = metric

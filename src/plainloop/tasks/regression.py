@@ -37,7 +37,7 @@ class Regression(Task):
         losses: Sequence[str] = (),
         standardize: bool | None = None,
     ):
-        super().__init__(loss, metrics)
+        super().__init__(loss, metrics, losses)
         self.counts = isinstance(loss, nn.PoissonNLLLoss)
         self.log_rates = isinstance(loss, nn.PoissonNLLLoss) and loss.log_input
         if self.counts and standardize:
@@ -67,15 +67,17 @@ class Regression(Task):
             counts = targets_of(data[split])
             below = [] if counts is None else (counts.reshape(len(counts), -1).min(1).values < 0).nonzero().tolist()
             if below:
+                others = [name for name in self.losses if name != "poisson_nll"]
                 raise UserError(
                     f"data: the target of sample {below[0][0]} of {split} is negative, and loss=poisson_nll "
-                    f"is for counts. Others: {listed(self.losses[:4])}."
+                    f"is for counts. Others: {listed(others[:4])}."
                 )
         if not self.standardize:
             return
-        targets = targets_of(stand_in(data.train))
+        looked_at = stand_in(data.train)  # a stream's first samples
+        targets = targets_of(looked_at)
         if targets is None:
-            targets = torch.stack([torch.as_tensor(sample[1]) for sample in each_sample(data.train, data.skip)])
+            targets = torch.stack([torch.as_tensor(sample[1]) for sample in each_sample(looked_at, data.skip)])
         mean, deviation = statistics([(targets.double().reshape(len(targets), -1),)])
         self.mean, self.std = mean.float(), deviation.float()
 

@@ -39,7 +39,7 @@ class NoAverage:
 class Average(NoAverage):
     """A second network that holds an average of the first one's weights, for validation and for what is kept as best.
 
-    Until `count` is 1 there is nothing in it.
+    While `count` is 0 there is nothing in it.
     """
 
     model: nn.Module

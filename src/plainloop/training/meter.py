@@ -27,7 +27,8 @@ class MeanLoss:
         self.seen = 0  # samples, ever
 
     def add(self, loss: Tensor, size: int, share: float | None = None) -> None:
-        """The mean loss of a batch of this many samples; `share` is what it counts for, where that isn't their number
+        """The mean loss of a batch of this many samples, () or (1,), which must not be changed in place afterwards: it
+        is read later. `share` is what it counts for, where that isn't their number
         (but the sum of their weights)."""
         self.seen += size
         self.waiting.append(loss.detach())
@@ -51,7 +52,7 @@ class MeanLoss:
         if not self.waiting:
             return
         # One by one, so that the sum is the same whenever it is fetched.
-        for value, share in zip(torch.stack(self.waiting).tolist(), self.shares, strict=True):
+        for value, share in zip(torch.stack(self.waiting).flatten().tolist(), self.shares, strict=True):
             # A batch of classes whose weight is 0 has no mean: torch's is 0 / 0.
             if share and (not self.leaves_out or math.isfinite(value)):
                 self.total += value * share

@@ -106,6 +106,7 @@ class Trainer(Progress):
         for window in self.hooks.progress(windows(batches, self.accumulate_steps), self):
             logging = (self.step + 1) % self.hooks.log_every == 0
             self.seed_step(self.step)
+            self.update.keep()
             outputs, grad_norm = self.train_step(window, logging)
             self.schedule.step()
             self.average.end_step()
@@ -150,17 +151,21 @@ class Trainer(Progress):
     # --- log points, epochs, validation -------------------------------------------------------------------
 
     def log_point(self, batch: Any, outputs: Any, grad_norm: Tensor | None) -> None:
-        """The only place in an epoch where the loop waits for the device."""
+        """Where the loop waits for the device: between log points only what reads a number at every step does (class
+        weights, skipped steps, a validation)."""
         loss = self.read_losses(f"the last {self.hooks.log_every} steps before step {self.step}")
-        norm = math.nan if grad_norm is None else float(grad_norm)
-        checked = {} if grad_norm is None else self.update.check(norm, self.step)
+        norm = None if grad_norm is None else float(grad_norm)
+        checked = self.update.check(norm, self.step)
         # The batch as the model saw it, augmented (unless a train_step of the user's own doesn't say).
         seen = self.prepare(batch) if self.trained_on is None else self.trained_on
         values = evaluation.of_batch(self.task, outputs, seen)
         self.trained_on, self.last_train_loss = None, loss
         record = {"step": self.step, "epoch": self.epoch + 1, "train/loss": loss}
         record |= {f"train/{name}": value for name, value in values.items()} | self.schedule.rates()
-        record |= {"grad_norm": norm, "samples_per_second": self.rates.log.read(self.samples)}
+        record |= {
+            "grad_norm": math.nan if norm is None else norm,
+            "samples_per_second": self.rates.log.read(self.samples),
+        }
         self._record(record | checked)
 
     def end_epoch(self, whole: bool) -> None:

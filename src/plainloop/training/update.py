@@ -58,6 +58,9 @@ class Update:
         self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.watched = [*self.parameters, *watched]
 
+    def keep(self) -> None:
+        """Before a step: remember what is put back if the step is left out."""
+
     def zero_grad(self) -> None:
         """optimizer.zero_grad(), without 6 µs of its bookkeeping."""
         for parameter in self.parameters:
@@ -77,14 +80,17 @@ class Update:
         """optimizer.step()"""
         self.optimizer.step()
 
-    def check(self, norm: float, step: int) -> dict[str, Any]:
+    def check(self, norm: float | None, step: int) -> dict[str, Any]:
         """At a log point: raises MachineError where the gradient's norm isn't finite. Whether every weight is, which
         takes longer, is asked at an epoch's end and before a save.
+
+        Args:
+            norm: None where a `train_step` of the user's own doesn't measure it.
 
         Returns:
             what is recorded besides.
         """
-        check_finite(math.isfinite(norm), f"the gradient's norm is {norm} at step {step}")
+        check_finite(norm is None or math.isfinite(norm), f"the gradient's norm is {norm} at step {step}")
         return {}
 
     def check_epoch(self, step: int, last: bool, learned: bool = True) -> None:
@@ -138,7 +144,7 @@ class ScaledUpdate(Update):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def check(self, norm: float, step: int) -> dict[str, Any]:
+    def check(self, norm: float | None, step: int) -> dict[str, Any]:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -173,8 +179,7 @@ class SkippingUpdate(Update):
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         self.in_a_row = self.skipped.clone()  # up to now
 
-    def zero_grad(self) -> None:
-        super().zero_grad()
+    def keep(self) -> None:
         for kept, buffer in zip(self.kept, self.buffers, strict=True):
             kept.copy_(buffer)
 
@@ -191,7 +196,7 @@ class SkippingUpdate(Update):
         elif not bad:
             optimizer.step()
 
-    def check(self, norm: float, step: int) -> dict[str, Any]:
+    def check(self, norm: float | None, step: int) -> dict[str, Any]:
         self.check_epoch(step, last=False)
         return {"skipped_steps": int(self.skipped)}
 

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 import plainloop
-from tests.conftest import ROOT, Done
+from plainloop.tasks.classification import Multiclass
+from tests.conftest import ROOT, Done, path_of
 from tests.plainloop.commands.runs import trained
 
 
@@ -206,3 +207,17 @@ def test_a_torchvision_model_trains_on_grey_images():
     run = trained("model=torchvision", "model.name=resnet18", "trainer.max_steps=3")
     assert run.model.conv1.in_channels == 1
     assert run.model.fc.out_features == 10
+
+
+class Unnamed(Multiclass):
+    """Knows how many classes there are, and has no names for them."""
+
+    @classmethod
+    def describe(cls, data):
+        return {**super().describe(data), "class_names": None}
+
+
+def test_classes_without_names_are_drawn_by_their_numbers():
+    run = plainloop.train(["model=linear", f"task._target_={path_of(Unnamed)}", "trainer.max_epochs=1", "logger=none"])
+    assert (run.path / "metrics.json").is_file()
+    assert (run.path / "figures" / "confusion_matrix_test.png").is_file()

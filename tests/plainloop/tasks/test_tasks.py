@@ -407,3 +407,24 @@ def test_logits_will_do_where_predictions_are_their_softmax(kind):
     for name, metric in expected.items():
         metric.update(task.predict(outputs), targets)
         assert float(task.metrics[name].compute()) == float(metric.compute()), name
+
+
+class Sure(Accuracy):
+    """The user's own, derived from ours: the share of samples that the model is sure of, by its probabilities."""
+
+    def update(self, predictions, targets):
+        self.right = self.right + (predictions.max(1).values > 0.9).sum()
+        self.count += len(targets)
+
+
+def test_a_metric_of_ones_own_gets_probabilities():
+    outputs, targets = 2 * torch.randn(200, 5), torch.randint(5, (200,))
+    task = Multiclass(nn.CrossEntropyLoss(), {"sure": Sure(), "accuracy": Accuracy()})
+    task.update(task.metrics, outputs, (None, targets))
+    assert task.metrics["sure"].compute() == int((outputs.softmax(1).max(1).values > 0.9).sum()) / 200
+
+
+def test_a_count_below_0_is_answered_with_other_losses():
+    task = Regression(nn.PoissonNLLLoss(), losses=["poisson_nll", "mse", "l1"])
+    with pytest.raises(UserError, match=r"sample 1 of train is negative, .* Others: mse, l1\."):
+        task.fit(Data(InMemory(torch.zeros(2, 3), torch.tensor([1.0, -1.0]))))

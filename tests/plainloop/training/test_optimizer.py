@@ -2,6 +2,7 @@
 L-BFGS asks for the loss; every optimizer of torch works from the command line."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from plainloop.models import CNN, MLP, TransformerClassifier
 from plainloop.models.freezing import freeze
 from plainloop.runs import checkpoint
 from plainloop.tasks.classification import Multiclass
-from plainloop.training.lbfgs import check_closure_settings
+from plainloop.training.lbfgs import ClosureTrainer, check_closure_settings
 from plainloop.training.optimizer import make_optimizer
 from plainloop.training.schedule import make_schedule
+from plainloop.training.trainer import Trainer
 from tests.conftest import one_in
 
 CPU = torch.device("cpu")
@@ -472,6 +474,24 @@ def test_lbfgs_sees_one_function_within_a_step():
 def test_what_lbfgs_can_not_do_is_refused(setting):
     with pytest.raises(UserError, match=rf"{setting}.*LBFGS"):
         plainloop.train(["model=linear", "optimizer=lbfgs", setting])
+
+
+def test_a_trainer_of_ones_own_is_held_to_the_same():
+    """One derived from ClosureTrainer can't accumulate either, and another can't give L-BFGS its closure."""
+    closures, plain = (f"trainer._target_={kind.__module__}.{kind.__name__}" for kind in (OwnClosures, OwnTrainer))
+    with pytest.raises(UserError, match="accumulate_steps=2: LBFGS evaluates the loss several times"):
+        plainloop.train(["model=linear", "optimizer=lbfgs", closures, "trainer.accumulate_steps=2"])
+    with pytest.raises(UserError, match=r"can't give LBFGS the closure that it needs.*ClosureTrainer"):
+        plainloop.train(["model=linear", "optimizer=lbfgs", plain])
+    assert not Path("outputs").exists()
+
+
+class OwnClosures(ClosureTrainer):
+    """Nothing else."""
+
+
+class OwnTrainer(Trainer):
+    """Nothing else."""
 
 
 def test_lbfgs_has_no_fp16():

@@ -66,6 +66,17 @@ def test_layers():
     assert not may_draw([lr_scheduler.StepLR(torch.optim.SGD(quiet.parameters()), 1)])
 
 
+def test_several_optimizers_are_looked_at_one_by_one():
+    words = ["model=mlp", "optimizer=several", "trainer.max_epochs=1"]
+    assert make_trainer(assemble(compose(words))).seed_step is no_seed
+    words += [f"optimizer.rest._target_={Noisy.__module__}.Noisy"]
+    assert isinstance(make_trainer(assemble(compose(words))).seed_step, StepSeed)
+
+
+class Noisy(torch.optim.SGD):
+    """Adds noise to each step."""
+
+
 def rate(tick: int) -> float:
     return 1.0
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from plainloop.errors import MachineError
-from plainloop.training.update import SkippingUpdate, Update, make_update, total_norm
+from plainloop.training.update import MANY, SkippingUpdate, Update, make_update, total_norm
 
 
 def model_and_loss() -> tuple[nn.Module, torch.Tensor]:
@@ -79,7 +79,7 @@ def test_a_skipped_step_leaves_weights_state_and_buffers():
     update = make_update(torch.optim.Adam(model.parameters(), lr=0.1), [model], nonfinite="skip")
     assert isinstance(update, SkippingUpdate)
     before = copy.deepcopy(model.state_dict())
-    update.zero_grad()
+    update.keep()
     loss = model(torch.full((16, 4), math.nan)).sum()
     assert not model[1].running_mean.isfinite().any()
     update.backward(loss)
@@ -89,3 +89,17 @@ def test_a_skipped_step_leaves_weights_state_and_buffers():
     assert update.state_dict() == {"skipped": 1, "in_a_row": 1}
     with pytest.raises(MachineError, match="the last 1 steps were skipped"):
         update.check_epoch(step=1, last=True)  # all that there were
+
+
+def test_a_run_is_given_up_where_no_norm_is_measured_either():
+    """As under a `train_step` of the user's own that returns None for it."""
+    model, _ = model_and_loss()
+    update = make_update(torch.optim.SGD(model.parameters(), lr=0.1), [model], nonfinite="skip")
+    for step in range(1, MANY + 1):
+        update.keep()
+        update.backward(model(torch.full((16, 4), math.nan)).sum())
+        update.step()
+        if step < MANY:
+            assert update.check(None, step) == {"skipped_steps": step}
+    with pytest.raises(MachineError, match=f"the last {MANY} steps were skipped"):
+        update.check(None, MANY)

@@ -118,7 +118,7 @@ def series(
         window: rows in a window.
         horizon: rows behind it to forecast.
         stride: rows from the beginning of one window to that of the next.
-        time: a column of dates, times or numbers, by which the rows must be sorted; None where they are so anyhow.
+        time: a column of dates, times or numbers, by which the rows must be sorted; None where they already are.
         series: a column that tells several series in the file apart; no window holds two of them. All are divided at
             the same moments of `time`; without that, each at the same shares of its rows.
         fractions: the splits' shares of the rows.

@@ -200,7 +200,7 @@ def task_of(
     """The task that a table's target asks for, and why: ("multiclass", "species holds 3 words (...)").
 
     Words are classes; so are up to 20 different whole numbers, where each comes up in 5 rows or more on average, and 0
-    and 1 anyhow. Several columns are several labels where they hold 0 and 1 alone, and else several numbers.
+    and 1 in any case. Several columns are several labels where they hold 0 and 1 alone, and else several numbers.
     """
     file, frame, targets = _opened(path, target, categorical)
     return task_for([frame[name].drop_nulls() for name in targets], file)
