@@ -1,7 +1,7 @@
 """The optimizer, the schedule and the trainer over what has been assembled."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from plainloop.training.lbfgs import ClosureTrainer, check_closure_settings
 from plainloop.training.length import Length
 from plainloop.training.optimizer import make_optimizer, needs_closure
 from plainloop.training.randomness import may_draw, no_seed
-from plainloop.training.schedule import make_schedule
+from plainloop.training.schedule import Schedule, make_schedule
 from plainloop.training.selection import Selection
 from plainloop.training.trainer import Trainer
 from plainloop.training.update import make_update
@@ -56,15 +56,6 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
         )
     nodes = plain(cfg.callbacks or {})
     callbacks = {name: build(node, f"callbacks.{name}", Callback, trust) for name, node in nodes.items()}
-    own_step = trainer_class.train_step is not Trainer.train_step
-    taking_part = [model, prepare.preprocess, task, *task.metrics.values(), optimizer, *callbacks.values()]
-    taking_part += getattr(optimizer, "parts", {}).values()
-    taking_part += [] if schedule.scheduler is None else [schedule.scheduler]
-    if own_step or section.compile or prepare.augment is not None or may_draw(taking_part):
-        # A step of the user's own may well draw with NumPy: mixup, say.
-        seed_step: Callable[[int], None] = StepSeed(cfg.seed, session.device, everything=own_step)
-    else:
-        seed_step = no_seed
     trainer = trainer_class(
         model,
         task,
@@ -84,13 +75,32 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
         length=Length(section.max_epochs, section.max_steps, section.validate_every, section.stop_below),
         selection=Selection(cfg.monitor, mode, cfg.early_stopping.patience, cfg.early_stopping.min_delta),
         average=_average(session),
-        seed_step=seed_step,
+        seed_step=_seed_step(session, trainer_class, optimizer, schedule, callbacks),
         callbacks=callbacks,
         hooks=Hooks(log_every=section.log_every, **hooks),
     )
     if section.compile:
         trainer.network = torch.compile(model)
     return trainer
+
+
+def _seed_step(
+    session: Session,
+    trainer_class: type[Trainer],
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    callbacks: Mapping[str, Callback],
+) -> Callable[[int], None]:
+    """What seeds each step, where anything in it may draw."""
+    prepare, task, section = session.prepare, session.task, session.config.trainer
+    own_step = trainer_class.train_step is not Trainer.train_step
+    parts = [session.model, prepare.preprocess, task, *task.metrics.values(), optimizer, *callbacks.values()]
+    parts += getattr(optimizer, "parts", {}).values()
+    parts += [] if schedule.scheduler is None else [schedule.scheduler]
+    if own_step or section.compile or prepare.augment is not None or may_draw(parts):
+        # A step of the user's own may well draw with NumPy: mixup, say.
+        return StepSeed(session.config.seed, session.device, everything=own_step)
+    return no_seed
 
 
 def _average(session: Session) -> NoAverage:

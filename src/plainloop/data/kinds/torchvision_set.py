@@ -7,7 +7,8 @@ it has its labels, is found by looking at its class; the tables name the excepti
 import contextlib
 import inspect
 import io
-from collections.abc import Mapping, Sequence
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def _downloaded(kind: Any, folder: Path, arguments: Mapping[str, Any], download:
         before = _folders(folder)
         try:
             print(f"downloading {name} from {source} to {folder}", flush=True)
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), _nothing_outside():
                 return kind(str(folder), **arguments, download=True)
         except Exception as error:  # urllib, ssl, tarfile, torchvision's own: whatever it is, it is told
             _explain_missing_package(name, error)
@@ -224,6 +225,21 @@ def _downloaded(kind: Any, folder: Path, arguments: Mapping[str, Any], download:
         f"{name} is not in {folder} and could not be downloaded from {source} ({why}).\n"
         f"Check the network, or copy torchvision's folder for {name} into it (another place: paths.data=FOLDER)."
     ) from reason
+
+
+@contextlib.contextmanager
+def _nothing_outside() -> Iterator[None]:
+    """What an archive wants to write outside its folder is refused, as Python does from 3.14 on, whatever torchvision
+    asks for (PEP 706). A Python that can't (3.11 before its fourth patch) extracts as it always has."""
+    if not hasattr(tarfile, "data_filter"):
+        yield
+        return
+    before = vars(tarfile.TarFile).get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
 
 
 def _folders(root: Path) -> set[Path]:
