@@ -131,12 +131,16 @@ def test_a_pipe_that_is_closed_does_not_end_the_training(tmp_path: Path):
 @pytest.mark.slow
 def test_a_terminal_gets_a_bar_per_epoch(tmp_path: Path):
     """A pseudo-terminal stands in for the screen."""
+    import fcntl
     import os
     import pty
+    import struct
     import subprocess
     import sys
+    import termios
 
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # rows, columns
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "model=mlp", "trainer.max_epochs=2", "logger=none"],
         cwd=tmp_path,
