@@ -303,7 +303,9 @@ def compare(case: Case, rounds: int, control: bool) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=300, help="turns of each contestant")
-    parser.add_argument("--case", nargs="+", choices=CASES, default=["mlp", "linear"], help="if not mlp and linear")
+    parser.add_argument(
+        "--case", nargs="+", choices=CASES, default=["mlp", "linear"], help="which ones; by default mlp and linear"
+    )
     parser.add_argument("--control", action="store_true", help="a second bare loop: how far from 1 its ratio strays")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()

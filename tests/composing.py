@@ -17,6 +17,7 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.config_store import ConfigStore
 
 parsed: dict[Any, Any] = {}
+schemas: dict[int, Any] = {}  # they stay alive, so that no other one comes to have the same id
 merged: dict[Any, bytes] = {}
 
 
@@ -33,7 +34,9 @@ def place(repo: Any, path: str) -> tuple[Any, ...]:
             except OSError:
                 found.append(None)
         elif scheme == "structured":
-            found.append(id(ConfigStore.instance().repo.get(f"{path}.yaml")))
+            schema = ConfigStore.instance().repo.get(f"{path}.yaml")
+            schemas[id(schema)] = schema
+            found.append(id(schema))
     return tuple(found)
 
 

@@ -60,9 +60,12 @@ def hands_on(front: str, folder: str) -> Callable[[str], Any]:
             raise AttributeError(f"module {front!r} has no attribute {name!r}")
         return getattr(importlib.import_module(place), name)
 
-    found.options = lambda: [  # type: ignore[attr-defined]  # for suggestions
-        module.name for module in pkgutil.iter_modules(importlib.import_module(f"{front}.{folder}").__path__)
-    ]
+    def options() -> list[str]:
+        """What can be named: the files that define what they are called. For suggestions."""
+        files = [file for place in sys.modules[front].__path__ for file in Path(place, folder).glob("[a-z]*.py")]
+        return [file.stem for file in files if f"\ndef {file.stem}(" in file.read_text("utf-8")]
+
+    found.options = options  # type: ignore[attr-defined]
     return found
 
 

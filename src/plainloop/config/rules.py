@@ -149,9 +149,8 @@ def _check_monitor(config: Config) -> None:
     if config.choices.get("task") == "auto":  # what it produces is known when the data has been looked at
         return
     produced = ["val/loss", *(f"val/{name}" for name in config.metrics or {})]
-    whole = "/".join(
-        config.monitor.split("/")[:2]
-    )  # a metric may tell several, as val/mae/price: assembly/trainer.py looks
+    # A metric may tell several, as val/mae/price: assembly/trainer.py looks at those.
+    whole = "/".join(config.monitor.split("/")[:2])
     if config.monitor not in produced and whole not in produced[1:]:
         raise UserError(
             f"monitor={config.monitor}: task={config.choices.get('task')} doesn't produce it."

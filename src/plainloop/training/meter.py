@@ -27,9 +27,12 @@ class MeanLoss:
         self.seen = 0  # samples, ever
 
     def add(self, loss: Tensor, size: int, share: float | None = None) -> None:
-        """The mean loss of a batch of this many samples, () or (1,), which must not be changed in place afterwards: it
-        is read later. `share` is what it counts for, where that isn't their number
-        (but the sum of their weights)."""
+        """Take the mean loss of a batch, () or (1,). It is read later, so it must not be changed in place.
+
+        Args:
+            size: samples in the batch.
+            share: what the batch counts for, where that isn't `size` (but the sum of the samples' weights).
+        """
         self.seen += size
         self.waiting.append(loss.detach())
         self.shares.append(size if share is None else share)
