@@ -112,6 +112,8 @@ def locate(path: str, slot: str, kind: Kind, trust: Sequence[str] = (), key: str
             f"If you know the function and it {'is' if is_one else 'returns'} one, say so on the command line: "
             f"'trust=[{path}]'"
         )
+    if inspect.ismodule(target):
+        raise UserError(f"{key}={path} is a module. Name what is meant in it, {in_words(kind)}.")
     raise UserError(f"{key}={path} is not {in_words(kind)}.")
 
 
@@ -121,6 +123,8 @@ def _imported(path: str, key: str) -> Any:
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UserError(f"{key}={path}: must be a dotted name, as in my_package.MyClass")
     target, used = _module(parts, f"{key}={path}")
+    if used == len(parts) - 1 and parts[-1] in _submodules(target) and not hasattr(target, parts[-1]):
+        target, used = _module([*parts, ""], f"{key}={path}")
     for depth in range(used, len(parts)):
         if not hasattr(target, parts[depth]):
             hint = _what_it_has(target, parts[depth])
@@ -163,15 +167,19 @@ def _module(parts: Sequence[str], what: str) -> tuple[ModuleType, int]:
 
 def _what_it_has(target: Any, word: str) -> str:
     """' Did you mean MyNet?' for a name that a module or class lacks; else what a module defines itself."""
-    names = [name for name in dir(target) if not name.startswith("_")]
+    names = [name for name in dir(target) if not name.startswith("_") and not inspect.ismodule(getattr(target, name))]
     elsewhere: list[str] = getattr(vars(target).get("__getattr__"), "options", list)()
-    modules = [module.name for module in pkgutil.iter_modules(getattr(target, "__path__", None) or [])]
+    modules = _submodules(target)
     own = [name for name in names if getattr(getattr(target, name), "__module__", "") == target.__name__]
     return (
         did_you_mean(word, [*names, *elsewhere])
         or did_you_mean(word, modules)
         or (f" It has: {listed(own, 8)}." if own else "")
     )
+
+
+def _submodules(target: Any) -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(getattr(target, "__path__", None) or [])]
 
 
 def refuse_a_runs_own(place: str | Path | None, what: str) -> None:

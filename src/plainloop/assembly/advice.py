@@ -90,13 +90,13 @@ def data_that_fits(asked: Iterable[str], tasks: Iterable[str], trust: list[str])
     the model is for; none where nothing that it asks for is special."""
     provided, chosen = {}, {}
     for option in options.groups()["data"]:
-        node = options.read("data", option)
+        node = _option("data", option)
         try:
-            target = locate(str(_option("data", option)["data"]["_target_"]), "data", Dataset, trust)
+            target = locate(str(node.get("data", node).get("_target_", "")), "data", Dataset, trust)
         except UserError:
             continue
         provided[option] = set(getattr(target, "provides", ()))
-        chosen[option] = {entry.get("override /task") for entry in node.get("defaults", []) if isinstance(entry, dict)}
+        chosen[option] = {node.get("override /task")}
     special = set(asked) & set().union(*provided.values())
     of_tasks = [option for option in provided if chosen[option] & set(tasks)]
     if not special and not of_tasks:
@@ -105,12 +105,16 @@ def data_that_fits(asked: Iterable[str], tasks: Iterable[str], trust: list[str])
 
 
 def _option(group: str, name: str) -> dict[str, Any]:
-    """An option as it stands in its file, and in those that it begins with."""
+    """An option as it stands in its file, and in those of its group that it begins with; "override /task", say, is
+    what its defaults choose of another group."""
     own = options.read(group, name)
     begun: Any = {}
     for other in own.pop("defaults", []):
-        if isinstance(other, str) and other != "_self_":
-            begun = OmegaConf.merge(begun, _option(group, other))
+        if isinstance(other, dict):
+            begun = OmegaConf.merge(begun, other)
+        elif other != "_self_":
+            file = other.partition("@")[0].removeprefix(f"/{group}/")  # `mlp@_here_`, `/model/mlp`
+            begun = OmegaConf.merge(begun, _option(group, file))
     found: Any = OmegaConf.to_container(OmegaConf.merge(begun, own))
     return found
 

@@ -16,7 +16,7 @@ from plainloop.training.callbacks import Callback, Hooks
 from plainloop.training.lbfgs import ClosureTrainer, check_closure_settings
 from plainloop.training.length import Length
 from plainloop.training.optimizer import make_optimizer, needs_closure
-from plainloop.training.randomness import may_draw, no_seed
+from plainloop.training.randomness import may_draw, no_seed, somebody_elses
 from plainloop.training.schedule import Schedule, make_schedule
 from plainloop.training.selection import Selection
 from plainloop.training.trainer import Trainer
@@ -51,8 +51,9 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
             "that it needs. Derive it from plainloop.training.lbfgs.ClosureTrainer, or choose another optimizer."
         )
     if issubclass(trainer_class, ClosureTrainer):
+        evaluates = type(optimizer).__name__ if asks_for_loss else trainer_class.__name__
         check_closure_settings(
-            optimizer, section.precision, section.accumulate_steps, section.max_grad_norm, section.nonfinite
+            evaluates, section.precision, section.accumulate_steps, section.max_grad_norm, section.nonfinite
         )
     nodes = plain(cfg.callbacks or {})
     callbacks = {name: build(node, f"callbacks.{name}", Callback, trust) for name, node in nodes.items()}
@@ -98,8 +99,8 @@ def _seed_step(
     parts += getattr(optimizer, "parts", {}).values()
     parts += [] if schedule.scheduler is None else [schedule.scheduler]
     if own_step or section.compile or prepare.augment is not None or may_draw(parts):
-        # A step of the user's own may well draw with NumPy: mixup, say.
-        return StepSeed(session.config.seed, session.device, everything=own_step)
+        # What the user has written may well draw with NumPy: mixup, say.
+        return StepSeed(session.config.seed, session.device, everything=own_step or somebody_elses(parts))
     return no_seed
 
 

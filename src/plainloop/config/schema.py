@@ -90,7 +90,7 @@ python train.py --cfg job [--resolve]            show the config and do nothing
     )
     resume_inexact: bool = key(
         False,
-        "let resume= go on with another batch size or changed data; the results then differ, if only in the last bits",
+        "let resume= go on with another batch size, accumulation or content of the data; the results then differ",
         changes="resume",
     )
     extend: str | None = key(

@@ -38,7 +38,6 @@ class Metric:
     """A sum over samples. Subclasses say what is added (`update`) and what it amounts to (`compute`)."""
 
     higher_is_better: bool | None = True
-    ranks = False  # whether it looks only at which of a sample's scores are largest: then logits will do
 
     def __init__(self) -> None:
         self.reset()
@@ -62,8 +61,6 @@ class Accuracy(Metric):
     Args:
         top_k: right if the class is among the k most probable.
     """
-
-    ranks = True
 
     def __init__(self, top_k: int = 1):
         self.top_k = top_k
@@ -91,8 +88,6 @@ class Accuracy(Metric):
 
 class _Counts(Metric):
     """Counts (C, C): rows are the true classes, columns the predicted ones."""
-
-    ranks = True
 
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
@@ -352,11 +347,11 @@ def update_all(metrics: Mapping[str, Any], predictions: Tensor, targets: Tensor)
 
 
 def update_ranking(metrics: Mapping[str, Any], scores: Tensor, targets: Tensor) -> dict[str, Any]:
-    """Update those of ours that look only at which scores (N, C) are largest, and return the others, which need
-    probabilities: so may a subclass of the user's with an `update` of its own."""
+    """Update the metrics that look only at which scores (N, C) are largest, for which logits will do, and return the
+    others, which need probabilities. That is known of two methods; whoever replaces them gets probabilities."""
     others = {}
     for name, metric in metrics.items():
-        if getattr(metric, "ranks", False) and type(metric).update.__module__ == __name__:
+        if getattr(metric.update, "__func__", None) in (Accuracy.update, _Counts.update):
             metric.update(scores, targets)
         else:
             others[name] = metric

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from plainloop.errors import UserError
@@ -40,9 +39,13 @@ class ClosureTrainer(Trainer):
 
 
 def check_closure_settings(
-    optimizer: torch.optim.Optimizer, precision: str, accumulate_steps: int, max_grad_norm: float | None, nonfinite: str
+    evaluates: str, precision: str, accumulate_steps: int, max_grad_norm: float | None, nonfinite: str
 ) -> None:
-    """What can't be done with an optimizer that evaluates the loss itself. Raises UserError."""
+    """What can't be done where the loss is evaluated several times in a step. Raises UserError.
+
+    Args:
+        evaluates: what does that, by name.
+    """
     typed = {
         "precision=fp16": precision == "fp16",
         f"accumulate_steps={accumulate_steps}": accumulate_steps > 1,
@@ -52,6 +55,6 @@ def check_closure_settings(
     for setting, chosen in typed.items():
         if chosen:
             raise UserError(
-                f"trainer.{setting}: {type(optimizer).__name__} evaluates the loss several times in a step, and can't "
-                "do that. Leave it out, or choose another optimizer."
+                f"trainer.{setting}: {evaluates} evaluates the loss several times in a step, and can't "
+                "do that. Leave it out, or choose another one."
             )

@@ -10,7 +10,7 @@ class Selection:
 
     Best is the best monitored value, and among equal ones (a small validation split has many) the one with the
     lower loss. Patience counts validations whose value isn't better than the reference by `min_delta`, and the
-    reference is the last one that was. NaN is never best.
+    reference is the last one that was. A value that is NaN, or whose loss is, is never best.
 
     Args:
         monitor: the validation quantity that selects, as "val/accuracy".
@@ -32,6 +32,7 @@ class Selection:
 
     def better(self, value: float, loss: float, epoch: int, step: int) -> bool:
         """Take a validation into account: whether its weights are the best so far."""
+        value = math.nan if math.isnan(loss) else value
         if self._beats(value, self.reference, self.min_delta):
             self.reference, self.stale = value, 0
         else:

@@ -37,7 +37,7 @@ def make_update(
         assert device is not None
         return ScaledUpdate(optimizer, max_grad_norm, watched, device, nonfinite == "skip")
     if nonfinite == "skip":
-        return SkippingUpdate(optimizer, max_grad_norm, watched, [b for module in modules for b in module.buffers()])
+        return SkippingUpdate(optimizer, max_grad_norm, watched, modules)
     return Update(optimizer, max_grad_norm, watched)
 
 
@@ -161,7 +161,7 @@ class SkippingUpdate(Update):
     read at every step.
 
     Args:
-        buffers: what changes on the way forward, and is put back with such a step.
+        modules: whose buffers change on the way forward, and are put back with such a step.
     """
 
     leaves_out = True
@@ -171,23 +171,27 @@ class SkippingUpdate(Update):
         optimizer: torch.optim.Optimizer,
         max_grad_norm: float | None,
         watched: Sequence[Tensor],
-        buffers: Sequence[Tensor],
+        modules: Sequence[nn.Module],
     ):
         super().__init__(optimizer, max_grad_norm, watched)
-        self.buffers = list(buffers)
-        self.kept = [buffer.clone() for buffer in self.buffers]
+        self.modules = modules
+        self.kept = [buffer.clone() for buffer in self.buffers()]
         self.skipped = torch.zeros((), dtype=torch.int64, device=self.parameters[0].device)
         self.in_a_row = self.skipped.clone()  # up to now
 
+    def buffers(self) -> list[Tensor]:
+        """As they are now: a forward may put others in their places."""
+        return [buffer for module in self.modules for buffer in module.buffers()]
+
     def keep(self) -> None:
-        for kept, buffer in zip(self.kept, self.buffers, strict=True):
+        for kept, buffer in zip(self.kept, self.buffers(), strict=True):
             kept.copy_(buffer)
 
     def step(self) -> None:
         bad = ~total_norm([p.grad for p in self.parameters if p.grad is not None]).isfinite()
         self.skipped += bad
         self.in_a_row.add_(1).mul_(bad)
-        for kept, buffer in zip(self.kept, self.buffers, strict=True):
+        for kept, buffer in zip(self.kept, self.buffers(), strict=True):
             buffer.copy_(torch.where(bad, kept, buffer))
         optimizer: Any = self.optimizer
         if bad.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False):

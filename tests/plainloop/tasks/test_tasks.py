@@ -1,5 +1,6 @@
 """What a problem means: losses by hand, predictions in the user's own unit, shapes that never broadcast."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -417,9 +418,17 @@ class Sure(Accuracy):
         self.count += len(targets)
 
 
-def test_a_metric_of_ones_own_gets_probabilities():
+def replaced() -> Accuracy:
+    """One of ours whose `update` is the user's, though it says that it is ours."""
+    metric = Accuracy()
+    metric.update = functools.wraps(Accuracy.update)(functools.partial(Sure.update, metric))
+    return metric
+
+
+@pytest.mark.parametrize("sure", [Sure, replaced])
+def test_a_metric_of_ones_own_gets_probabilities(sure):
     outputs, targets = 2 * torch.randn(200, 5), torch.randint(5, (200,))
-    task = Multiclass(nn.CrossEntropyLoss(), {"sure": Sure(), "accuracy": Accuracy()})
+    task = Multiclass(nn.CrossEntropyLoss(), {"sure": sure(), "accuracy": Accuracy()})
     task.update(task.metrics, outputs, (None, targets))
     assert task.metrics["sure"].compute() == int((outputs.softmax(1).max(1).values > 0.9).sum()) / 200
 

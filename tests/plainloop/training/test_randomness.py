@@ -10,7 +10,7 @@ from plainloop.assembly.trainer import make_trainer
 from plainloop.config.compose import compose
 from plainloop.seeding import StepSeed
 from plainloop.training.callbacks import Callback
-from plainloop.training.randomness import may_draw, no_seed
+from plainloop.training.randomness import may_draw, no_seed, somebody_elses
 
 QUIET = {
     "mlp": ["model=mlp", "model.norm=batch"],
@@ -71,6 +71,31 @@ def test_several_optimizers_are_looked_at_one_by_one():
     assert make_trainer(assemble(compose(words))).seed_step is no_seed
     words += [f"optimizer.rest._target_={Noisy.__module__}.Noisy"]
     assert isinstance(make_trainer(assemble(compose(words))).seed_step, StepSeed)
+
+
+def test_hooks_may_draw():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters())
+    assert not may_draw([model, optimizer])
+    hook = model[0].register_forward_hook(lambda module, inputs, outputs: outputs + torch.rand(()))
+    assert may_draw([model])
+    hook.remove()
+    assert not may_draw([model])
+    optimizer.register_step_pre_hook(lambda *_: None)
+    assert may_draw([optimizer])
+    model[1].forward = lambda inputs: inputs[:, :2]
+    assert may_draw([model])
+
+
+def test_what_somebody_else_wrote_may_draw_from_numpy_too():
+    """Dropout draws from torch alone, and seeding all three generators would be in vain."""
+    assert not somebody_elses([nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))])
+    assert somebody_elses([nn.Sequential(nn.Linear(2, 2), Stranger())])
+    assert somebody_elses([Noisy([torch.zeros(1, requires_grad=True)])])
+
+
+class Stranger(nn.Module):
+    """The user's own."""
 
 
 class Noisy(torch.optim.SGD):

@@ -103,3 +103,26 @@ def test_a_run_is_given_up_where_no_norm_is_measured_either():
             assert update.check(None, step) == {"skipped_steps": step}
     with pytest.raises(MachineError, match=f"the last {MANY} steps were skipped"):
         update.check(None, MANY)
+
+
+class Averages(nn.Module):
+    """A buffer that is not changed in place, but replaced."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, inputs):
+        self.mean = 0.9 * self.mean + 0.1 * inputs.mean(0)
+        return self.layer(inputs - self.mean)
+
+
+def test_a_buffer_that_is_replaced_is_put_back_too():
+    model = Averages()
+    update = make_update(torch.optim.SGD(model.parameters(), lr=0.1), [model], nonfinite="skip")
+    model(torch.ones(16, 4))
+    update.keep()
+    update.backward(model(torch.full((16, 4), math.nan)).sum())
+    update.step()
+    torch.testing.assert_close(model.mean, torch.full((4,), 0.1))
