@@ -5,7 +5,7 @@ isn't counted. The measure of a run of one step is a bare script that imports to
 optimizer; what the run imports beyond that script is listed at the end. Beside the time on the clock stands that of
 the processor, over all threads, which is steadier on a machine that has other work.
 
-    python benchmarks/startup.py [--rounds 7] [--json FILE]
+    python benchmarks/startup.py [--rounds 7] [--only "train.py --help" ...] [--json FILE]
 """
 
 import argparse
@@ -32,10 +32,11 @@ loss = torch.nn.functional.cross_entropy(model(inputs), targets)
 loss.backward()
 optimizer.step()
 """
+MEASURE = "bare: import, one step"
 ONE_STEP = [TRAIN, "trainer.max_steps=1"]
 COMMANDS = {
     "import torch": ["-c", "import torch"],
-    "bare: import, one step": ["-c", BARE],
+    MEASURE: ["-c", BARE],
     "train.py --help": [TRAIN, "--help"],
     "train.py --cfg job": [TRAIN, "--cfg", "job"],
     "train.py, one step": ONE_STEP,
@@ -47,7 +48,7 @@ COMMANDS = {
 TARGETS = [
     ("train.py --help", None, 0.7),
     ("train.py --cfg job", None, 0.7),
-    ("train.py, one step", "bare: import, one step", 0.8),
+    ("train.py, one step", MEASURE, 0.8),
 ]
 
 
@@ -69,13 +70,13 @@ def run(arguments: list[str]) -> tuple[float, float, str]:
     return seconds, processor_seconds() - before, done.stderr
 
 
-def take_turns(rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def take_turns(commands: dict[str, list[str]], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Seconds of every command in every round, on the clock and of the processor."""
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    processor: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    processor: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(rounds + 1):
-        for name in COMMANDS if number % 2 else reversed(COMMANDS):
-            taken, used, _ = run(COMMANDS[name])
+        for name in commands if number % 2 else reversed(commands):
+            taken, used, _ = run(commands[name])
             if number > 0:
                 seconds[name].append(taken)
                 processor[name].append(used)
@@ -84,7 +85,7 @@ def take_turns(rounds: int) -> tuple[dict[str, list[float]], dict[str, list[floa
 
 def report(title: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
     """Print seconds, and how much more than the bare script each command takes."""
-    bare = seconds["bare: import, one step"]
+    bare = seconds[MEASURE]
     print(f"\n  {title:28}{'minimum':>10}{'median':>10}{'minimum - bare':>18}{'median - bare':>16}")
     result: dict[str, Any] = {}
     for name, values in seconds.items():
@@ -97,7 +98,7 @@ def report(title: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 def judge(seconds: dict[str, list[float]]) -> None:
     """Compare with the targets."""
-    for name, beside, most in TARGETS:
+    for name, beside, most in (target for target in TARGETS if target[0] in seconds):
         value = min(seconds[name]) - (min(seconds[beside]) if beside else 0)
         what = f"{name} minus {beside.partition(':')[0]}" if beside else name
         print(f"  target: {what} at most {most} s: {value:.3f} s, {'met' if value <= most else 'missed'}")
@@ -121,7 +122,7 @@ def print_imports(name: str, most: int) -> dict[str, float]:
 
     A module is counted without the modules that it is the first to import; -X importtime slows all of them down.
     """
-    bare, ours = imported(COMMANDS["bare: import, one step"]), imported(COMMANDS[name])
+    bare, ours = imported(COMMANDS[MEASURE]), imported(COMMANDS[name])
     sums: collections.Counter[str] = collections.Counter()
     modules: collections.Counter[str] = collections.Counter()
     for module, microseconds in ours.items():
@@ -140,15 +141,18 @@ def print_imports(name: str, most: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="runs of each command")
+    parser.add_argument("--only", nargs="+", choices=[name.strip() for name in COMMANDS], help="which commands")
     parser.add_argument("--top", type=int, default=15, help="packages in the list of imports")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
     print(f"Python {sys.version.partition(' ')[0]}, {arguments.rounds} runs of each command, in turns")
-    seconds, processor = take_turns(arguments.rounds)
+    only = {MEASURE, *(arguments.only or map(str.strip, COMMANDS))}
+    chosen = {name: words for name, words in COMMANDS.items() if name.strip() in only}
+    seconds, processor = take_turns(chosen, arguments.rounds)
     result = {"seconds": report("seconds", seconds), "processor": report("seconds of the processor", processor)}
     judge(seconds)
     result["imports, ms"] = {
-        name: print_imports(name, arguments.top) for name in ("train.py --help", "train.py, one step")
+        name: print_imports(name, arguments.top) for name in ("train.py --help", "train.py, one step") if name in chosen
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

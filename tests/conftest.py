@@ -155,7 +155,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits_command(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """`python train.py model=mlp`, typed once for all tests."""
-    return command("train.py", "model=mlp", folder=tmp_path_factory.mktemp("digits"), cold=True)
+    return command("train.py", "model=mlp", folder=tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="session")

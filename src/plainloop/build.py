@@ -123,7 +123,7 @@ def _imported(path: str, key: str) -> Any:
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UserError(f"{key}={path}: must be a dotted name, as in my_package.MyClass")
     target, used = _module(parts, f"{key}={path}")
-    if used == len(parts) - 1 and parts[-1] in _submodules(target) and not hasattr(target, parts[-1]):
+    if used == len(parts) - 1 and not hasattr(target, parts[-1]) and parts[-1] in _submodules(target):
         target, used = _module([*parts, ""], f"{key}={path}")
     for depth in range(used, len(parts)):
         if not hasattr(target, parts[depth]):

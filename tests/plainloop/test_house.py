@@ -1,6 +1,7 @@
 """The house: rooms stand on rooms, and nobody reaches upwards."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def room_of(module: str) -> str:
     return next((room for room in ROOMS if name == room or name.startswith(f"{room}.")), "ground")
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """The names of all modules that a file imports, anywhere in it: in functions, and for the type checker too."""
     found: set[str] = set()
@@ -59,18 +61,16 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+@functools.cache
 def arrows() -> dict[str, set[str]]:
     """Which of the engine's modules each of them imports. (The package's own front hands on by name.)"""
     return {name: {other for other in imported(path) if other in MODULES} for name, path in MODULES.items()}
 
 
-ARROWS = arrows()
-
-
 @pytest.mark.parametrize("module", MODULES)
 def test_no_arrow_leads_upwards(module):
     floor = ROOMS.index(room_of(module))
-    above = [other for other in ARROWS[module] if ROOMS.index(room_of(other)) < floor]
+    above = [other for other in arrows()[module] if ROOMS.index(room_of(other)) < floor]
     assert not above, f"{module} imports from above: {', '.join(above)}"
 
 
@@ -81,7 +81,7 @@ def test_there_is_no_circle():
     def follow(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, " -> ".join([*path[path.index(module) :], module])
         if module not in done:
-            for other in sorted(ARROWS[module]):
+            for other in sorted(arrows()[module]):
                 follow(other, (*path, module))
             done.add(module)
 
@@ -112,7 +112,7 @@ def test_a_room_imports_what_its_front_allows(room):
     may = allowed(room)
     assert may <= {each.partition(".")[0] for each in ROOMS}
     for module in [name for name in MODULES if room_of(name) == room]:
-        for other in ARROWS[module]:
+        for other in arrows()[module]:
             place = room_of(other)
             assert place == room or place.partition(".")[0] in may, f"{module} imports {other}"
 

@@ -5,8 +5,10 @@ instants that chance seldom meets.
 """
 
 import importlib.util
+import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,10 +41,15 @@ SHORT = [*kill.WORDS, "trainer.max_epochs=2"]  # 30 steps
 
 @pytest.mark.slow
 def test_ten_kills_at_random_instants_leave_no_trace(tmp_path):
-    tally = kill.rehearse(tmp_path, 10, seed=0)
-    assert tally.kills == 10
-    assert tally.wrong == []
-    assert tally.finished > 0
+    words = ["--kills", "10", "--json", str(tmp_path / "figures.json")]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/kill.py"), *words], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    tally = json.loads((tmp_path / "figures.json").read_text())
+    assert tally["kills"] == 10
+    assert tally["finished"] > 0
+    assert not any(tally[what] for what in ("damaged", "differing", "orphans", "refused"))
 
 
 # --- at an instant of the test's choice ---------------------------------------------------------------------------

@@ -189,8 +189,8 @@ OF_A_SET = {frozenset(kinds): model for model, kinds in reversed(TAKES.items())}
 
 
 def is_quick(data: str, model: str) -> bool:
-    """Plain `pytest` tries each option of data, and a model of each set."""
-    return (data, model) in FAST and (model in COMPANION.values() or model in OF_A_SET.values())
+    """Plain `pytest` tries a kind of data of each, and a model of each set."""
+    return (data, model) in FAST and data in OF_A_KIND.values() and model in OF_A_SET.values()
 
 
 PAIRS = [

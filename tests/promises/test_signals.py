@@ -291,8 +291,9 @@ def test_a_signal_finishes_the_step_saves_and_the_resumed_run_is_the_same(row, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["spawn", "forkserver"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("workers", "number"), [("spawn", signal.SIGINT), ("forkserver", signal.SIGTERM)], ids=["spawn", "forkserver"]
+)
 def test_a_signal_while_the_workers_start_waits_for_them(number, workers, typed, resume, whole):
     """To the whole group, and to processes that couldn't yet say what they do about signals."""
     run = typed(workers=workers, hold="start")

@@ -57,10 +57,9 @@ class Session:
         """A group with its `${spec...}` filled in. Raises UserError where the data doesn't have such a fact."""
         return facts_filled(self.config, group)
 
-    def recorded(self) -> DictConfig:
-        """The composed config with all that has been decided since, as it is saved with the run."""
+    def record(self) -> None:
+        """Write all that has been decided since into the composed config, which is saved with the run."""
         record(self.config, self.composed)
-        return self.composed
 
     def loader(self, split: str) -> Loader | None:
         """The batches of a split in their own order, whole: for validation, test and evaluation."""

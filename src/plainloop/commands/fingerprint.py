@@ -45,7 +45,7 @@ def of(session: Session, trainer: Trainer) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
         # Its ${...} not filled in: what refers to a key that may change, as paths.data, changes with it.
-        "config": OmegaConf.to_container(session.recorded(), resolve=False),
+        "config": OmegaConf.to_container(session.composed, resolve=False),
     }
 
 

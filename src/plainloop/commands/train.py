@@ -1,6 +1,7 @@
 """`python train.py`: a new run, one that is continued, one that is extended."""
 
 import contextlib
+import copy
 import json
 import math
 import time
@@ -91,6 +92,7 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     with explained(None), complaints.explaining_leftovers(config):
         trainer = make_trainer(session, log=_to_all(loggers), progress=console.progress)
         terminal.say_memory(session, trainer, console)
+    session.record()
     identity = fingerprint.of(session, trainer)
     for line in _taken_up(origin, trainer, loggers, identity, inexact):
         console.say(f"warning: {line}")
@@ -165,7 +167,7 @@ def _taken_up(
 
 def _record(run: RunDir, session: Session, typed: Sequence[str], new: bool) -> None:
     """Write into the run directory what the run is."""
-    record_config(run, session.recorded())
+    record_config(run, session.composed)
     if not new:
         record_resumption(run, session.config.seed, typed)
         return
@@ -202,8 +204,9 @@ def _train(
     started = time.perf_counter()
     try:
         with explained(run), obeying_signals(trainer, checkpoints):
+            described = plain(session.composed)
             for logger in loggers.values():
-                logger.open(run, plain(session.recorded()), trainer.step)
+                logger.open(run, copy.deepcopy(described), trainer.step)
             console.say(f"run     {run}")
             if cfg.schedule.draw:
                 pictures.draw_schedule(run, session, trainer.schedule, console)

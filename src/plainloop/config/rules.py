@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -16,9 +17,9 @@ from plainloop.errors import UserError, did_you_mean, listed
 
 def validate(cfg: DictConfig, schema: type[Command] = Config) -> None:
     """Raises UserError for the first thing that is wrong."""
-    _check_ranges(cfg, schema)
     _check_groups(cfg, schema)
     config = as_config(cfg, schema)
+    _check_ranges(config, schema)
     for part in (config, *vars(config).values()):
         if hasattr(type(part), "check"):
             part.check()
@@ -34,9 +35,9 @@ def validate(cfg: DictConfig, schema: type[Command] = Config) -> None:
             rule(config)
 
 
-def _check_ranges(cfg: DictConfig, schema: type[Command]) -> None:
+def _check_ranges(config: Command, schema: type[Command]) -> None:
     for name, item in typed_keys(schema):
-        value, limits = OmegaConf.select(cfg, name), item.metadata
+        value, limits = attrgetter(name)(config), item.metadata
         wrong = (
             (limits["choices"] and value is not None and value not in limits["choices"])
             or (limits["min"] is not None and value is not None and value < limits["min"])

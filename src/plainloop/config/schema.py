@@ -167,8 +167,10 @@ def record(config: Config, cfg: DictConfig) -> None:
     for item in dataclasses.fields(Config):
         name = item.name
         if dataclasses.is_dataclass(item.type):
-            before, now = plain(cfg[name]), plain(getattr(config, name))
-            for part in (part for part, value in now.items() if value != before[part]):
-                OmegaConf.update(cfg, f"{name}.{part}", now[part], merge=False)
+            section, node = getattr(config, name), cfg[name]
+            for part in (part.name for part in dataclasses.fields(section)):
+                now = plain(getattr(section, part))
+                if now != plain(node[part]):
+                    OmegaConf.update(node, part, now, merge=False)
         elif "help" in item.metadata and plain(cfg[name]) != getattr(config, name):
             cfg[name] = getattr(config, name)

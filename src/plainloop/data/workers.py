@@ -126,10 +126,13 @@ def signals_held() -> Iterator[None]:
 @functools.cache
 def _our_forkserver() -> Any:
     """What it starts has the signal mask that it was started with: in the process's usual one, the user's own
-    processes would wait for ever to be terminated."""
+    processes would wait for ever to be terminated. It imports torch once, and not each of its children anew."""
     from multiprocessing.forkserver import ForkServer
 
-    return ForkServer()
+    server = ForkServer()
+    also = [name for name in ("torchvision",) if name in sys.modules]
+    server.set_forkserver_preload(["__main__", *also, "plainloop.data.preloaded"])
+    return server
 
 
 class Prepared:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate
 
@@ -21,6 +20,9 @@ from plainloop.data.order import Balanced, BatchOrder, ByLength
 from plainloop.errors import UserError
 from tests import formats
 from tests.conftest import one_in
+from tests.later import Later
+
+stats = Later("scipy.stats")
 
 HERE = __name__
 WORDS = ["model.channels=[8]", "loader.batch_size=8", "split.fractions=[1,0,0]", "logger=none"]

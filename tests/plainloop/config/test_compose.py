@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plainloop.config import changes, complaints, compose, keys, options, rules, schema
 from plainloop.errors import UserError
-from tests.conftest import copy_configs
+from tests.conftest import copy_configs, one_in
 
 YAML_FILES = sorted(options.CONFIGS.glob("**/*.yaml"))
 PACKAGE = "# @package _global_\n"
@@ -165,15 +165,14 @@ BESIDE = {
     "metrics=none": ["monitor=val/loss"],
 }
 NEEDS = {"scheduler=lambda": "scheduler.lr_lambda", "scheduler=multiplicative": "scheduler.lr_lambda"}
-TRAINED = ("data", "model", "optimizer", "scheduler")  # with each option, by the tests of these rooms
 OPTIONS = [
-    pytest.param(group, option, id=f"{group}={option}", marks=[pytest.mark.slow] * (group in TRAINED))
+    pytest.param(group, option, id=f"{group}={option}")
     for group, options in options.groups().items()
     for option in options
 ]
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(("group", "option"), one_in(4, OPTIONS))
 def test_every_option_composes(group, option):
     """Every file in configs/ can be chosen; `custom` says which key it needs, and composes with it."""
     word = f"{group}={option}"

@@ -5,7 +5,6 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -18,6 +17,9 @@ from plainloop.errors import UserError
 from plainloop.tasks.classification import Multiclass
 from plainloop.tasks.metrics import Accuracy
 from plainloop.training.batches import Preparation
+from tests.later import Later
+
+stats = Later("scipy.stats")
 
 SHAPES = [(40, 1, 8, 8), (40, 3, 12, 9)]
 LIMIT = 1e-4  # of a test that chance alone fails once in ten thousand seeds; the seeds here are fixed

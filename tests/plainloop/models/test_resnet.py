@@ -114,7 +114,6 @@ def test_what_cannot_be_built_is_refused(arguments, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_reads_digits(seed):
-    run = plainloop.train(["model=resnet", "trainer.max_epochs=5", f"seed={seed}", "logger=none"])
+def test_it_reads_digits():
+    run = plainloop.train(["model=resnet", "trainer.max_epochs=3", "logger=none"])
     assert run.metrics["test/accuracy"] >= 0.95

@@ -100,7 +100,6 @@ def test_where_a_patch_lies_matters():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_reads_digits(seed):
-    run = plainloop.train(["model=vit", "trainer.max_epochs=12", f"seed={seed}", "logger=none"])
+def test_it_reads_digits():
+    run = plainloop.train(["model=vit", "trainer.max_epochs=5", "logger=none"])
     assert run.metrics["test/accuracy"] >= 0.93

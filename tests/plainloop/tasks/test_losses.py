@@ -132,7 +132,7 @@ TORCHS = [name for name in dir(nn) if name.endswith("Loss")]
 KNOWN = {target.__name__: option for option, (target, _) in LOSSES.items()}
 
 
-@pytest.mark.parametrize("name", one_in(2, TORCHS))
+@pytest.mark.parametrize("name", one_in(4, TORCHS))
 def test_every_loss_of_torchs_trains_or_says_why_not(name, tmp_path):
     """By its class, as loss=custom; a class that torch adds must be given a line in losses.py."""
     if name in UNFIT:
@@ -159,7 +159,7 @@ def test_what_is_said_not_to_fit_is_torchs():
     assert all(target.__name__ in TORCHS for target, _ in LOSSES.values() if target.__module__.startswith("torch"))
 
 
-@pytest.mark.parametrize(("option", "kind"), one_in(2, PAIRS))
+@pytest.mark.parametrize(("option", "kind"), one_in(4, PAIRS))
 def test_every_option_trains_with_every_task_that_it_fits(option, kind):
     """Two steps with a loss that is a number, and a validation; it is what the same class gives as loss=custom."""
     run = trained(*words_for(option, kind))
@@ -608,6 +608,7 @@ def test_balanced_weights_of_yes():
     assert run.session.task.loss.pos_weight.item() == pytest.approx(((labels == 0).sum() / (labels == 1).sum()).item())
 
 
+@pytest.mark.slow
 def test_weights_by_hand():
     """Lists of whole numbers, or one number where there is one output."""
     weight = [1, 2, 1, 1, 1, 1, 1, 1, 1, 5]
@@ -639,7 +640,7 @@ def test_balanced_weights_of_labels_that_no_attribute_lists():
     assert found["loss.weight"] == pytest.approx([12 / (3 * 8), 12 / (3 * 2), 12 / (3 * 2)])
 
 
-@pytest.mark.parametrize("batch_size", [1, 32, 1000])
+@pytest.mark.parametrize("batch_size", one_in(3, [32, 1, 1000]))
 @pytest.mark.parametrize("words", [["loss.label_smoothing=0.1"], ["loss=nll"]], ids=str)
 def test_a_weighted_validation_is_one_weighted_mean(words, batch_size):
     """torch's own over the whole split, however it is divided into batches: also into some that hold only samples of
@@ -779,15 +780,18 @@ def test_a_model_that_does_the_losss_work_is_refused(words, end, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ending_in("log_softmax"),
-        ending_in("log_softmax", "digits", "loss=nll"),
-        ending_in("gate"),
-        ending_in("inner"),
-        ending_in("tanh", "breast_cancer"),
-        ending_in("softmax", "digits", "loss=custom", f"loss._target_={__name__}.OwnLoss"),
-        [*ending_in("sigmoid", "points"), "task=regression", "model.features=1"],
-    ],
+    one_in(
+        3,
+        [
+            ending_in("log_softmax"),
+            ending_in("log_softmax", "digits", "loss=nll"),
+            ending_in("gate"),
+            ending_in("inner"),
+            ending_in("tanh", "breast_cancer"),
+            ending_in("softmax", "digits", "loss=custom", f"loss._target_={__name__}.OwnLoss"),
+            [*ending_in("sigmoid", "points"), "task=regression", "model.features=1"],
+        ],
+    ),
     ids=str,
 )
 def test_a_model_may_end_in_anything_else(words):

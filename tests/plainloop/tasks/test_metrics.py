@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-import torchmetrics
-from sklearn import metrics as sklearn_metrics
 from torch import Tensor
-from torchmetrics import classification, regression
 
 import plainloop
 from plainloop.tasks.metrics import (
@@ -27,7 +24,10 @@ from plainloop.tasks.metrics import (
     update_all,
 )
 from plainloop.training.meter import MeanLoss
+from tests.later import Later
 
+torchmetrics, sklearn_metrics = Later("torchmetrics"), Later("sklearn.metrics")
+classification, regression = Later("torchmetrics.classification"), Later("torchmetrics.regression")
 CPU = torch.device("cpu")
 # torchmetrics warns where a class doesn't occur, which is just what is compared here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchmetrics")
@@ -220,7 +220,7 @@ VALUES = {
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (MAE, regression.MeanAbsoluteError),
+        (MAE, lambda: regression.MeanAbsoluteError(num_outputs=1)),
         (RMSE, lambda: regression.MeanSquaredError(squared=False)),
         (R2, lambda: regression.R2Score(multioutput="uniform_average")),
     ],
@@ -256,7 +256,11 @@ def test_r2_of_targets_that_do_not_vary_is_not_a_number(value, count):
 
 @pytest.mark.parametrize(
     ("metric", "theirs"),
-    [(MAE, regression.MeanAbsoluteError), (RMSE, lambda: regression.MeanSquaredError(squared=False))],
+    [
+        (MAE, lambda: regression.MeanAbsoluteError(num_outputs=1)),
+        (RMSE, lambda: regression.MeanSquaredError(squared=False)),
+    ],
+    ids=["MAE", "RMSE"],
 )
 @pytest.mark.parametrize("steps", [1, 3])
 def test_targets_of_several_units_are_not_mixed(metric, theirs, steps):

@@ -542,7 +542,7 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("name", one_in(2, OPTIMIZERS))
+@pytest.mark.parametrize("name", one_in(4, OPTIMIZERS))
 def test_every_optimizer_takes_two_steps(name):
     assert name in OPTIONS, f"{name}: torch has a new optimizer, which needs an option in configs/optimizer/"
     option, words = OPTIONS[name]

@@ -363,7 +363,7 @@ SCHEDULERS = [
 ]
 
 
-@pytest.mark.parametrize("name", one_in(2, SCHEDULERS))
+@pytest.mark.parametrize("name", one_in(4, SCHEDULERS))
 def test_every_scheduler_over_a_run(name):
     """The rates that a run of the command logs are those of torch's scheduler, ticked by hand."""
     assert name in BY_HAND, f"{name}: torch has a new scheduler, which needs an option in configs/scheduler/"

@@ -13,22 +13,17 @@ from tests.resuming import curves, differences, newest, records, resumed, watche
 
 
 @pytest.mark.parametrize(
-    ("name", "step", "ended"),
+    ("name", "step"),
     [
-        ("smooth", 7, False),  # within an epoch, within a log window
-        ("smooth", 10, False),  # the epoch's batches are done, its validation isn't
-        ("rough", 4, False),  # in the warm-up, validated
-        ("means", 12, False),  # within the third epoch, two means
-        ("closures", 3, False),
-        ("short", 8, False),  # its last step is done, the validation isn't
-        ("shuffling", 3, False),
-        ("remembering", 9, False),
+        ("smooth", 10),  # the epoch's batches are done, its validation isn't
+        ("rough", 4),  # in the warm-up, validated
+        ("closures", 3),
     ],
 )
-def test_a_resumed_run_equals_one_that_was_never_interrupted(name, step, ended, uninterrupted, tmp_path):
+def test_a_resumed_run_equals_one_that_was_never_interrupted(name, step, uninterrupted, tmp_path):
     """At some boundaries; the others are tried below."""
     run = uninterrupted(name)
-    assert differences(run.path, resumed(run.interrupted(step, tmp_path, ended))) == []
+    assert differences(run.path, resumed(run.interrupted(step, tmp_path))) == []
 
 
 def test_the_runs_are_what_they_are_meant_to_be(uninterrupted):

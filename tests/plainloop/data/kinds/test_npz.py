@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from plainloop.data import arrays
 from plainloop.errors import UserError
 from tests.formats import write_npz
+from tests.later import Later
+
+sklearn = Later("sklearn")
 
 
 def test_arrays_with_classes(tmp_path):
@@ -43,7 +45,7 @@ def test_arrays_without_names_number_the_classes(tmp_path):
 
 def test_shipped_digits_are_scikit_learns():
     """data/digits.npz holds the images, labels and order of sklearn.datasets.load_digits."""
-    data, truth = arrays("data/digits.npz", inputs="images", targets="labels"), load_digits()
+    data, truth = arrays("data/digits.npz", inputs="images", targets="labels"), sklearn.datasets.load_digits()
     assert tuple(data.inputs.shape) == (1797, 1, 8, 8)
     assert data.inputs.dtype == torch.uint8
     assert numpy.array_equal(data.inputs[:, 0].numpy(), truth.images)

@@ -9,7 +9,6 @@ import numpy
 import polars
 import pytest
 import torch
-from sklearn.preprocessing import StandardScaler
 
 import plainloop
 from plainloop.config.compose import compose
@@ -17,6 +16,9 @@ from plainloop.data.kinds.series import Windows, series
 from plainloop.data.splits import Division, build_data
 from plainloop.errors import UserError
 from tests import formats
+from tests.later import Later
+
+sklearn = Later("sklearn")
 
 SPLITS = ("train", "val", "test")
 START = datetime.datetime(2024, 1, 1)
@@ -221,7 +223,7 @@ def test_statistics_are_each_features_over_the_training_rows(tmp_path):
     data = series(path, "train", target="load", window=20, horizon=3)
     preprocess = data.make_preprocess("train", None)
     table = polars.read_csv(path).to_numpy()
-    scaler = StandardScaler().fit(table[:240])
+    scaler = sklearn.preprocessing.StandardScaler().fit(table[:240])
     inputs = series(path, "test", target="load", window=20, horizon=3)
     expected = numpy.stack([scaler.transform(table[270 + n : 290 + n]) for n in range(len(inputs))])
     torch.testing.assert_close(preprocess(whole(inputs)[0]), torch.tensor(expected).float(), rtol=1e-4, atol=1e-4)

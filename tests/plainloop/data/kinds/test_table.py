@@ -11,11 +11,6 @@ import polars
 import pytest
 import torch
 from omegaconf import OmegaConf
-from sklearn.compose import ColumnTransformer
-from sklearn.datasets import load_breast_cancer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import plainloop
 from plainloop.assembly.assemble import assemble
@@ -25,6 +20,9 @@ from plainloop.data.kinds.frames import read_frame
 from plainloop.data.kinds.table import TableEncoder, encode, task_of
 from plainloop.errors import UserError
 from tests import formats
+from tests.later import Later
+
+sklearn = Later("sklearn")
 
 BIRDS = """\
 island,mass,ringed,kind
@@ -101,9 +99,10 @@ def encoded_by_sklearn(path: str, train: list[int]) -> numpy.ndarray:
         [word for word in words if word in {text[name][row] for row in train}]
         for name, words in zip(PATIENTS[3:], every, strict=True)
     ]
-    of_numbers = make_pipeline(StandardScaler(), SimpleImputer(strategy="mean"))  # a hole is no measurement
-    of_words = OneHotEncoder(categories=seen, handle_unknown="ignore", sparse_output=False)
-    transformer = ColumnTransformer([("numbers", of_numbers, [0, 1, 2]), ("words", of_words, [3, 4])])
+    filled = sklearn.impute.SimpleImputer(strategy="mean")  # a hole is no measurement
+    of_numbers = sklearn.pipeline.make_pipeline(sklearn.preprocessing.StandardScaler(), filled)
+    of_words = sklearn.preprocessing.OneHotEncoder(categories=seen, handle_unknown="ignore", sparse_output=False)
+    transformer = sklearn.compose.ColumnTransformer([("numbers", of_numbers, [0, 1, 2]), ("words", of_words, [3, 4])])
     found = transformer.fit(rows[train]).transform(rows).astype(float)
     # Ours has a column for every word of the file, which is 0 for those that the training split doesn't have.
     known = [word in words for words, all_words in zip(seen, every, strict=True) for word in all_words]
@@ -291,7 +290,7 @@ def test_the_user_may_say_otherwise(of_every_kind):
 
 def test_shipped_breast_cancer_is_scikit_learns():
     """data/breast_cancer.csv has the numbers of sklearn.datasets.load_breast_cancer; malignant is class 1 here."""
-    data, truth = table("data/breast_cancer.csv", target="diagnosis"), load_breast_cancer()
+    data, truth = table("data/breast_cancer.csv", target="diagnosis"), sklearn.datasets.load_breast_cancer()
     assert list(data.classes) == ["benign", "malignant"]
     assert torch.equal(data.inputs, torch.tensor(truth.data, dtype=torch.float32))
     assert data.targets.tolist() == (1 - truth.target).tolist()

@@ -19,6 +19,7 @@ from plainloop.data.kinds import torchvision_set as room
 from plainloop.data.kinds.torchvision_set import REFUSED
 from plainloop.errors import UserError
 from tests import formats
+from tests.conftest import one_in
 from tests.torchvision_formats import SETS
 
 
@@ -396,7 +397,7 @@ def numbers(run: Any) -> dict[str, float]:
     return {name: value for name, value in run.metrics.items() if name != "seconds"}
 
 
-@pytest.mark.parametrize("name", ["MNIST", "CIFAR100", "Flowers102"])
+@pytest.mark.parametrize("name", one_in(2, ["MNIST", "CIFAR100", "Flowers102"]))
 def test_a_set_trains_and_evaluates(tmp_path, any_checksum, name):
     """In memory, grey and colour, and from files: with data=torchvision, from one command."""
     formats.write_mnist(tmp_path, train=60, test=20) if name == "MNIST" else SETS[name][0](tmp_path)

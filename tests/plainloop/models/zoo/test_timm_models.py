@@ -5,7 +5,6 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 
@@ -17,6 +16,9 @@ from plainloop.data.preprocess import Resize, make_preprocess
 from plainloop.errors import UserError
 from plainloop.models.zoo.timm_model import preset_of, timm_model
 from tests.conftest import one_in
+from tests.later import Later
+
+timm = Later("timm")
 
 QUICK = ("model=timm", "data=digits", "loader.batch_size=4", "trainer.max_steps=1", "trainer.limit_batches=2",
          "logger=none")  # fmt: skip

@@ -532,8 +532,9 @@ def test_names_of_weights_that_do_not_exist(words, message):
 
 @pytest.mark.slow
 def test_the_recipe_learns_digits():
-    """experiment=torchvision_vit, as the README has it: far above the tenth that guessing gives."""
-    assert plainloop.train(["experiment=torchvision_vit"]).metrics["test/accuracy"] > 0.85
+    """experiment=torchvision_vit, for 8 of its 20 epochs: far above the tenth that guessing gives."""
+    run = plainloop.train(["experiment=torchvision_vit", "trainer.max_epochs=8", "logger=none"])
+    assert run.metrics["test/accuracy"] > 0.6
 
 
 def test_the_recipe_is_torchvisions_vision_transformer():
