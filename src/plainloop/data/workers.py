@@ -130,8 +130,9 @@ def _our_forkserver() -> Any:
     from multiprocessing.forkserver import ForkServer
 
     server = ForkServer()
-    also = [name for name in ("torchvision",) if name in sys.modules]
-    server.set_forkserver_preload(["__main__", *also, "plainloop.data.preloaded"])
+    if sys.platform == "linux":  # macOS has libraries that can't be used in a fork of a process that has loaded them
+        also = [name for name in ("torchvision",) if name in sys.modules]
+        server.set_forkserver_preload(["__main__", *also, "plainloop.data.preloaded"])
     return server
 
 

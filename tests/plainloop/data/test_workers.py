@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from multiprocessing import resource_sharer
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from plainloop.data.loader import default_start_method, default_workers
-from plainloop.data.workers import _end_what_was_left, watch
+from plainloop.data.workers import _end_what_was_left, signals_held, watch
+from tests.plainloop.data.bare import tell_what_is_imported
 from tests.plainloop.data.loading import Augmented, generators, loader, numbered
 
 
@@ -74,6 +76,19 @@ def test_the_users_own_processes_obey_signals():
     process = context.Process(target=mask_of_this_process, args=(answers,))
     process.start()
     assert answers.get(timeout=300) == []
+    process.join()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each imports torch itself")
+def test_loading_processes_need_not_import_torch():
+    """They are forked from one that has imported it."""
+    context = multiprocessing.get_context("forkserver")
+    answers = context.Queue()
+    process = context.Process(target=tell_what_is_imported, args=(answers,))
+    with signals_held():
+        process.start()
+    assert answers.get(timeout=300) == ["plainloop.data.loader", "torch"]
     process.join()
 
 

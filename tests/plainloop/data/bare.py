@@ -1,0 +1,8 @@
+"""What a process can say without importing torch."""
+
+import sys
+from typing import Any
+
+
+def tell_what_is_imported(answers: Any) -> None:
+    answers.put(sorted({"torch", "plainloop.data.loader"} & set(sys.modules)))
