@@ -8,7 +8,7 @@ process that was killed is followed by the next at once. After each kill every c
 processes must end by themselves. At the end of each run are compared: the history, line by line; all tensors and
 numbers of the last and the best checkpoint; metrics.json; and TensorBoard's curves, read as TensorBoard reads them.
 
-    python benchmarks/kill.py [--kills 300] [--seed 0] [--json FILE]
+    python benchmarks/kill.py [--kills 300] [--epochs 10] [--seed 0] [--json FILE]
 
 About ten seconds a kill. The exit status is 1 if anything was wrong; the working folder is then left for a look at it.
 """
@@ -109,11 +109,11 @@ class Watched(Trainer):
         with self.phase("saving"):
             super()._save(best)
 """
-# 240 samples to train on: 15 steps of two batches in each of 10 epochs.
+# 240 samples to train on: 15 steps of two batches in each epoch.
 WORDS = (
     "data=custom", "data._target_=augmented.Augmented", "task=multiclass", "trainer._target_=watched.Watched",
     "model=cnn", "model.channels=[4,8]", "model.dropout=0.2", "scheduler=one_cycle", "trainer.ema_decay=0.9",
-    "trainer.accumulate_steps=2", "trainer.max_grad_norm=1", "trainer.max_epochs=10", "trainer.log_every=2",
+    "trainer.accumulate_steps=2", "trainer.max_grad_norm=1", "trainer.log_every=2",
     "loader.batch_size=8", "checkpoint.every_steps=3", "logger=tensorboard",
 )  # fmt: skip
 WORKERS, METHODS = (0, 1, 2, 4), ("fork", "spawn", "forkserver")
@@ -136,13 +136,11 @@ class Life:
     Args:
         folder: where it is typed.
         name: the run directory in it.
-        workers, method: how many loading processes, and how they are started.
         words: of the command.
+        workers, method: how many loading processes, and how they are started.
     """
 
-    def __init__(
-        self, folder: Path, name: str, workers: int = 0, method: str = "forkserver", words: Sequence[str] = WORDS
-    ):
+    def __init__(self, folder: Path, name: str, words: Sequence[str], workers: int = 0, method: str = "forkserver"):
         self.folder, self.run = folder, folder / name
         (folder / "phase").write_text(f"{'start-up':12}{0:8}")
         self.loading = f"{workers} workers by {method}" if workers else "no workers"
@@ -437,16 +435,17 @@ def bury(life: Life, tally: Tally, seconds: float = 120.0) -> None:
     tally.ends.append((time.monotonic() - killed, life.loading))
 
 
-def rehearse(folder: Path, kills: int, seed: int, say: Callable[[str], None] = print) -> Tally:
+def rehearse(folder: Path, kills: int, epochs: int, seed: int, say: Callable[[str], None] = print) -> Tally:
     """Kill runs at random, and let the last one finish.
 
     Args:
         folder: an empty one, for the modules and the run directories.
         kills: in all runs together.
+        epochs: of each run.
     """
     prepare(folder)
-    draw, tally = random.Random(seed), Tally()
-    reference = Life(folder, "reference")
+    draw, tally, words = random.Random(seed), Tally(), [*WORDS, f"trainer.max_epochs={epochs}"]
+    reference = Life(folder, "reference", words)
     reference.wait_for(lambda: reference.phase()[0] != "start-up")
     startup = time.monotonic() - reference.began
     if reference.wait() != 0:
@@ -458,13 +457,14 @@ def rehearse(folder: Path, kills: int, seed: int, say: Callable[[str], None] = p
     number = 0
     while tally.kills < kills:
         number += 1
-        survive(folder, f"run-{number}", reference.run, kills, startup, draw, tally, say)
+        survive(folder, f"run-{number}", words, reference.run, kills, startup, draw, tally, say)
     return tally
 
 
 def survive(
     folder: Path,
     name: str,
+    words: Sequence[str],
     reference: Path,
     kills: int,
     startup: float,
@@ -477,7 +477,7 @@ def survive(
     old: Life | None = None
     while True:
         workers, method = draw.choice(WORKERS), draw.choice(METHODS)
-        life = Life(folder, name, workers, method)
+        life = Life(folder, name, words, workers, method)
         tally.starts += 1
         if old is not None:
             bury(old, tally)  # while the next one starts
@@ -516,11 +516,12 @@ def survive(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300, help="in all runs together")
+    parser.add_argument("--epochs", type=int, default=10, help="of each run")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     arguments = parser.parse_args()
     folder, started = Path(tempfile.mkdtemp(prefix="plainloop-kill-")), time.monotonic()
-    tally = rehearse(folder, arguments.kills, arguments.seed, lambda line: print(line, flush=True))
+    tally = rehearse(folder, arguments.kills, arguments.epochs, arguments.seed, lambda line: print(line, flush=True))
     seconds = time.monotonic() - started
     runs = len({line.partition(":")[0] for line in tally.differing})
     print(f"\n{tally.kills} kills, {tally.starts} starts, {tally.finished} runs finished, {seconds / 60:.0f} minutes")

@@ -43,7 +43,7 @@ def cut_down(line: str) -> str:
     lengths = ("resume=", "extend=", "run=", "--", "debug=", "schedule.draw", "swa_start")
     if not line.startswith("python train.py") or any(word in line for word in lengths):
         return line
-    if re.search(r"=(torchvision|timm|hub|vit|resnet|fake)", line):
+    if re.search(r"=(torchvision|timm|hub_resnet|vit|resnet|fake)\b", line):
         line += " trainer.limit_batches=2"
     return line if "trainer.max_" in line else f"{line} trainer.max_epochs=2"
 
