@@ -185,12 +185,13 @@ def _submodules(target: Any) -> list[str]:
 def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
     """A run directory, which may be a stranger's, is data: nothing in it, or beside it in a folder `outputs`, is
     imported. Raises UserError."""
+    if place in ("built-in", "frozen"):  # what Python says of its own
+        return
     here = Path.cwd().resolve()
     inside = Path(place).resolve() if place else here
     for folder in (inside, *inside.parents):
-        if folder == here or folder in here.parents:
-            break
-        if folder.name == "outputs" or (folder / "composed.yaml").is_file():
+        is_above = folder == here or folder in here.parents  # the working directory may itself lie in a run directory
+        if (folder.name == "outputs" and not is_above) or (folder / "composed.yaml").is_file():
             raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
 
 

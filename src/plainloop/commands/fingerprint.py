@@ -1,6 +1,5 @@
 """Whose a checkpoint is: what it says of its run, and whether that is this run still, with the same data."""
 
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from plainloop.config.schema import Config
 from plainloop.data.dataset import SPLITS
 from plainloop.errors import UserError
 from plainloop.runs.directory import RunDir
+from plainloop.runs.files import load_json
 from plainloop.training.trainer import Trainer
 
 # What doesn't say whose a checkpoint is: what may change, what follows from other keys, and what a run is called.
@@ -125,5 +125,6 @@ def check_same_data(before: DictConfig, session: Session, old: RunDir) -> None:
     for fact, what in (("columns", "its columns, or the words in them, are"), ("vocabulary", "its vocabulary is")):
         if was[fact] is not None and was[fact] != now[fact]:  # words become numbers, which would be others now
             raise UserError(f"the data has changed since {old}: {what} not what the model was trained with.")
-    if json.loads(old.splits.read_text()) != session.data.indices:
+    own = "Put the run's own back: it says which samples were held back for the test."
+    if load_json(old.splits, own) != session.data.indices:
         raise UserError(f"the splits have changed since {old}: other samples would be tested than were held back then.")

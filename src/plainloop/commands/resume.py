@@ -53,6 +53,7 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
         was = OmegaConf.select(saved, name, throw_on_missing=False)
         if of_state and OmegaConf.select(composed, name) != was:
             raise UserError(f"{name}: {why} (the run has {name}={as_typed(was)}).")
+    saved.paths.outputs = composed.paths.outputs  # a run decides nothing about where another one is written
     cfg = changed(saved, composed, typed, may_change(Config, "extend"), lambda name: why)
     cfg.extend, cfg.resume = str(old), None
     validate(cfg)

@@ -109,7 +109,9 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
             if directory is not None and not continued:
                 check_free(run, auto)
                 clear(run)
-            _record(run, session, typed, new=not continued)
+            warning = _record(run, session, typed, new=not continued)
+            if warning:
+                console.say(f"warning: {warning}")
         hints = not is_trial and not config.choices.get("debug")
         return _train(run, session, trainer, loggers, identity, hints, origin.state["seconds"] if continued else 0.0)
     finally:
@@ -165,14 +167,14 @@ def _taken_up(
     return [f"{line}: this run's bits may not be those of one without an interruption" for line in others]
 
 
-def _record(run: RunDir, session: Session, typed: Sequence[str], new: bool) -> None:
-    """Write into the run directory what the run is."""
+def _record(run: RunDir, session: Session, typed: Sequence[str], new: bool) -> str:
+    """Write into the run directory what the run is. Returns a warning, or nothing."""
     record_config(run, session.composed)
     if not new:
-        record_resumption(run, session.config.seed, typed)
-        return
+        return record_resumption(run, session.config.seed, typed)
     record_rest(run, session.config.seed, typed, session.data.indices)
     atomic.replace_text(run.layers, tables.table(layers(session.model, session.summary), left=5) + "\n")
+    return ""
 
 
 def _train(

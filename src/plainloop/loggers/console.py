@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from plainloop.errors import tell
 from plainloop.loggers.logger import Logger
+from plainloop.runs.atomic import own
 
 if TYPE_CHECKING:
     from plainloop.runs.directory import RunDir
@@ -30,7 +31,7 @@ class Console(Logger):
         self.epochs = 0
 
     def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
-        self.file = open(run.log, "a")  # noqa: SIM115
+        self.file = open(own(run.log), "a")  # noqa: SIM115
         for line in self.early:
             print(line, file=self.file, flush=True)
         self.early = []

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from plainloop.loggers.logger import Logger
+from plainloop.runs.atomic import own
 
 if TYPE_CHECKING:
     from plainloop.runs.directory import RunDir
@@ -20,7 +21,7 @@ class History(Logger):
         self.length = 0
 
     def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
-        self.file = open(run.history, "ab")  # noqa: SIM115
+        self.file = open(own(run.history), "ab")  # noqa: SIM115
         self.length = min(self.length, self.file.tell())  # shorter than remembered after a power cut
         self.file.truncate(self.length)
 

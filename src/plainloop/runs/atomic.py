@@ -55,6 +55,15 @@ def link(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def own(path: Path) -> Path:
+    """Before something is appended to a file: it gets a copy of its own, where another name leads to it too (tar keeps
+    such names, and so do backups)."""
+    if path.exists() and path.stat().st_nlink > 1:
+        with open(path, "rb") as original, replacing(path) as file:
+            shutil.copyfileobj(original, file)
+    return path
+
+
 def _beside(path: Path) -> Path:
     """A name in the same folder that nobody can foresee."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -4,11 +4,13 @@ A checkpoint is torch's own file format with a digest behind it: `torch.load` re
 first makes sure that not one bit has changed.
 """
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
 import warnings
+import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 
 from plainloop.errors import MachineError, out_of_memory
 from plainloop.runs.atomic import LEFTOVERS, link, replacing, sync_folder
+from plainloop.runs.files import read_regular
 
 MAGIC = b"plainloop-sha256"
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -84,11 +87,17 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read a state back, on the CPU. Raises Damaged when the file isn't exactly what `save` wrote."""
-    data = path.read_bytes()
+    try:
+        data = read_regular(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # a folder, a pipe
+        raise Damaged(f"{path} is no checkpoint: {error.strerror or error}.") from error
     if len(data) < TRAILER or not data.endswith(MAGIC):
         raise Damaged(f"{path} is not a whole checkpoint of plainloop's.")
     if hashlib.sha256(memoryview(data)[:-TRAILER]).digest() != data[-TRAILER : -len(MAGIC)]:
         raise Damaged(f"{path} is damaged: its digest doesn't match its content.")
+    _refuse_compressed(data, path)
     try:
         # torch doesn't mind the digest behind its own format; so the bytes needn't be copied.
         with warnings.catch_warnings(action="ignore"):  # a foreign file's pickle protocol: it is told below
@@ -100,6 +109,13 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise Damaged(f"{path} is not a checkpoint of a run.")
     return state
+
+
+def _refuse_compressed(data: bytes, path: Path) -> None:
+    """torch writes tensors as they are; compressed, a few bytes could become more than memory holds. Raises Damaged."""
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(data)) as parts:
+        if any(part.compress_type != zipfile.ZIP_STORED or part.file_size > len(data) for part in parts.infolist()):
+            raise Damaged(f"{path} is compressed, which no checkpoint of plainloop's is: it isn't loaded.")
 
 
 def is_ours(path: Path) -> bool:
@@ -169,7 +185,8 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """step-N.pt, newest first."""
-        return sorted((p for p in self.folder.glob("step-*.pt") if step_of(p) >= 0), key=step_of, reverse=True)
+        found = (path for path in self.folder.glob("step-*.pt") if step_of(path) >= 0 and path.is_file())
+        return sorted(found, key=step_of, reverse=True)
 
     def last(self, tell: Callable[[str], None] = print) -> tuple[Path, dict[str, Any]]:
         """The newest checkpoint that is whole; tells of damaged ones that were passed over."""

@@ -11,10 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from plainloop.config.keys import groups_of
 from plainloop.config.schema import Config
-from plainloop.errors import MachineError, UserError, first_line
+from plainloop.errors import MachineError, UserError, first_line, listed
+from plainloop.runs import files
 from plainloop.runs.atomic import replace_text
 from plainloop.runs.environment import environment
 
@@ -52,16 +53,22 @@ class RunDir:
     def saved_config(self) -> DictConfig:
         """The run's config before its `${...}` were filled in, so that a changed key reaches all that refer to it."""
         typed = OmegaConf.structured(Config)  # so that a key which is newer than the run has its default
+        saved = files.load_yaml(self.composed)
+        missing = [name for name in groups_of(Config) if not isinstance(saved, DictConfig) or name not in saved]
+        if missing:
+            raise UserError(f"{self.composed} is no run's config, or not all of one: it lacks {listed(missing)}.")
         try:
-            merged = OmegaConf.merge(typed, OmegaConf.load(self.composed))
-        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"{self.composed} can't be read: {first_line(error)}") from error
+            merged = OmegaConf.merge(typed, saved)
+        except (ValueError, OmegaConfBaseException) as error:
+            raise UserError(f"{self.composed} isn't a run's: {first_line(error)[:200]}") from error
         assert isinstance(merged, DictConfig)
         return merged
 
     def typed(self) -> list[str]:
         """The overrides that the run was started with."""
-        found: Any = OmegaConf.to_container(OmegaConf.load(self.overrides)) if self.overrides.is_file() else []
+        found: Any = (
+            OmegaConf.to_container(files.load_yaml(self.overrides, filled=False)) if self.overrides.is_file() else []
+        )
         return found
 
     def has_checkpoints(self) -> bool:
@@ -95,7 +102,8 @@ class RunDir:
 
     def read_metrics(self) -> dict[str, float]:
         """metrics.json, or nothing for a run that hasn't finished."""
-        return json.loads(self.metrics.read_text()) if self.metrics.is_file() else {}
+        advice = "Delete it: resume= measures the result anew."
+        return files.load_json(self.metrics, advice) if self.metrics.is_file() else {}
 
 
 def create(outputs: str, name: str, given: str | None = None) -> RunDir:
@@ -104,6 +112,7 @@ def create(outputs: str, name: str, given: str | None = None) -> RunDir:
         if given is None:
             return RunDir(unique(Path(outputs) / name, time.strftime("%Y-%m-%d_%H-%M-%S")))
         Path(given).mkdir(parents=True, exist_ok=True)
+        files.check_entries(Path(given))
         return RunDir(Path(given))
     except OSError as error:
         raise MachineError(
@@ -169,10 +178,16 @@ def record_rest(run: RunDir, seed: int, typed: Sequence[str], splits: dict[str, 
     replace_text(run.environment, json.dumps({**environment(seed), "resumed": []}, indent=2))
 
 
-def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> None:
-    """Add what was typed, and where, when a run is continued; the results of its older weights are void."""
+def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> str:
+    """Add what was typed, and where, when a run is continued; the results of its older weights are void. Returns a
+    warning, where nobody knows any more how the run began."""
     for old in [*run.path.glob("evaluate-*.json"), run.metrics]:
         old.unlink(missing_ok=True)
-    before = json.loads(run.environment.read_text())
+    before, warning = {}, ""
+    try:
+        before = dict(files.load_json(run.environment, "What the run was begun with isn't known any more."))
+    except (UserError, TypeError, ValueError) as error:
+        warning = str(error)
     before["resumed"] = [*before.get("resumed", []), {**environment(seed), "overrides": list(typed)}]
     replace_text(run.environment, json.dumps(before, indent=2))
+    return warning

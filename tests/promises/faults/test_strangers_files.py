@@ -1,0 +1,207 @@
+"""A stranger's run directory touches no file of the user's: git and tar keep links, pipes and what is compressed."""
+
+import io
+import itertools
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import plainloop
+from plainloop.errors import MachineError, UserError
+from plainloop.runs.checkpoint import TRAILER, Checkpoints
+from tests.conftest import one_in
+from tests.promises.faults.fragile import sealed
+
+
+def linked(name: str) -> Callable[[Path, Path], None]:
+    """A link in the run that leads to the victim: a file, or a folder of checkpoints."""
+
+    def plant(run: Path, victim: Path) -> None:
+        path = run / name
+        (shutil.rmtree if path.is_dir() else Path.unlink)(path) if path.exists() else None
+        path.symlink_to(victim.with_suffix("") if name in FOLDERS else victim)
+
+    return plant
+
+
+def piped(name: str) -> Callable[[Path, Path], None]:
+    def plant(run: Path, victim: Path) -> None:
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+
+    return plant
+
+
+FOLDERS = ("checkpoints", "tensorboard", "figures")
+FILES = ("train.log", "history.jsonl", "composed.yaml", "metrics.json", ".config.yaml.tmp", "checkpoints/best.pt")
+PLANTED = {
+    **{f"{name} leads elsewhere": linked(name) for name in (*FOLDERS, *FILES)},
+    **{f"{name} is a pipe": piped(name) for name in ("checkpoints/best.pt", "metrics.json", "splits.json")},
+}
+WAYS: dict[str, Callable[[Path], object]] = {
+    "evaluate": lambda run: plainloop.evaluate(run, split="val"),
+    "load": plainloop.load_run,
+    "resume": lambda run: plainloop.train([f"resume={run}", "trainer.max_epochs=4"]),
+    "auto": lambda run: plainloop.train(["model=mlp", "trainer.log_every=10", "trainer.max_epochs=4", "resume=auto",
+                                         f"hydra.run.dir={run}"]),
+    "extend": lambda run: plainloop.train([f"extend={run}", "trainer.max_epochs=1"]),
+    "finetune": lambda run: plainloop.train(["model=mlp", "trainer.max_steps=1", f"finetune.weights={run}"]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def strangers(short_run: plainloop.Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(short_run.path, tmp_path / "strangers"))
+
+
+@pytest.fixture
+def victim(short_run: plainloop.Run, tmp_path: Path) -> Path:
+    """A file of the user's, and a folder of their checkpoints."""
+    shutil.copytree(short_run.path / "checkpoints", tmp_path / "own")
+    (tmp_path / "own.txt").write_text("alias ls='ls --color'\n")
+    return tmp_path / "own.txt"
+
+
+def state_of(*places: Path) -> dict[str, tuple[int, int]]:
+    files = [file for place in places for file in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+    return {str(file): (file.lstat().st_mtime_ns, file.lstat().st_size) for file in files}
+
+
+@pytest.mark.parametrize(("what", "way"), one_in(7, itertools.product(PLANTED, WAYS)))
+def test_a_run_that_leads_elsewhere_is_refused(what, way, strangers, victim):
+    """Whatever is asked of it; and nothing is written, anywhere."""
+    PLANTED[what](strangers, victim)
+    before = state_of(strangers, victim, victim.with_suffix(""))
+    with pytest.raises(UserError, match=r"is a link|is no file and no folder") as error:
+        WAYS[way](strangers)
+    assert len(str(error.value).splitlines()) == 1
+    assert state_of(strangers, victim, victim.with_suffix("")) == before
+    assert not Path("outputs").exists()
+
+
+def test_what_another_name_leads_to_as_well_stays_as_it_was(strangers, tmp_path):
+    """tar keeps hard links too, and so do backups: the run's own files are copies from then on."""
+    for name in ("history.jsonl", "train.log"):
+        os.link(strangers / name, tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in ("history.jsonl", "train.log")}
+    run = plainloop.train([f"resume={strangers}", "trainer.max_epochs=4"])
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert len(run.history()) > len(before["history.jsonl"].splitlines())
+    assert (strangers / "train.log").read_bytes().startswith(before["train.log"])
+
+
+@pytest.mark.parametrize("which", ["best.pt", "the newest"])
+def test_a_checkpoint_that_would_unpack_to_more_is_not_loaded(which, strangers):
+    """torch would unpack it before anybody sees how large it is."""
+    path = strangers / "checkpoints/best.pt" if which == "best.pt" else Checkpoints(strangers / "checkpoints").all()[0]
+    packed = io.BytesIO()
+    with zipfile.ZipFile(path) as parts, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as compressed:
+        for part in parts.infolist():
+            compressed.writestr(part.filename, parts.read(part))
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(sealed(packed.getvalue()))
+    assert len(data) > TRAILER
+    with pytest.raises((UserError, MachineError), match="is compressed"):
+        plainloop.evaluate(strangers, split="val") if which == "best.pt" else _only(path)
+
+
+def _only(path: Path) -> None:
+    """The newest is passed over, and told; here there is no other."""
+    from plainloop.runs import checkpoint
+
+    checkpoint.load(path)
+
+
+def test_a_folder_called_as_a_checkpoint_is_none(strangers):
+    (strangers / "checkpoints/step-9999.pt").mkdir()
+    assert plainloop.train([f"resume={strangers}", "trainer.max_epochs=4"]).metrics["epochs"] == 4
+    shutil.rmtree(strangers / "checkpoints")
+    (strangers / "checkpoints/best.pt").mkdir(parents=True)
+    with pytest.raises(MachineError, match=r"best\.pt is no checkpoint: Is a directory"):
+        plainloop.evaluate(strangers)
+
+
+@pytest.mark.parametrize("way", ["evaluate", "resume", "extend"])
+def test_a_strangers_config_asks_for_nothing_of_the_users(way, strangers, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    file = strangers / "composed.yaml"
+    file.write_text(file.read_text().replace("name: null", "name: ${oc.env:SECRET}"))
+    with pytest.raises(UserError, match="name: only what a run's config has itself"):
+        WAYS[way](strangers)
+    assert not Path("outputs").exists()
+
+
+def test_ones_own_environment_is_filled_in_when_a_run_is_begun(monkeypatch):
+    """So that its config refers to itself alone, and the run can be gone on with where that is another."""
+    monkeypatch.setenv("FILE", "digits.npz")
+    run = plainloop.train(["trainer.max_steps=2", "data.path=${paths.data}/${oc.env:FILE}", "logger=none"])
+    saved = OmegaConf.load(run.path / "composed.yaml")
+    assert OmegaConf.to_container(saved.data)["path"].endswith("data/digits.npz")
+    monkeypatch.delenv("FILE")
+    assert plainloop.evaluate(run.path)["test/loss"] == run.metrics["test/loss"]
+    assert plainloop.train([f"resume={run.path}", "trainer.max_steps=3"]).metrics["steps"] == 3
+
+
+def test_a_strangers_run_does_not_say_where_others_are_written(strangers, tmp_path):
+    file = strangers / "composed.yaml"
+    file.write_text(file.read_text().replace("\n  outputs: ", f"\n  outputs: {tmp_path}/elsewhere #"))
+    assert OmegaConf.load(file).paths.outputs == f"{tmp_path}/elsewhere"
+    run = plainloop.train([f"extend={strangers}", "trainer.max_epochs=1"])
+    assert run.path.resolve().is_relative_to(tmp_path / "outputs")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+LOST = {
+    "metrics.json is empty": ("metrics.json", "", "evaluate", "metrics.json can't be read: it is empty. Delete it"),
+    "splits.json is empty": (
+        "splits.json",
+        "",
+        "evaluate",
+        "splits.json can't be read: it is empty. Put the run's own",
+    ),
+    "splits.json is missing": ("splits.json", None, "resume", "splits.json is missing. Put the run's own"),
+    "composed.yaml is empty": ("composed.yaml", "", "evaluate", "composed.yaml is no run's config"),
+    "overrides.yaml is cut off": ("overrides.yaml", "- [", "resume", "overrides.yaml can't be read: it isn't YAML"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_what_is_broken_in_a_run_is_named(case, strangers):
+    name, text, way, said = LOST[case]
+    (strangers / name).unlink()
+    if text is not None:
+        (strangers / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        WAYS[way](strangers)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1, 2]"], ids=["missing", "empty", "cut off", "a list"])
+def test_without_what_it_was_begun_with_a_run_goes_on(text, strangers, capsys):
+    file = strangers / "environment.json"
+    file.unlink()
+    if text is not None:
+        file.write_text(text)
+    run = plainloop.train([f"resume={strangers}", "trainer.max_epochs=4"])
+    assert run.metrics["epochs"] == 4
+    assert "warning: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [".", "checkpoints"])
+def test_code_in_a_run_is_not_run_from_within_it(place, strangers, monkeypatch):
+    """Also where the directory, or one below it, is the working directory, from which modules are imported."""
+    evil = "import pathlib\npathlib.Path('executed').touch()\nfrom plainloop.models import MLP as Net\n"
+    (strangers / place / "evil.py").write_text(evil)
+    file = strangers / "composed.yaml"
+    file.write_text(file.read_text().replace("_target_: plainloop.models.MLP", "_target_: evil.Net"))
+    assert "evil.Net" in file.read_text()
+    monkeypatch.chdir(strangers / place)
+    monkeypatch.syspath_prepend("")
+    with pytest.raises(UserError, match="lies in a run directory, and nothing in one is ever executed"):
+        plainloop.evaluate(strangers)
+    assert not Path("executed").exists()
