@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,28 @@ def check(was: dict[str, Any] | None, now: dict[str, Any], inexact: bool, old: R
     return differences + [
         f"{name} was {then[name]} and is {found}" for name, found in now["circumstances"].items() if then[name] != found
     ]
+
+
+def check_best(best: Mapping[str, Any], path: Path, config: Mapping[str, Any], step: float | None) -> None:
+    """best.pt must be of the run in whose directory it lies: it is measured, and believed. Raises UserError.
+
+    Args:
+        best: what it holds.
+        config: the run's, not filled in.
+        step: of the run's best validation, where that is known.
+    """
+    own, at = "Put the run's own back, or delete it.", best["position"]["step"]
+    if not best.get("fingerprint"):
+        raise UserError(f"{path} doesn't say of which run it is: it isn't this run's. {own}")
+    was, now = _settings(best["fingerprint"]["config"]), _settings(dict(config))
+    other = next((name for name, found in now.items() if was.get(name, found) != found), None)
+    if other is not None:
+        before, found = as_typed(was[other]), as_typed(now[other])
+        raise UserError(
+            f"{path} was made with {other}={before}, and this run has {other}={found}: it isn't this run's. {own}"
+        )
+    if step is not None and at != step:
+        raise UserError(f"{path} is of step {at}, and this run was best in step {step:g}: it isn't this run's. {own}")
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:

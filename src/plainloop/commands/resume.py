@@ -1,13 +1,14 @@
 """What it means to go on from a run: its config with what was typed, whether it can, and what is loaded."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from plainloop.assembly.session import Session
+from plainloop.commands import fingerprint
 from plainloop.config.changes import changed
 from plainloop.config.keys import as_typed, may_change
 from plainloop.config.rules import depends_on_length, validate
@@ -60,11 +61,16 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
     return cfg
 
 
-def check_best(old: RunDir) -> None:
-    """The best weights are measured when a run ends: whether they are whole is asked before it goes on."""
+def check_best(old: RunDir, config: Mapping[str, Any]) -> None:
+    """The best weights are measured when a run ends: whether they are whole, and its own, is asked before it goes on.
+
+    Args:
+        config: the run's, not filled in.
+    """
     best = old.checkpoints / "best.pt"
     try:
-        load(best)
+        # Of which step is asked at the end: killed between two files, a run finds the same best again.
+        fingerprint.check_best(load(best), best, config, None)
     except FileNotFoundError:
         pass
     except Damaged as error:

@@ -90,6 +90,10 @@ def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]
     with explained(None):
         session = assemble(cfg, loaded=True)
     fingerprint.check_same_data(saved, session, run)
+    if name == "best":
+        step = run.read_metrics().get("best/step")
+        config: Any = OmegaConf.to_container(saved)
+        fingerprint.check_best(state, run.checkpoints / "best.pt", config, step)
     for split in fingerprint.changed_splits(saved.spec.digests, session.config.spec.digests):
         print(f"warning: the content of split {split} isn't what this run was trained and tested on.", file=sys.stderr)
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from plainloop.assembly.assemble import assemble, settled
 from plainloop.assembly.session import Session
@@ -159,7 +159,7 @@ def _taken_up(
         resume.start_from(trainer, state, old)
         changed = fingerprint.changed_splits(state["fingerprint"]["digests"], identity["digests"])
         return [f"the content of split {split} isn't what {old} was trained on." for split in changed]
-    resume.check_best(old)
+    resume.check_best(old, identity["config"])
     others = fingerprint.check(state.get("fingerprint"), identity, inexact, old)
     resume.load_all(trainer, state, old)
     for name, logger in loggers.items():
@@ -290,6 +290,8 @@ def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, A
             session.model.load_state_dict(trainer.average.chosen.state_dict())
         return None
     state = checkpoint_room.load(best)
+    config: Any = OmegaConf.to_container(session.composed)
+    fingerprint.check_best(state, best, config, trainer.best.step)
     resume.load_weights(session, state)
     return state
 

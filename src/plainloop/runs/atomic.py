@@ -39,22 +39,6 @@ def replace_text(path: Path, text: str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def link(source: Path, target: Path) -> None:
-    """Let `target` name the file `source` too, in the same way; a copy where the file system has no hard links."""
-    temporary = _beside(target)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        with open(source, "rb") as original, replacing(target) as file:
-            shutil.copyfileobj(original, file)
-        return
-    try:
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)  # still there where both names were one file's already
-    sync_folder(target.parent)
-
-
 def own(path: Path) -> Path:
     """Before something is appended to a file: it gets a copy of its own, where another name leads to it too (tar keeps
     such names, and so do backups)."""

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 
 from plainloop.errors import MachineError, out_of_memory
-from plainloop.runs.atomic import LEFTOVERS, link, replacing, sync_folder
+from plainloop.runs.atomic import LEFTOVERS, replacing, sync_folder
 from plainloop.runs.files import read_regular
 
 MAGIC = b"plainloop-sha256"
@@ -166,16 +166,14 @@ class Checkpoints:
         return self.every_minutes is not None and self.clock() - self.saved_at >= 60 * self.every_minutes
 
     def save(self, state: dict[str, Any], best: bool) -> None:
-        """Save as the newest, let best.pt name it if it is the best, and drop what is older than the last few."""
+        """Save as the newest, as best.pt too if it is the best, and drop what is older than the last few."""
         if not self.folder.is_dir():
             self.folder.mkdir()
             sync_folder(self.folder.parent)
         path = self.folder / f"step-{state['position']['step']}.pt"
         if best:  # first: a run killed in between repeats its steps and finds the same best again
-            save(self.folder / "best.pt", state)
-            link(self.folder / "best.pt", path)
-        else:
-            save(path, state)
+            save(self.folder / "best.pt", state)  # a file of its own: no damage takes both
+        save(path, state)
         self.saved_at, self.wanted = self.clock(), False
         others = [old for old in self.all() if old != path]
         newer = [old for old in others if step_of(old) > step_of(path)]  # damaged: the run went on from before them

@@ -14,7 +14,6 @@ import torch
 
 from plainloop.errors import MachineError
 from plainloop.runs import checkpoint
-from plainloop.runs.atomic import link
 from plainloop.runs.checkpoint import Checkpoints, Damaged, check_plain, load, save, step_of
 
 NESTED = {
@@ -284,11 +283,8 @@ def test_the_newest_few_are_kept(tmp_path, keep, left):
     assert_same(state, state_at(40))
 
 
-@pytest.mark.parametrize("hard_links", [True, False], ids=["hard links", "a file system without"])
-def test_the_best_stays_when_its_step_is_dropped(tmp_path, monkeypatch, hard_links):
+def test_the_best_stays_when_its_step_is_dropped(tmp_path):
     """best.pt names the best, whole, however many steps come after it; a new best takes its place."""
-    if not hard_links:
-        monkeypatch.setattr(os, "link", disk_is_full)
     checkpoints = folder_of(tmp_path, keep=2)
     for step, best in ((1, True), (2, False), (3, True), (4, False), (5, False), (6, False)):
         checkpoints.save(state_at(step), best)
@@ -297,7 +293,6 @@ def test_the_best_stays_when_its_step_is_dropped(tmp_path, monkeypatch, hard_lin
 
 
 def test_a_step_that_is_saved_again_does_not_change_the_best(tmp_path):
-    """Links name a file, not a path: writing never goes through them."""
     checkpoints = folder_of(tmp_path)
     checkpoints.save(state_at(1), best=True)
     checkpoints.save({**state_at(1), "weight": torch.zeros(4)}, best=False)
@@ -305,12 +300,12 @@ def test_a_step_that_is_saved_again_does_not_change_the_best(tmp_path):
     assert not load(checkpoints.folder / "step-1.pt")["weight"].any()
 
 
-def test_a_link_takes_the_old_ones_place_at_once(tmp_path):
-    for step in (1, 2):
-        save(tmp_path / f"step-{step}.pt", state_at(step))
-        link(tmp_path / f"step-{step}.pt", tmp_path / "best.pt")
-        assert_same(load(tmp_path / "best.pt"), state_at(step))
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "step-1.pt", "step-2.pt"]
+def test_the_best_and_the_newest_are_files_of_their_own(tmp_path):
+    """So that no damage takes both."""
+    checkpoints = folder_of(tmp_path)
+    checkpoints.save(state_at(1), best=True)
+    damage(checkpoints.folder / "best.pt")
+    assert_same(load(checkpoints.folder / "step-1.pt"), state_at(1))
 
 
 def test_the_last_whole_one_is_taken(tmp_path):
@@ -388,7 +383,7 @@ def test_killed_at_any_instant_the_best_is_not_lost(tmp_path, monkeypatch, insta
         return call
 
     with monkeypatch.context() as patched:
-        for name in ("replace", "link"):
+        for name in ("replace", "fsync"):
             patched.setattr(os, name, killed_at_the_instant(getattr(os, name)))
         patched.setattr(Path, "unlink", lambda path, missing_ok=False: None)
         with contextlib.suppress(Killed):

@@ -192,6 +192,45 @@ def test_without_what_it_was_begun_with_a_run_goes_on(text, strangers, capsys):
     assert "warning: " in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def another_run(tmp_path_factory: pytest.TempPathFactory) -> plainloop.Run:
+    folder = tmp_path_factory.mktemp("another")
+    return plainloop.train(["model=mlp", "seed=1", "trainer.max_epochs=1", f"paths.outputs={folder}", "logger=none"])
+
+
+@pytest.mark.parametrize("way", ["evaluate", "resume", "auto"])
+def test_the_best_weights_of_another_run_are_not_believed(way, strangers, another_run):
+    """Nor are they measured in a run whose result isn't there yet."""
+    shutil.copy(another_run.path / "checkpoints/best.pt", strangers / "checkpoints/best.pt")
+    (strangers / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"best\.pt was made with seed=1, and this run has seed=0: it isn't this run's"):
+        WAYS[way](strangers)
+
+
+def test_the_best_weights_of_another_step_are_not_believed(strangers, short_run):
+    """Those of the same run, but not the ones that its validation chose."""
+    best = short_run.metrics["best/step"]
+    others = [path for path in Checkpoints(strangers / "checkpoints").all() if path.stem != f"step-{best}"]
+    (strangers / "checkpoints/best.pt").unlink()
+    shutil.copy(others[0], strangers / "checkpoints/best.pt")
+    with pytest.raises(UserError, match=rf"best\.pt is of step \d+, and this run was best in step {best}"):
+        plainloop.evaluate(strangers)
+    (strangers / "metrics.json").unlink()  # finished, but for its result
+    with pytest.raises(UserError, match=rf"best\.pt is of step \d+, and this run was best in step {best}"):
+        plainloop.train([f"resume={strangers}"])
+
+
+def test_no_damage_takes_the_best_and_the_newest_weights(strangers, capsys):
+    """They are files of their own, also where they are the same weights."""
+    newest = Checkpoints(strangers / "checkpoints").all()[0]
+    assert newest.read_bytes() == (strangers / "checkpoints/best.pt").read_bytes()
+    with newest.open("r+b") as file:
+        file.write(b"damaged")
+    run = plainloop.train([f"resume={strangers}", "trainer.max_epochs=4"])
+    assert run.metrics["epochs"] == 4
+    assert "is damaged: its digest doesn't match its content. Falling back" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("place", [".", "checkpoints"])
 def test_code_in_a_run_is_not_run_from_within_it(place, strangers, monkeypatch):
     """Also where the directory, or one below it, is the working directory, from which modules are imported."""
