@@ -385,6 +385,18 @@ def test_sigusr1_saves_and_goes_on(target, workers, typed, whole):
     assert_equal_runs(run.folder / "run", whole)
 
 
+@pytest.mark.slow
+def test_sigusr1_before_the_first_step_is_no_reason_to_end(typed, whole):
+    """There is nothing to save yet."""
+    run = typed(hold="import")
+    run.caught()
+    run.send(signal.SIGUSR1, "group")
+    run.release()
+    status, said = run.over()
+    assert status == 0, said
+    assert_equal_runs(run.folder / "run", whole)
+
+
 # --- before the first step ------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,8 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them: explain() does that
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler tells of GPUs that aren't there
     guard_argparse()
+    if hasattr(signal, "SIGUSR1") and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)  # "save and go on", and there is nothing yet
     failures: list[Exception] = []
 
     def task(cfg: DictConfig) -> None:
@@ -87,8 +89,7 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
         overrides = _overrides_only(words)
         complaints.check_overrides(overrides, schema)
         if "-m" in words or "--multirun" in words:
-            sweep.run(overrides, function)
-            return 0
+            return 1 if any(trial.failure for trial in sweep.run(overrides, function)) else 0
         main()
         if failures:
             raise failures[0]
@@ -104,15 +105,15 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        given = any(word.startswith("hydra.run.dir=") for word in words)
-        if isinstance(error, OSError) and given and not failures:  # Hydra makes it before it calls anything of ours
-            what = f"the run directory can't be created: {error}. Another place: hydra.run.dir=FOLDER"
-            return shown(MachineError(what))
         end_children()
         explained = complaints.explain(error, schema)
         if isinstance(explained, UserError):
             explained.__cause__ = error
             return shown(explained)
+        given = any(word.startswith("hydra.run.dir=") for word in words)
+        if isinstance(error, OSError) and given and not failures:  # Hydra makes it before it calls anything of ours
+            what = f"the run directory can't be created: {error}. Another place: hydra.run.dir=FOLDER"
+            return shown(MachineError(what))
         raise
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hydra._internal.utils import get_args_parser
 
-from plainloop.commands import cli, startup
+from plainloop.commands import cli, startup, train
 from plainloop.config import compose, keys, options, schema, sections
 from plainloop.errors import Interrupted, MachineError, UserError, tell
 from tests.conftest import ROOT, copy_configs
@@ -37,9 +37,11 @@ def door_here(monkeypatch, capsys) -> Iterator[Callable]:
         said = capsys.readouterr()
         return ended.value.code, said.out, said.err
 
-    handler = signal.getsignal(signal.SIGCHLD)
+    numbers = (signal.SIGCHLD, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
     yield typed
-    signal.signal(signal.SIGCHLD, handler)  # a door that ends in an error lets its children go in silence
+    for number, handler in zip(numbers, handlers, strict=True):  # a door that fails lets its children go in silence
+        signal.signal(number, handler)
 
 
 def not_called(*arguments):
@@ -241,6 +243,23 @@ def test_exit_statuses(error, status, said, door_here):
     assert got == status
     assert err.startswith(said)
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", ["model=mpl", "data=minst", "optimizer=adma", "experiment=mnist"])
+def test_a_misspelt_option_is_answered_beside_a_run_directory_too(words, door_here, tmp_path):
+    """What Hydra says of it is an OSError, as is what a disk says."""
+    status, _, err = door_here("train", not_called, words, "hydra.run.dir=runs/a")
+    assert status == 2
+    assert "Did you mean" in err
+    assert len(err.splitlines()) <= 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_in_which_a_trial_has_failed_ends_with_1(door_here):
+    words = ["-m", "model.dropout=0.1,2", "trainer.max_steps=2", "logger=none", "test=false"]
+    status, out, _ = door_here("train", train.train_config, *words)
+    assert status == 1
+    assert "failed" in out
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
