@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plainloop.build import factory
-from plainloop.data.dataset import InMemory
+from plainloop.data.dataset import IGNORED, InMemory
 from plainloop.data.kinds.checks import checked_arrays, checked_labels
 from plainloop.data.kinds.named_arrays import NamedArrays
 from plainloop.errors import UserError, described, listed
@@ -30,8 +30,8 @@ def arrays(
     Args:
         path: a relative one is looked for in the working directory, then in the checkout.
         inputs: name of the array of vectors (N, F) or images (N, C, H, W); uint8 (N, H, W) are grey images.
-        targets: name of the array of classes (N,), values (N,) or (N, T), or, for task=multilabel, 0 and 1 (N, T);
-            None for none.
+        targets: name of the array of classes (N,) or one-hot (N, C), values (N,) or (N, T), or, for task=multilabel,
+            0 and 1 (N, T); None for none.
         classes: name of an array of class names, which may be absent; or the names themselves, in a list.
         only: names of the classes whose samples are taken, as [0, 1]; None for all.
         task: with regression, whole numbers are values too.
@@ -49,17 +49,51 @@ def arrays(
         raise UserError(
             f"data.path={path}: {len(tensor)} {inputs} and {len(labels)} {targets}: their numbers must be equal."
         )
-    if labels.is_floating_point() or task in ("regression", "multilabel"):
+    one_hot = task not in ("regression", "multilabel") and _is_one_hot(labels)
+    if (labels.is_floating_point() and not one_hot) or task in ("regression", "multilabel"):
         return checked_arrays(InMemory(tensor, labels.float()), str(path))
+    note = ""
     names = [str(name) for name in held[classes]] if isinstance(classes, str) and classes in held else None
     names = names if isinstance(classes, str) else [str(name) for name in classes]
+    if one_hot:
+        note = f"{targets} is one-hot, the place of the 1 is the class"
+        names, labels = names or [str(number) for number in range(labels.shape[1])], labels.int().argmax(1)
+    elif names is None:
+        labels, names, note = _numbered(labels)
     whole, names = checked_labels(labels, names, str(path))
     if only is not None:
         kept = _numbers_of(only, names)
         mine = torch.isin(whole, torch.tensor(kept))
         tensor, whole = tensor[mine], torch.searchsorted(torch.tensor(kept), whole[mine])
         names = [names[number] for number in kept]
-    return checked_arrays(InMemory(tensor, whole, classes=names), str(path))
+    return checked_arrays(InMemory(tensor, whole, classes=names, note=note), str(path))
+
+
+def _is_one_hot(labels: Tensor) -> bool:
+    """(N, C) of 0 and 1, one 1 in each row."""
+    return (
+        labels.ndim == 2
+        and labels.shape[1] > 1
+        and bool(((labels == 0) | (labels == 1)).all())
+        and bool((labels.sum(1) == 1).all())
+    )
+
+
+def _numbered(labels: Tensor) -> tuple[Tensor, list[str] | None, str]:
+    """Labels with gaps, or that don't begin with 0, as 0 .. C-1; the classes are called as they were, and it is said:
+    else there would be classes that nobody has. Labels (N,) of `ignore_index` stay."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        return labels, None, ""
+    whole, known = labels.to(torch.int64), labels != IGNORED
+    values = whole[known].unique()
+    if torch.equal(values, torch.arange(len(values))):
+        return whole, [str(number) for number in range(len(values))], ""
+    names = [str(value) for value in values.tolist()]
+    return (
+        torch.where(known, torch.searchsorted(values, whole), IGNORED),
+        names,
+        f"the classes are the {len(names)} labels that occur, {listed(names, 8)}",
+    )
 
 
 def _numbers_of(only: Any, names: Sequence[str]) -> list[int]:
@@ -90,6 +124,8 @@ def _task_of_arrays(path: str, targets: str | None = "targets", **others: Any) -
         return "reconstruction", "there are no targets"
     found = _numbers(NamedArrays(find_path(path), path), "targets", targets, path)
     kind = described(found)
+    if _is_one_hot(found):
+        return "multiclass", f"{targets} is {kind}, one-hot"
     if found.is_floating_point():
         return "regression", f"{targets} is {kind}"
     if found.ndim == 2 and bool(((found == 0) | (found == 1)).all()):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainloop.data.dataset import InMemory
+from plainloop.data.dataset import IGNORED, InMemory
 from plainloop.errors import UserError, described
 
 
@@ -53,9 +53,10 @@ def checked_labels(labels: Any, classes: Sequence[str] | None, where: str) -> tu
     if labels.is_floating_point() or labels.ndim != 1:
         raise UserError(f"{where}: labels must be whole numbers, one per sample; these are {described(labels)}.")
     labels = labels.to(torch.int64)
-    if len(labels) == 0:
+    known = labels[labels != IGNORED]
+    if len(known) == 0:
         return labels, list(classes or [])
-    low, high = int(labels.min()), int(labels.max())
+    low, high = int(known.min()), int(known.max())
     names = list(classes) if classes is not None else [str(number) for number in range(high + 1)]
     if low < 0 or high >= len(names):
         wrong = low if low < 0 else high

@@ -176,7 +176,7 @@ def assert_refused(path: str) -> None:
         (numpy.array([0, 1, 0]), "multiclass"),
         (numpy.array([True, False, True]), "multiclass"),
         (numpy.array([[0, 1], [1, 1], [0, 0]]), "multilabel"),
-        (numpy.array([[True, False]] * 3), "multilabel"),
+        (numpy.array([[True, False], [True, True], [False, True]]), "multilabel"),
     ],
 )
 def test_the_task_follows_from_the_targets(written, targets, task):
@@ -198,6 +198,54 @@ def test_whole_numbers_are_values_where_the_task_says_so(written):
     assert data.targets.dtype == torch.float32
     assert data.targets.tolist() == [10, 20, 30]
     assert data.classes is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "names"),
+    [
+        ([1, 2, 3, 1], [0, 1, 2, 0], ["1", "2", "3"]),
+        ([0, 1, 2, 7], [0, 1, 2, 3], ["0", "1", "2", "7"]),
+        ([-1, 1, 1, -1], [0, 1, 1, 0], ["-1", "1"]),
+        ([1, -100, 2, 1], [0, -100, 1, 0], ["1", "2"]),
+    ],
+)
+def test_labels_are_numbered_where_they_have_gaps(written, labels, numbers, names):
+    """There is no class that nobody has; and it is said what the classes are."""
+    data = arrays(written(inputs=numpy.zeros((4, 2), "float32"), targets=numpy.array(labels)))
+    assert data.targets.tolist() == numbers
+    assert data.classes == names
+    assert data.note == f"the classes are the {len(names)} labels that occur, {', '.join(names)}"
+
+
+def test_labels_from_0_on_are_what_they_were(written):
+    data = arrays(written(inputs=numpy.zeros((4, 2), "float32"), targets=numpy.array([0, -100, 1, 2])))
+    assert data.targets.tolist() == [0, -100, 1, 2]
+    assert (data.classes, data.note) == (["0", "1", "2"], "")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
+def test_one_hot_targets_are_classes(written, dtype):
+    """And not a regression with three targets, nor labels that may all be true; unless that is said."""
+    path = written(inputs=numpy.zeros((4, 2), "float32"), targets=numpy.eye(3)[[2, 0, 1, 1]].astype(dtype))
+    task, why = arrays.task_of(path=path)
+    assert task == "multiclass"
+    assert why.endswith("one-hot")
+    data = arrays(path, task="multiclass")
+    assert data.targets.tolist() == [2, 0, 1, 1]
+    assert data.classes == ["0", "1", "2"]
+    assert data.note == "targets is one-hot, the place of the 1 is the class"
+    assert arrays(path, task="multilabel").targets.shape == (4, 3)
+    assert arrays(path, task="regression").targets.shape == (4, 3)
+
+
+def test_what_is_ignored_counts_nowhere(written):
+    """Labels of -100: neither in the loss nor in the metrics."""
+    path = written(inputs=numpy.eye(40, dtype="float32"), targets=numpy.array([0, 1, 2, -100] * 10))
+    words = ["data=arrays", f"data.path={path}", "trainer.max_epochs=1", "logger=none", "model=linear"]
+    run = plainloop.train(words)
+    assert list(run.config.spec.class_names) == ["0", "1", "2"]
+    assert 0 < run.metrics["val/loss"] < 3
+    assert plainloop.evaluate(run.path)["test/loss"] == run.metrics["test/loss"]
 
 
 def test_names_of_classes_can_be_typed(written):
