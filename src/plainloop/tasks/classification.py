@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from plainloop.data import Data, check_classes, class_names_of, first_sample, targets_of
 from plainloop.data.dataset import SPLITS, asked
-from plainloop.errors import MachineError, UserError, described
+from plainloop.errors import UserError, described
 from plainloop.tasks import losses as losses_room
 from plainloop.tasks import metrics as metrics_room
 from plainloop.tasks.task import Task, expect, forward
@@ -75,13 +75,7 @@ class Multiclass(ByClasses):
     def size(self, batch: Any) -> int:
         if self.ignored is None:
             return len(batch[1])
-        count = int((batch[1] != self.ignored).sum())
-        if count == 0:
-            raise MachineError(
-                f"every target of a batch is {self.ignored}, which the loss ignores: it has no mean. "
-                "Raise loader.batch_size."
-            )
-        return count
+        return int((batch[1] != self.ignored).sum())
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         targets = batch[1]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from plainloop.data import Data, class_names_of, first_sample
 from plainloop.data.dataset import IGNORED
-from plainloop.errors import MachineError, UserError, described
+from plainloop.errors import UserError, described
 from plainloop.tasks import metrics as metrics_room
 from plainloop.tasks.classification import ByClasses
 from plainloop.tasks.task import expect, forward
@@ -36,10 +36,7 @@ class SequenceLabelling(ByClasses):
         return {"num_outputs": len(names), "num_classes": len(names), "class_names": names}
 
     def size(self, batch: Any) -> int:
-        count = int((batch[1] != self.ignored).sum())
-        if count == 0:
-            raise MachineError("every place of a batch is padding: there is nothing to learn from it.")
-        return count
+        return int((batch[1] != self.ignored).sum())
 
     @property
     def ignored(self) -> int:

@@ -54,8 +54,10 @@ def measure(
         for batch in batches:
             stopped()
             batch = prepare(batch)
-            loss, outputs = forward(model, batch)
             size, share = task.size(batch), task.share(batch) if task.weighted else None
+            if size == 0:  # all of its targets are ignored: it has no mean
+                continue
+            loss, outputs = forward(model, batch)
             for name, value in {"loss": loss, **{f"loss/{name}": part for name, part in task.parts().items()}}.items():
                 means.setdefault(name, MeanLoss()).add(value, size, share)
             task.update(watched, outputs, batch)

@@ -134,6 +134,8 @@ class Trainer(Progress):
         returns the last batch's outputs and the gradient's norm, or None: both are looked at when `logging`.
         """
         sizes = [self.task.size(batch) for batch in window]
+        if 0 in sizes:
+            raise MachineError("the loss ignores every target of a batch: it has no mean. Raise loader.batch_size.")
         shares = [self.task.share(batch) for batch in window] if self.weighted else sizes
         self.update.zero_grad()
         for number, batch in enumerate(window):

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 import plainloop
 from plainloop.data import arrays
 from plainloop.data.kinds.named_arrays import NamedArrays
-from plainloop.errors import UserError
+from plainloop.errors import MachineError, UserError
 from tests.conftest import one_in
 from tests.formats import balanced_labels, class_images, vectors, write_npz
 
@@ -246,6 +246,11 @@ def test_what_is_ignored_counts_nowhere(written):
     assert list(run.config.spec.class_names) == ["0", "1", "2"]
     assert 0 < run.metrics["val/loss"] < 3
     assert plainloop.evaluate(run.path)["test/loss"] == run.metrics["test/loss"]
+    alone = plainloop.evaluate(run.path, overrides=["loader.eval.batch_size=1"])  # batches in which nothing counts
+    assert alone["test/loss"] == pytest.approx(run.metrics["test/loss"])
+    assert alone["test/accuracy"] == pytest.approx(run.metrics["test/accuracy"])
+    with pytest.raises(MachineError, match=r"the loss ignores every target of a batch.*Raise loader\.batch_size"):
+        plainloop.train([*words, "loader.batch_size=1", "loader.eval.batch_size=8"])
 
 
 def test_names_of_classes_can_be_typed(written):
