@@ -7,7 +7,7 @@
     fetch.py         how a batch's samples are fetched, each under a seed of its own
     stream.py        the same for data that can only be walked through
     loader.py        how they become batches
-    workers.py, preloaded.py    in which processes, and what these need not import
+    workers.py       in which processes
     transforms.py    what happens to a sample where it is loaded
     augment.py       what happens to training batches on the device
     preprocess.py    what happens to every batch there: one normalisation for all kinds of data

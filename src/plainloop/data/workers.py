@@ -123,6 +123,9 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+SLOW_TO_IMPORT = ("torch", "torch.utils.data", "torchvision")
+
+
 @functools.cache
 def _our_forkserver() -> Any:
     """What it starts has the signal mask that it was started with: in the process's usual one, the user's own
@@ -131,8 +134,8 @@ def _our_forkserver() -> Any:
 
     server = ForkServer()
     if sys.platform == "linux":  # macOS has libraries that can't be used in a fork of a process that has loaded them
-        also = [name for name in ("torchvision",) if name in sys.modules]
-        server.set_forkserver_preload(["__main__", *also, "plainloop.data.preloaded"])
+        # Not what lies in a checkout: this process may have it from elsewhere than the server would find it.
+        server.set_forkserver_preload(["__main__", *(name for name in SLOW_TO_IMPORT if name in sys.modules)])
     return server
 
 

@@ -5,4 +5,4 @@ from typing import Any
 
 
 def tell_what_is_imported(answers: Any) -> None:
-    answers.put(sorted({"torch", "plainloop.data.loader"} & set(sys.modules)))
+    answers.put("torch" in sys.modules)
