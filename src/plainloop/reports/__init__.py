@@ -1,6 +1,7 @@
 """What is shown of a run.
 
     terminal.py    the lines before and after the training
+    classes.py     what the sizes of the classes say
     tables.py      rows and columns
     pictures.py    which pictures a run gets
     figures.py     how they are drawn

@@ -21,6 +21,7 @@ from plainloop.loggers import Console
 from plainloop.models.freezing import frozen_parts
 from plainloop.places import typed
 from plainloop.reports import tables
+from plainloop.reports.classes import missing_classes, uneven_classes
 from plainloop.runs.directory import RunDir
 from plainloop.training.trainer import Trainer
 
@@ -30,7 +31,9 @@ def say_what_was_found(session: Session, console: Console, is_trial: bool = Fals
     console.say(f"data    {_data(session)}")
     for line in _shared_samples(session):
         console.say(f"warning: {line}")
-    for line in _notes(session):
+    for line in missing_classes(session):
+        console.say(f"warning: {line}")
+    for line in (*_notes(session), *uneven_classes(session)):
         console.say(f"note    {line}")
     console.say(f"model   {_model(session)}")
     if not all(parameter.requires_grad for parameter in session.model.parameters()):

@@ -136,14 +136,8 @@ class Found:
         """Lines on what was found: the remarks, the classes' sizes, and what was passed over."""
         lines = [remark for remark in remarks if remark]
         counts = collections.Counter(label for _, label in self.files["train"])
-        (_, most), (rarest, least) = counts.most_common(1)[0], counts.most_common()[-1]
-        if most >= 3 * least:
-            lines.append(
-                f"{least} to {most} {self.what} per class, fewest of {rarest}: "
-                "loader.sampler=balanced draws all classes as often"
-            )
-        else:
-            lines.append(f"{f'{least} to ' * (most > least)}{most} {self.what} per class")
+        least, most = min(counts.values()), max(counts.values())
+        lines.append(f"{f'{least} to ' * (most > least)}{most} {self.what} per class")
         if self.passed_over:
             lines.append("passed over: " + ", ".join(f"{count} {what}" for what, count in self.passed_over.items()))
         if self.every > 1:

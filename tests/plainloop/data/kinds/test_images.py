@@ -346,7 +346,7 @@ def test_what_was_found_is_said(tmp_path):
     formats.write_images(tmp_path, {"owl": 3}, (50, 90))
     lines = images(str(tmp_path), "train").note.split("\n")
     assert lines[0] == "files from 40 x 60 to 50 x 90 pixels, as 32 x 32 (data.size=...)"
-    assert lines[1] == "2 to 9 images per class, fewest of cat: loader.sampler=balanced draws all classes as often"
+    assert lines[1] == "2 to 9 images per class"
     formats.write_images(tmp_path / "b", {"cat": 2, "dog": 2}, (40, 60))
     assert images(str(tmp_path / "b"), "train").note == "files of 40 x 60 pixels\n2 images per class"
 
@@ -642,7 +642,8 @@ def test_a_folder_of_images_trains_from_one_command(tmp_path, capsys):
     run = plainloop.train(words(tmp_path / "pets", "trainer.max_epochs=6", "optimizer.lr=0.01"))
     said = capsys.readouterr().out
     assert "data    images: 56 train, 7 val, 7 test; inputs 3 x 24 x 24 uint8; 3 classes (cat, dog, owl)\n" in said
-    assert "        10 to 30 images per class, fewest of owl: loader.sampler=balanced" in said
+    assert "        10 to 30 images per class\n" in said
+    assert "note    8 to 24 training samples of a class, fewest of owl: loader.sampler=balanced draws all" in said
     assert "        passed over: 1 .txt\n" in said
     assert "model   cnn (CNN)" in said
     assert run.metrics["test/accuracy"] > 0.7  # the largest class has 3 in 7
