@@ -703,6 +703,7 @@ RUNS = [
     Mistake("resume=latest", ("resume=latest", "no run with a checkpoint", "outputs/")),
     Mistake("extend=latest", ("extend=latest", "no run with a checkpoint")),
     Mistake("resume=nowhere", ("resume=nowhere", "no such directory", "resume=latest")),
+    Mistake(f"resume={'a' * 300}", ("no such directory", "resume=latest")),
     Mistake("resume=file.txt", ("resume=file.txt", "not a run directory"), text("file.txt", "hello")),
     Mistake("resume=RUN/..", ("not a run directory", "Inside it there is")),
     Mistake("resume=RUN/checkpoints/step-999999.pt", ("step-999999.pt",)),
@@ -759,7 +760,7 @@ def type_here(words: list[str], config_alone: bool) -> None:
         plainloop.train(words)
 
 
-@pytest.mark.parametrize(("row", "config_alone"), one_in(6, TABLE))
+@pytest.mark.parametrize(("row", "config_alone"), one_in(9, TABLE))
 def test_mistake_is_answered(row: Mistake, config_alone: bool, tmp_path, monkeypatch, request):
     """The answer names the cause and the fix in one or two lines, in the user's words, and nothing is written."""
     if "device=cuda" in row.words and torch.cuda.device_count() > (99 if "cuda:99" in row.words else 0):

@@ -19,7 +19,7 @@ import plainloop
 from plainloop.config.options import groups
 from plainloop.errors import UserError
 from tests import formats
-from tests.conftest import slow
+from tests.conftest import one_in, slow
 from tests.promises.test_kinds import KINDS, nothing
 from tests.promises.test_mistakes import LEAKS
 
@@ -246,7 +246,7 @@ def test_what_is_recommended_trains(data, answer):
 
 
 @pytest.mark.parametrize("model", [model if model == "bare_linear" else slow(model) for model in OF_A_SET.values()])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", one_in(3, TASKS))
 def test_a_task_trains_or_says_what_fits(task, model, answer):
     """On the default data."""
     loss, refused = answer("digits", model, f"task={task}")

@@ -1,5 +1,6 @@
 """The run that RUN names, as in resume=RUN: a directory, or the latest."""
 
+import os
 import re
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
         raise UserError(f"{key}={text}: a run is a directory. Write {key}={path.parent.parent}{also}")
     if path.name == "checkpoints":
         path = path.parent
-    if not path.exists():
+    if not os.path.exists(path):  # which is False of a name that is too long, too
         raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
     if not (path / "config.yaml").is_file() or not (path / "composed.yaml").is_file():
         inside = sorted(path.glob("**/config.yaml"))[:1]

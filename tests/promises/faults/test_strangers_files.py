@@ -127,7 +127,7 @@ def test_a_folder_called_as_a_checkpoint_is_none(strangers):
         plainloop.evaluate(strangers)
 
 
-@pytest.mark.parametrize("way", ["evaluate", "resume", "extend"])
+@pytest.mark.parametrize("way", one_in(3, ["evaluate", "resume", "extend"]))
 def test_a_strangers_config_asks_for_nothing_of_the_users(way, strangers, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     file = strangers / "composed.yaml"
@@ -171,7 +171,7 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("case", LOST)
+@pytest.mark.parametrize("case", one_in(3, LOST))
 def test_what_is_broken_in_a_run_is_named(case, strangers):
     name, text, way, said = LOST[case]
     (strangers / name).unlink()
@@ -181,7 +181,7 @@ def test_what_is_broken_in_a_run_is_named(case, strangers):
         WAYS[way](strangers)
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[1, 2]"], ids=["missing", "empty", "cut off", "a list"])
+@pytest.mark.parametrize("text", one_in(4, [None, "", "{", "[1, 2]"]))
 def test_without_what_it_was_begun_with_a_run_goes_on(text, strangers, capsys):
     file = strangers / "environment.json"
     file.unlink()
@@ -198,7 +198,7 @@ def another_run(tmp_path_factory: pytest.TempPathFactory) -> plainloop.Run:
     return plainloop.train(["model=mlp", "seed=1", "trainer.max_epochs=1", f"paths.outputs={folder}", "logger=none"])
 
 
-@pytest.mark.parametrize("way", ["evaluate", "resume", "auto"])
+@pytest.mark.parametrize("way", one_in(3, ["evaluate", "resume", "auto"]))
 def test_the_best_weights_of_another_run_are_not_believed(way, strangers, another_run):
     """Nor are they measured in a run whose result isn't there yet."""
     shutil.copy(another_run.path / "checkpoints/best.pt", strangers / "checkpoints/best.pt")

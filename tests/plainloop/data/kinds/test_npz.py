@@ -38,8 +38,8 @@ def test_arrays_of_numbers_become_float32(tmp_path, kind):
     assert data.classes is None
 
 
-def test_arrays_without_names_number_the_classes(tmp_path):
-    data = arrays(write_npz(tmp_path / "a.npz", inputs=numpy.zeros((3, 2)), targets=numpy.array([0, 3, 1])))
+def test_arrays_without_names_call_the_classes_by_their_numbers(tmp_path):
+    data = arrays(write_npz(tmp_path / "a.npz", inputs=numpy.zeros((4, 2)), targets=numpy.array([0, 3, 1, 2])))
     assert list(data.classes) == ["0", "1", "2", "3"]
 
 
@@ -102,7 +102,10 @@ def test_files_that_are_no_npz_are_refused(tmp_path, spoil):
     [
         ({"inputs": numpy.zeros((2, 1))}, "no such array. It has: inputs"),
         ({"inputs": numpy.zeros((2, 1)), "targets": numpy.zeros((2, 1), dtype=int)}, "one per sample"),
-        ({"inputs": numpy.zeros((2, 1)), "targets": numpy.array([0, -1])}, "sample 1 has label -1"),
+        (
+            {"inputs": numpy.zeros((2, 1)), "targets": numpy.array([0, -1]), "classes": numpy.array(["a", "b"])},
+            "sample 1 has label -1",
+        ),
         (
             {"inputs": numpy.zeros((2, 1)), "targets": numpy.array([0, 2]), "classes": numpy.array(["a", "b"])},
             "sample 1 has label 2, outside the 2 classes",
