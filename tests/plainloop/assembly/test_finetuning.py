@@ -135,6 +135,7 @@ def test_frozen_norms_stay_in_eval_mode():
     assert model.training
 
 
+@pytest.mark.slow
 def test_frozen_parts_are_unchanged_bit_for_bit(tmp_path):
     """Weights and BatchNorm's buffers; what is trained changes, and alone reaches the optimizer."""
     run = plainloop.train(["model=cnn", *SHORT, "trainer.max_epochs=1"])

@@ -49,6 +49,7 @@ def drawn(loader: Any, epoch: int) -> list[int]:
 # --- samplers -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_balanced_draws_every_class_as_often(pets):
     """On images in files, over 40 epochs: by chi-square; and within a class every sample as often; an epoch is as long
     as before."""

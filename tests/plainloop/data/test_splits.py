@@ -76,6 +76,7 @@ def test_dividing_draws_nothing_from_the_default_generator():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_a_split_is_a_random_choice():
     """Unlabelled samples: how often each of 50 is in the test split over 2,000 seeds is what chance allows."""
     counts = torch.zeros(50)

@@ -213,6 +213,7 @@ def test_generating_without_temperature_takes_the_most_probable(cell):
     assert "ab" + model.generate("ab", 12, temperature=0) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", one_in(3, [0.5, 1.0, 2.0]))
 def test_generating_draws_by_the_probabilities(temperature):
     """With weights of zero the head's bias alone decides: each character as often as softmax(bias / temperature)

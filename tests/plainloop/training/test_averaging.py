@@ -103,6 +103,7 @@ def test_training_is_the_same_without_it():
         assert unequal(getattr(one, name).state_dict(), getattr(other, name).state_dict()) == []
 
 
+@pytest.mark.slow
 def test_it_is_validated_selected_and_evaluated():
     run = plainloop.train([*CNN, *MEANS, "monitor=val/loss"])
     assert run.metrics["best/epoch"] >= 2

@@ -137,6 +137,7 @@ def test_validation_is_a_mean_over_samples_and_leaves_the_training_alone():
     assert quiet_session.data.val is not None
 
 
+@pytest.mark.slow
 def test_validation_is_due_after_epochs_or_after_steps():
     for every, steps in (
         ("2", [80, 120]),

@@ -137,6 +137,7 @@ def test_a_strangers_config_asks_for_nothing_of_the_users(way, strangers, monkey
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_ones_own_environment_is_filled_in_when_a_run_is_begun(monkeypatch):
     """So that its config refers to itself alone, and the run can be gone on with where that is another."""
     monkeypatch.setenv("FILE", "digits.npz")

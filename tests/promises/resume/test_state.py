@@ -81,6 +81,7 @@ def items(state: dict[str, Any]) -> set[str]:
     return inner | (set(state) - set(OPENED))
 
 
+@pytest.mark.slow
 def test_every_item_of_the_state_has_its_control(uninterrupted):
     """A new one can't be forgotten: either its loss is shown to matter, or a reason is given here."""
     names = ("smooth", "rough", "logged", "remembering", "means")

@@ -233,6 +233,7 @@ def test_each_line_is_in_one_split(tmp_path):
     assert parts_of(path, seed=1) != parts
 
 
+@pytest.mark.slow
 def test_a_line_stays_in_its_split(tmp_path):
     """When files are added, compressed, or moved elsewhere as a whole."""
     before = parts_of(write_numbered(tmp_path / "here" / "deep", sizes=(300, 500, 200)))

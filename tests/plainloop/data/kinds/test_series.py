@@ -420,6 +420,7 @@ def test_a_wave_is_forecast_in_its_own_unit(tmp_path):
     assert run.config.spec.target_names == ["load+1", "load+2", "load+3"]
 
 
+@pytest.mark.slow
 def test_a_linear_model_finds_a_linear_law(tmp_path):
     """x(t) = 1.6 x(t-1) - 0.9 x(t-2) + noise of deviation 1: the best that can be is an error of 1."""
     draw = numpy.random.default_rng(2)

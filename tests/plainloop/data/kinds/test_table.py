@@ -305,6 +305,7 @@ def test_shipped_penguins_keep_all_birds_that_were_weighed():
     assert [len(words) for words in data.columns["categories"].values()] == [3, 3, 2]  # species, islands, sexes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "metric", "least"), [("penguins", "r2", 0.8), ("breast_cancer", "accuracy", 0.95)])
 def test_the_shipped_tables_are_learned(data, metric, least):
     assert plainloop.train([f"data={data}", "logger=none"]).metrics[f"test/{metric}"] > least

@@ -312,6 +312,7 @@ def test_texts_train_evaluate_and_resume(file, capsys):
     assert again.metrics["test/loss"] == whole.metrics["test/loss"]
 
 
+@pytest.mark.slow
 def test_texts_are_learned(file):
     """What tells the mood is in the words: nearly all of the test split is right."""
     run = plainloop.train(words_for(file, "trainer.max_epochs=12", "optimizer.lr=0.02"))

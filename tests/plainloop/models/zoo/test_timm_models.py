@@ -33,6 +33,7 @@ def refused(*typed: str) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", one_in(5, ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "test_byobnet"])
 )
@@ -107,6 +108,7 @@ def weights_file(file: str = "theirs.safetensors") -> tuple[str, torch.nn.Module
     return f"model.pretrained_cfg_overlay={{file: {file}}}", model
 
 
+@pytest.mark.slow
 def test_a_run_needs_its_weights_once():
     """A file that was fetched elsewhere; the run is evaluated when it is gone."""
     overlay, theirs = weights_file()

@@ -277,6 +277,7 @@ def test_a_name_that_is_no_word_is_answered():
         torchvision_model(["resnet18"], 3, image_size=[32, 32])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "weight", "size"), [("googlenet", 0.3, 32), pytest.param("inception_v3", 0.4, 299, marks=pytest.mark.slow)]
 )
