@@ -28,6 +28,11 @@ def eval_mode(*models: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def nothing_counts(task: Task, of: str) -> str:
+    """Of a batch, or a split, that has no mean."""
+    return f"every target of a {of} is {getattr(task, 'ignored', 'ignored')}, which the loss ignores: it has no mean."
+
+
 def measure(
     model: nn.Module,
     task: Task,
@@ -50,18 +55,22 @@ def measure(
     watched = {**task.metrics, **{f"also {number}": metric for number, metric in enumerate(also)}}
     forward = prepare.forward(task.loss_of)
     means: dict[str, MeanLoss] = {}
+    ignored = 0  # batches in which nothing counts
     with eval_mode(model, task), torch.inference_mode():
         for batch in batches:
             stopped()
             batch = prepare(batch)
             size, share = task.size(batch), task.share(batch) if task.weighted else None
-            if size == 0:  # all of its targets are ignored: it has no mean
+            if size == 0:  # it has no mean
+                ignored += 1
                 continue
             loss, outputs = forward(model, batch)
             for name, value in {"loss": loss, **{f"loss/{name}": part for name, part in task.parts().items()}}.items():
                 means.setdefault(name, MeanLoss()).add(value, size, share)
             task.update(watched, outputs, batch)
         sums = {name: mean.read() for name, mean in means.items()}
+        if not sums and ignored:
+            raise MachineError(nothing_counts(task, "split"))
         if not sums or sums["loss"][1] == 0:
             raise MachineError("a pass over a split saw no samples.")
         losses = {name: total / count for name, (total, count) in sums.items()}

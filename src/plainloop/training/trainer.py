@@ -135,7 +135,7 @@ class Trainer(Progress):
         """
         sizes = [self.task.size(batch) for batch in window]
         if 0 in sizes:
-            raise MachineError("the loss ignores every target of a batch: it has no mean. Raise loader.batch_size.")
+            raise MachineError(evaluation.nothing_counts(self.task, "batch") + " Raise loader.batch_size.")
         shares = [self.task.share(batch) for batch in window] if self.weighted else sizes
         self.update.zero_grad()
         for number, batch in enumerate(window):
