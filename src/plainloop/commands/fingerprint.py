@@ -94,10 +94,12 @@ def check_best(best: Mapping[str, Any], path: Path, config: Mapping[str, Any], s
         config: the run's, not filled in.
         step: of the run's best validation, where that is known.
     """
-    own, at = "Put the run's own back, or delete it.", best["position"]["step"]
-    if not best.get("fingerprint"):
-        raise UserError(f"{path} doesn't say of which run it is: it isn't this run's. {own}")
-    was, now = _settings(best["fingerprint"]["config"]), _settings(dict(config))
+    own = "Put the run's own back, or delete it."
+    try:
+        config_of_best, at = best["fingerprint"]["config"], best["position"]["step"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} doesn't say of which run it is: it isn't this run's. {own}") from error
+    was, now = _settings(config_of_best), _settings(dict(config))
     other = next((name for name, found in now.items() if was.get(name, found) != found), None)
     if other is not None:
         before, found = as_typed(was[other]), as_typed(now[other])
@@ -105,7 +107,7 @@ def check_best(best: Mapping[str, Any], path: Path, config: Mapping[str, Any], s
             f"{path} was made with {other}={before}, and this run has {other}={found}: it isn't this run's. {own}"
         )
     if step is not None and at != step:
-        raise UserError(f"{path} is of step {at}, and this run was best in step {step:g}: it isn't this run's. {own}")
+        raise UserError(f"{path} is of step {at}, and this run was best in step {step}: it isn't this run's. {own}")
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:

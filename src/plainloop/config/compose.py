@@ -4,7 +4,6 @@ Torch-free: a mistyped override is answered before torch is imported.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +19,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from plainloop.config.complaints import check_overrides, explain
 from plainloop.config.keys import groups_of
 from plainloop.config.options import CONFIGS
+from plainloop.config.references import fill_in_the_rest
 from plainloop.config.rules import validate
 from plainloop.config.schema import Command, Config
 from plainloop.errors import UserError
 
-# A resolver that isn't among those that a run's own config may have: see runs/files.py.
-FOREIGN = re.compile(r"\$\{\s*(?!(?:times|oc\.select)\s*:)[\w.]+\s*:")
 # `${times:10,${optimizer.lr}}` in a config.
 OmegaConf.register_new_resolver("times", lambda *numbers: math.prod(numbers), replace=True)
 
@@ -68,7 +66,7 @@ def _finish(cfg: DictConfig, hydra: Any, schema: type[Command]) -> DictConfig:
     if groups_of(schema):
         taken = hydra.runtime.choices.items()
         cfg.choices = {name: value for name, value in taken if not str(name).startswith("hydra/")}
-    _fill_in_what_is_the_machines(cfg)
+    fill_in_the_rest(cfg)
     validate(cfg, schema)
     interval = schema is Config and any(word.startswith("schedule.interval=") for word in words_of(hydra))
     if interval and cfg.scheduler is None and not cfg.extend:
@@ -77,21 +75,6 @@ def _finish(cfg: DictConfig, hydra: Any, schema: type[Command]) -> DictConfig:
             "scheduler=none there is none."
         )
     return cfg
-
-
-def _fill_in_what_is_the_machines(cfg: DictConfig) -> None:
-    """`${oc.env:DATA}` becomes what it is here and now: a run's own config refers to itself alone, and a stranger's
-    can't ask for what the user's environment holds."""
-
-    def fill(node: Any, place: str) -> None:
-        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
-            inner = f"{place}.{name}" if place else str(name)
-            if isinstance(value, dict | list):
-                fill(value, inner)
-            elif isinstance(value, str) and FOREIGN.search(value.replace("\\${", "")):
-                OmegaConf.update(cfg, inner, OmegaConf.select(cfg, inner), merge=False, force_add=True)
-
-    fill(OmegaConf.to_container(cfg, resolve=False), "")
 
 
 def words_of(hydra: Any) -> list[str]:

@@ -132,7 +132,9 @@ def per_sample(dataset: Any, name: str) -> Tensor | None:
 
 def targets_of(dataset: Dataset | None) -> Tensor | None:
     """All targets of a data set that holds them as `targets` (as ours and torchvision's do), or None."""
-    return per_sample(dataset, "targets")
+    targets = per_sample(dataset, "targets")
+    # An unsigned byte can't be -100, the label that is ignored, and torch would take 156 for it.
+    return targets.long() if targets is not None and targets.ndim == 1 and targets.dtype == torch.uint8 else targets
 
 
 def place_of(dataset: Any, split: str, index: int) -> str:

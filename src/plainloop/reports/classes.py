@@ -23,8 +23,11 @@ def class_counts(session: Session) -> dict[str, Tensor]:
 
 
 def missing_classes(session: Session) -> Iterator[str]:
-    """Where a number is measured without a class that is trained on, it says nothing of that class."""
+    """What a split doesn't have can't be learned from it, or isn't measured there."""
     counts, names = class_counts(session), session.spec.class_names or []
+    unknown = [name for name, count in zip(names, counts.get("train", ()), strict=False) if count == 0]
+    if unknown:
+        yield f"train has no sample of {listed(unknown, 8)}: it can't be learned"
     for split in [split for split in SPLITS[1:] if split in counts and "train" in counts]:
         gone = [
             name for name, here, there in zip(names, counts[split], counts["train"], strict=True) if there > here == 0
@@ -37,16 +40,16 @@ def missing_classes(session: Session) -> Iterator[str]:
                 f"says so is right there, so accuracy means nothing{chosen}"
             )
         elif gone and present:
-            yield f"{split} has no sample of {listed(gone, 8)}: what is measured there says nothing of that"
+            yield f"{split} has no sample of {listed(gone, 8)}: what is measured there says nothing of it"
 
 
 def uneven_classes(session: Session) -> Iterator[str]:
     """What can be done about classes of very different sizes."""
     train = class_counts(session).get("train")
-    if train is None or session.config.loader.sampler is not None:
+    if train is None or session.config.loader.sampler is not None or session.config.loader.batch_sampler is not None:
         return
     least, most = int(train.min()), int(train.max())
-    if most >= UNEVEN * least:
+    if least > 0 and most >= UNEVEN * least:
         rarest = (session.spec.class_names or [])[int(train.argmin())]
         yield (
             f"{least:,} to {most:,} training samples of a class, fewest of {rarest}: loader.sampler=balanced draws all "

@@ -50,6 +50,11 @@ class RunDir:
         except ValueError:
             return str(self.path)
 
+    def checked(self) -> "RunDir":
+        """Itself, where all that is read and written in it is its own. Raises UserError."""
+        files.check_entries(path for path in vars(self).values() if path != self.path)
+        return self
+
     def saved_config(self) -> DictConfig:
         """The run's config before its `${...}` were filled in, so that a changed key reaches all that refer to it."""
         typed = OmegaConf.structured(Config)  # so that a key which is newer than the run has its default
@@ -112,8 +117,7 @@ def create(outputs: str, name: str, given: str | None = None) -> RunDir:
         if given is None:
             return RunDir(unique(Path(outputs) / name, time.strftime("%Y-%m-%d_%H-%M-%S")))
         Path(given).mkdir(parents=True, exist_ok=True)
-        files.check_entries(Path(given))
-        return RunDir(Path(given))
+        return RunDir(Path(given)).checked()
     except OSError as error:
         raise MachineError(
             f"the run directory can't be created: {error}. Another place: "
@@ -183,10 +187,11 @@ def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> str:
     warning, where nobody knows any more how the run began."""
     for old in [*run.path.glob("evaluate-*.json"), run.metrics]:
         old.unlink(missing_ok=True)
-    before, warning = {}, ""
+    before: dict[str, Any] = {}
+    warning = ""
     try:
-        before = dict(files.load_json(run.environment, "What the run was begun with isn't known any more."))
-    except (UserError, TypeError, ValueError) as error:
+        before = files.load_json(run.environment, "What the run was begun with isn't known any more.")
+    except UserError as error:
         warning = str(error)
     before["resumed"] = [*before.get("resumed", []), {**environment(seed), "overrides": list(typed)}]
     replace_text(run.environment, json.dumps(before, indent=2))

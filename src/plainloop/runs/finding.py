@@ -6,7 +6,6 @@ from pathlib import Path
 
 from plainloop.errors import UserError
 from plainloop.runs.directory import RunDir
-from plainloop.runs.files import check_entries
 
 
 def to_continue(resume: str, outputs: str, directory: str | None) -> RunDir | None:
@@ -25,7 +24,7 @@ def to_continue(resume: str, outputs: str, directory: str | None) -> RunDir | No
             "hydra.run.dir=outputs/long resume=auto"
         )
     run = RunDir(Path(directory))
-    return _of_files(run) if run.config.is_file() and run.has_checkpoints() else None
+    return run.checked() if run.config.is_file() and run.has_checkpoints() else None
 
 
 def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
@@ -46,12 +45,7 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
         inside = sorted(path.glob("**/config.yaml"))[:1]
         hint = f" Inside it there is {inside[0].parent}." if inside else ""
         raise UserError(f"{key}={text}: not a run directory (it needs config.yaml and composed.yaml).{hint}")
-    return _of_files(RunDir(path))
-
-
-def _of_files(run: RunDir) -> RunDir:
-    check_entries(run.path)
-    return run
+    return RunDir(path).checked()
 
 
 def latest(outputs: str, key: str = "run") -> RunDir:
@@ -66,7 +60,7 @@ def latest(outputs: str, key: str = "run") -> RunDir:
             continue
         seen.add(path)
         if not re.search(r"^  debug: (?!null)", (path / "config.yaml").read_text("utf-8"), re.MULTILINE):
-            return _of_files(RunDir(path))
+            return RunDir(path).checked()
     raise UserError(
         f"{key}=latest: there is no run with a checkpoint in {outputs}/. Train one first, or give its directory as "
         f"{key}=DIRECTORY."

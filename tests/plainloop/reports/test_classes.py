@@ -33,7 +33,7 @@ def test_a_split_of_one_class_is_told(tmp_path, capsys):
 
 def test_a_split_without_a_class_is_told(tmp_path, capsys):
     (line,) = [line for line in lines_of(tmp_path, capsys, [0, 1] * 100 + [7] * 2) if "val has no sample" in line]
-    assert line == "warning: val has no sample of 7: what is measured there says nothing of that"
+    assert line == "warning: val has no sample of 7: what is measured there says nothing of it"
 
 
 def test_uneven_classes_are_told_of_every_kind_of_data(tmp_path, capsys):
@@ -46,3 +46,9 @@ def test_uneven_classes_are_told_of_every_kind_of_data(tmp_path, capsys):
 
 def test_even_classes_are_passed_over(tmp_path, capsys):
     assert lines_of(tmp_path, capsys, [0, 1, 2] * 40) == []
+
+
+def test_a_class_that_training_lacks_is_told(tmp_path, capsys):
+    """Its name is typed, and nothing of it is there."""
+    lines = lines_of(tmp_path, capsys, [0, 1] * 40, "data.classes=[a,b,c]")
+    assert lines == ["warning: train has no sample of c: it can't be learned"]

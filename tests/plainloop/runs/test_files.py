@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from plainloop.errors import UserError
-from plainloop.runs.files import check_entries, load_json, load_yaml, read_regular
+from plainloop.runs.directory import RunDir
+from plainloop.runs.files import load_json, load_yaml, read_regular
 
 
 def chain(line: str, first: str = "", indent: str = "") -> str:
@@ -43,6 +44,8 @@ def test_a_runs_yaml_is_read_as_it_was_written(tmp_path):
         (chain("THIS: ${times:${NEXT},${NEXT}}"), "more than 16,777,216 characters"),
         ("a: &a [x, x]\nb: &b [*a, *a]\n", "line 1: anchors and aliases"),
         ("a: ${oc.env:HOME}\n", "a: only what a run's config has itself"),
+        (chain("THIS: {x: '${NEXT.x}${NEXT.x}'}").replace("a40: 2", "a40: {x: 2}\na0.x: z"), "more than 16,777,216"),
+        ("[" * 100_000, "can't be read"),
         ("a: {b: '${oc.decode:${oc.env:HOME}}'}\n", "a.b: only what a run's config has itself"),
         ("a: b\nc: ${${a}}\n", "c: only what a run's config has itself"),
         ("a: b\nc: ${x.${a}}\n", "c: only what a run's config has itself"),
@@ -88,8 +91,14 @@ def test_only_regular_files_are_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "it is empty"), ("{", "line 1 isn't JSON"), ("[" * 100_000, "can't be read"), (None, "is missing")],
-    ids=["empty", "cut off", "deep", "missing"],
+    [
+        ("", "it is empty"),
+        ("{", "line 1 isn't JSON"),
+        ("[" * 9999, "can't be read"),
+        ("[1]", "no object"),
+        (None, "is missing"),
+    ],
+    ids=["empty", "cut off", "deep", "a list", "missing"],
 )
 def test_json_that_is_none_is_told(text, said, tmp_path):
     path = tmp_path / "metrics.json"
@@ -104,17 +113,25 @@ def test_a_run_directory_holds_its_own_files(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text("a: 1\n")
-    check_entries(run)
+    run_dir = RunDir(run)
+    run_dir.checked()
 
     def planted(name: str, plant) -> None:
         path: Path = run / name
         plant(path)
         with pytest.raises(UserError, match=str(path)):
-            check_entries(run)
+            run_dir.checked()
         path.unlink()
 
     planted("train.log", lambda path: path.symlink_to(tmp_path / "bashrc"))
     planted("checkpoints/best.pt", lambda path: path.symlink_to("../config.yaml"))
     planted("tensorboard", lambda path: path.symlink_to(tmp_path, target_is_directory=True))
     planted("checkpoints/step-3.pt", os.mkfifo)
-    check_entries(run)
+    run_dir.checked()
+
+
+def test_what_other_tools_put_into_a_run_directory_is_theirs(tmp_path):
+    """Experiment trackers link to their newest run."""
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/latest-run").symlink_to("run-1")
+    assert RunDir(tmp_path).checked().path == tmp_path

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import plainloop
 from plainloop.errors import MachineError, UserError
-from plainloop.runs.checkpoint import TRAILER, Checkpoints
+from plainloop.runs.checkpoint import Checkpoints
 from tests.conftest import one_in
 from tests.promises.faults.fragile import sealed
 
@@ -23,7 +23,9 @@ def linked(name: str) -> Callable[[Path, Path], None]:
 
     def plant(run: Path, victim: Path) -> None:
         path = run / name
-        (shutil.rmtree if path.is_dir() else Path.unlink)(path) if path.exists() else None
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
         path.symlink_to(victim.with_suffix("") if name in FOLDERS else victim)
 
     return plant
@@ -38,7 +40,7 @@ def piped(name: str) -> Callable[[Path, Path], None]:
 
 
 FOLDERS = ("checkpoints", "tensorboard", "figures")
-FILES = ("train.log", "history.jsonl", "composed.yaml", "metrics.json", ".config.yaml.tmp", "checkpoints/best.pt")
+FILES = ("train.log", "history.jsonl", "composed.yaml", "metrics.json", "checkpoints/best.pt")
 PLANTED = {
     **{f"{name} leads elsewhere": linked(name) for name in (*FOLDERS, *FILES)},
     **{f"{name} is a pipe": piped(name) for name in ("checkpoints/best.pt", "metrics.json", "splits.json")},
@@ -96,26 +98,20 @@ def test_what_another_name_leads_to_as_well_stays_as_it_was(strangers, tmp_path)
 
 
 @pytest.mark.parametrize("which", ["best.pt", "the newest"])
-def test_a_checkpoint_that_would_unpack_to_more_is_not_loaded(which, strangers):
+def test_a_checkpoint_that_would_unpack_to_more_is_not_loaded(which, strangers, capsys):
     """torch would unpack it before anybody sees how large it is."""
     path = strangers / "checkpoints/best.pt" if which == "best.pt" else Checkpoints(strangers / "checkpoints").all()[0]
     packed = io.BytesIO()
     with zipfile.ZipFile(path) as parts, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as compressed:
         for part in parts.infolist():
             compressed.writestr(part.filename, parts.read(part))
-    data = path.read_bytes()
-    path.unlink()
     path.write_bytes(sealed(packed.getvalue()))
-    assert len(data) > TRAILER
-    with pytest.raises((UserError, MachineError), match="is compressed"):
-        plainloop.evaluate(strangers, split="val") if which == "best.pt" else _only(path)
-
-
-def _only(path: Path) -> None:
-    """The newest is passed over, and told; here there is no other."""
-    from plainloop.runs import checkpoint
-
-    checkpoint.load(path)
+    if which == "best.pt":
+        with pytest.raises(MachineError, match=r"best\.pt is compressed"):
+            plainloop.evaluate(strangers, split="val")
+    else:  # it is passed over as a damaged one is, and told
+        plainloop.train([f"resume={strangers}", "trainer.max_epochs=4"])
+        assert f"{path.name} is compressed" in capsys.readouterr().out
 
 
 def test_a_folder_called_as_a_checkpoint_is_none(strangers):
@@ -134,6 +130,33 @@ def test_a_strangers_config_asks_for_nothing_of_the_users(way, strangers, monkey
     file.write_text(file.read_text().replace("name: null", "name: ${oc.env:SECRET}"))
     with pytest.raises(UserError, match="name: only what a run's config has itself"):
         WAYS[way](strangers)
+    assert not Path("outputs").exists()
+
+
+def test_a_temporary_file_that_leads_elsewhere_is_not_written_through(strangers, victim):
+    """Ours have names that nobody can foresee, and are never there already."""
+    before = state_of(victim)
+    for name in (".config.yaml.tmp", ".evaluate-val-best.json.tmp"):
+        (strangers / name).symlink_to(victim)
+    (strangers / "evaluate-val-best.json").symlink_to(victim)
+    plainloop.evaluate(strangers, split="val")
+    plainloop.train([f"resume={strangers}", "trainer.max_epochs=4"])
+    assert state_of(victim) == before
+    assert victim.read_text() == "alias ls='ls --color'\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model.dropout='${oc.decode:${spec.num_features}}'", "couldn't be rebuilt"),
+        ("model.activation='${model.${name}}'", "couldn't be rebuilt"),
+        ("data.path=${oc.env:NOWHERE}", "NOWHERE"),
+    ],
+)
+def test_what_cannot_be_filled_in_is_told_when_a_run_is_begun(word, said):
+    """And not when it is to be gone on with."""
+    with pytest.raises(UserError, match=said):
+        plainloop.train([word])
     assert not Path("outputs").exists()
 
 

@@ -49,7 +49,7 @@ def arrays(
         raise UserError(
             f"data.path={path}: {len(tensor)} {inputs} and {len(labels)} {targets}: their numbers must be equal."
         )
-    one_hot = task not in ("regression", "multilabel") and _is_one_hot(labels)
+    one_hot = task in (None, "auto", "multiclass") and _is_one_hot(labels)
     if (labels.is_floating_point() and not one_hot) or task in ("regression", "multilabel"):
         return checked_arrays(InMemory(tensor, labels.float()), str(path))
     note = ""
@@ -84,7 +84,8 @@ def _numbered(labels: Tensor) -> tuple[Tensor, list[str] | None, str]:
     else there would be classes that nobody has. Labels (N,) of `ignore_index` stay."""
     if labels.ndim != 1 or labels.is_floating_point():
         return labels, None, ""
-    whole, known = labels.to(torch.int64), labels != IGNORED
+    whole = labels.to(torch.int64)  # an unsigned byte can't be -100, and torch would take 156 for it
+    known = whole != IGNORED
     values = whole[known].unique()
     if torch.equal(values, torch.arange(len(values))):
         return whole, [str(number) for number in range(len(values))], ""

@@ -217,6 +217,14 @@ def test_labels_are_numbered_where_they_have_gaps(written, labels, numbers, name
     assert data.note == f"the classes are the {len(names)} labels that occur, {', '.join(names)}"
 
 
+def test_bytes_have_no_label_that_is_ignored(written):
+    """Compared with -100, torch would take an unsigned byte of 156 for it."""
+    labels = numpy.arange(200, dtype="uint8")
+    data = arrays(written(inputs=numpy.zeros((200, 2), "float32"), targets=labels))
+    assert data.targets.tolist() == list(range(200))
+    assert len(data.classes) == 200
+
+
 def test_labels_from_0_on_are_what_they_were(written):
     data = arrays(written(inputs=numpy.zeros((4, 2), "float32"), targets=numpy.array([0, -100, 1, 2])))
     assert data.targets.tolist() == [0, -100, 1, 2]
@@ -236,6 +244,8 @@ def test_one_hot_targets_are_classes(written, dtype):
     assert data.note == "targets is one-hot, the place of the 1 is the class"
     assert arrays(path, task="multilabel").targets.shape == (4, 3)
     assert arrays(path, task="regression").targets.shape == (4, 3)
+    if dtype == "float32":
+        assert arrays(path, task="gaussian_regression").targets.shape == (4, 3)
 
 
 def test_what_is_ignored_counts_nowhere(tmp_path):
