@@ -19,7 +19,7 @@ The rooms, from the top down; each imports from those below it only, and its fro
     loggers     where records go
     runs        a run directory
     config      keys, options, composition, complaints
-    build.py seeding.py places.py errors.py: the ground
+    build.py trust.py seeding.py places.py errors.py: the ground
 
 Importing this package imports no torch: a mistyped command line is answered before that.
 """

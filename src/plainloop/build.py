@@ -3,7 +3,8 @@
 A `_target_` is code execution, and a run directory may be a stranger's. So what a slot may build is decided by
 kind (a Module for a model, an Optimizer for an optimizer, ...). Functions are accepted only when their own
 source marks them with `@factory(slot)`, or when the user trusts them on the command line (`trust=[my.function]`);
-a run directory can authorise nothing.
+a run directory can authorise nothing. To import a module is to execute it already: so what a run's own config names is
+imported only where it was installed or lies in the checkout's src/ (trust.py).
 """
 
 import importlib
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from plainloop.errors import MachineError, UserError, did_you_mean, first_line, listed, origin, out_of_memory, told
+from plainloop.trust import is_named, is_others, may_be_named, refuse_a_runs_own, trusting, whereabouts
 
 # Names that other libraries give to arguments of torch's.
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "epsilon": "eps", "p": "dropout"}
@@ -92,7 +94,12 @@ def locate(path: str, slot: str, kind: Kind, trust: Sequence[str] = (), key: str
         key: what names it, if not SLOT._target_.
     """
     key = key or f"{slot}._target_"
-    target = _imported(str(path), key)
+    target = _imported(str(path), key, trust)
+    if slot == "data" and not is_named(path) and is_others(_file_of(target)):
+        raise UserError(
+            f"{key}={path}: a data set may download and write, and this one is named by a run's own config, which may "
+            f"be a stranger's. If you know it, say so on the command line: {trusting([*trust, path])}"
+        )
     if inspect.isclass(target) and not isinstance(kind, str):
         fits = issubclass(target, kind) if isinstance(kind, type) else all(hasattr(target, name) for name in kind)
         if fits:
@@ -117,14 +124,14 @@ def locate(path: str, slot: str, kind: Kind, trust: Sequence[str] = (), key: str
     raise UserError(f"{key}={path} is not {in_words(kind)}.")
 
 
-def _imported(path: str, key: str) -> Any:
+def _imported(path: str, key: str, trust: Sequence[str] = ()) -> Any:
     """What a dotted name means: a module's class or function, or a class's method."""
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise UserError(f"{key}={path}: must be a dotted name, as in my_package.MyClass")
-    target, used = _module(parts, f"{key}={path}")
+    target, used = _module(parts, f"{key}={path}", trust)
     if used == len(parts) - 1 and not hasattr(target, parts[-1]) and parts[-1] in _submodules(target):
-        target, used = _module([*parts, ""], f"{key}={path}")
+        target, used = _module([*parts, ""], f"{key}={path}", trust)
     for depth in range(used, len(parts)):
         if not hasattr(target, parts[depth]):
             hint = _what_it_has(target, parts[depth])
@@ -133,8 +140,9 @@ def _imported(path: str, key: str) -> Any:
     return target
 
 
-def _module(parts: Sequence[str], what: str) -> tuple[ModuleType, int]:
+def _module(parts: Sequence[str], what: str, trust: Sequence[str]) -> tuple[ModuleType, int]:
     """The innermost module that a dotted name goes through, imported, and how many of the name's parts are its own."""
+    path = ".".join(parts).rstrip(".")
     module, used = None, 0
     for depth in range(1, len(parts)):
         name = ".".join(parts[:depth])
@@ -145,6 +153,12 @@ def _module(parts: Sequence[str], what: str) -> tuple[ModuleType, int]:
                     break
                 for place in (spec.origin, *(spec.submodule_search_locations or [])):
                     refuse_a_runs_own(place, what)
+                    if not is_named(path) and not (may_be_named(path, place)):
+                        raise UserError(
+                            f"{what}: a run's own config, which may be a stranger's, names what was installed or lies "
+                            f"in the checkout's src/, and this is {whereabouts(parts[0], place)}.\n"
+                            f"If you know it, say so on the command line: {trusting([*trust, path])}"
+                        )
             module, used = importlib.import_module(name), depth
         except UserError:
             raise
@@ -182,17 +196,8 @@ def _submodules(target: Any) -> list[str]:
     return [module.name for module in pkgutil.iter_modules(getattr(target, "__path__", None) or [])]
 
 
-def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
-    """A run directory, which may be a stranger's, is data: nothing in it, or beside it in a folder `outputs`, is
-    imported. Raises UserError."""
-    if place in ("built-in", "frozen"):  # what Python says of its own
-        return
-    here = Path.cwd().resolve()
-    inside = Path(place).resolve() if place else here
-    for folder in (inside, *inside.parents):
-        is_above = folder == here or folder in here.parents  # the working directory may itself lie in a run directory
-        if (folder.name == "outputs" and not is_above) or (folder / "composed.yaml").is_file():
-            raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
+def _file_of(target: Any) -> str | None:
+    return getattr(sys.modules.get(getattr(target, "__module__", None) or ""), "__file__", None)
 
 
 def _groups(slot: str, kind: Kind) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ DOCUMENTS = [
     "docs/tour.md",
     "docs/overfitting.md",
     "docs/fork.md",
+    "docs/security.md",
     "docs/reproducibility.md",
     "data/README.md",
     "benchmarks/README.md",

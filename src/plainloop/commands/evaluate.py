@@ -7,10 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from plainloop.commands.failures import explained
-from plainloop.commands.run import load_composed, quoted
+from plainloop.commands.run import load_composed
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.commands.train import plain_numbers
 from plainloop.config import compose
+from plainloop.config.keys import override
 from plainloop.config.schema import EvaluateConfig
 from plainloop.reports import terminal
 from plainloop.runs import atomic
@@ -30,7 +31,7 @@ def evaluate(
     Returns:
         {"test/loss": ..., "test/accuracy": ...}, also in evaluate-<split>-<checkpoint>.json.
     """
-    typed = [quoted("run", run), f"split={split}", quoted("checkpoint", checkpoint), *overrides]
+    typed = [override("run", str(run)), f"split={split}", override("checkpoint", checkpoint), *overrides]
     return evaluate_config(compose.compose(typed, EvaluateConfig), typed)
 
 

@@ -12,14 +12,18 @@ from plainloop.runs.directory import Busy, RunDir
 
 
 @contextlib.contextmanager
-def explained(run: RunDir | None) -> Iterator[None]:
-    """Failures of the machine in two lines: what happened, and how to go on."""
+def explained(run: RunDir | None, *trust: str) -> Iterator[None]:
+    """Failures of the machine in two lines: what happened, and how to go on.
+
+    Args:
+        trust: the word `trust=[...]` that the run needs then.
+    """
 
     def resumable(*words: str, go_on: str = "resume") -> str:
         if run is None or not Checkpoints(run.checkpoints).all():
             return ""
         how = "Continue from the last checkpoint" if go_on == "resume" else "Go on from its weights, as a new run,"
-        return f"\n{how} with: {typed('train.py', f'{go_on}={run}', *words)}"
+        return f"\n{how} with: {typed('train.py', run.word(go_on), *words, *trust)}"
 
     try:
         yield

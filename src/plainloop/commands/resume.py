@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from plainloop import places
 from plainloop.assembly.session import Session
 from plainloop.commands import fingerprint
 from plainloop.config.changes import changed
@@ -23,21 +24,21 @@ from plainloop.training.trainer import Trainer
 def resumed_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> DictConfig:
     """The run's own config, with what was typed. Raises UserError where a key's numbers would be others then."""
     saved = old.saved_config()
-    saved.trust = []  # a stranger's run can't authorise itself: what is trusted was typed
     inexact = list(may_change(Config, "inexact"))
 
     def why(name: str) -> str:
         other_bits = ", resume_inexact=true goes on without promising the same bits" * (name in inexact)
-        return f"this can't change when a run is continued; extend={old} starts a new run from it{other_bits}"
+        return f"this can't change when a run is continued; {old.shown('extend')} starts a new run from it{other_bits}"
 
     when = ("resume", "inexact") if composed.resume_inexact else ("resume",)
     cfg = changed(saved, composed, typed, may_change(Config, *when), why, old.typed())
     for name in ("max_epochs", "max_steps"):
         if cfg.trainer[name] != saved.trainer[name] and depends_on_length(saved):
+            longer = f"trainer.{name}={cfg.trainer[name]}"
             raise UserError(
-                f"trainer.{name}={cfg.trainer[name]}: the schedule of this run was built for "
+                f"{longer}: the schedule of this run was built for "
                 f"trainer.{name}={saved.trainer[name]}.\n"
-                f"Train longer as a new run: python train.py extend={old} trainer.{name}={cfg.trainer[name]}"
+                f"Train longer as a new run: {places.typed('train.py', old.word('extend'), longer)}"
             )
     cfg.resume, cfg.extend = str(old), None
     validate(cfg)
@@ -48,7 +49,6 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
     """The config of a new run that starts from this one's weights. Raises UserError where they wouldn't fit."""
     why = "this can't change when a run is extended, its weights and optimizer state wouldn't fit"
     saved = old.saved_config()
-    saved.trust = []
     for name in (word.partition("=")[0] for word in typed):
         of_state = re.fullmatch(r"optimizer\.(\w+\.)?(_target_|parameters|amsgrad|centered)", name)
         was = OmegaConf.select(saved, name, throw_on_missing=False)

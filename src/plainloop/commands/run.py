@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from plainloop.commands import fingerprint, resume
 from plainloop.commands.failures import explained
 from plainloop.config import compose
 from plainloop.config.changes import changed
-from plainloop.config.keys import may_change, typed_keys
+from plainloop.config.keys import may_change, override, typed_keys
 from plainloop.config.rules import validate
 from plainloop.config.schema import Config, EvaluateConfig
 from plainloop.data import Data
@@ -25,6 +25,7 @@ from plainloop.runs import checkpoint as checkpoint_room
 from plainloop.runs.checkpoint import Checkpoints
 from plainloop.runs.directory import RunDir
 from plainloop.runs.finding import find
+from plainloop.trust import from_a_run
 
 
 @dataclass
@@ -65,14 +66,21 @@ def load_run(path: str | Path = "latest", checkpoint: str = "best", overrides: S
         checkpoint: "best", "last", or the path of a checkpoint file.
         overrides: what may differ, as ["trainer.device=cpu", "paths.data=FOLDER", "trust=[my.function]"].
     """
-    typed = [quoted("run", path), quoted("checkpoint", checkpoint), *overrides]
+    typed = [override("run", str(path)), override("checkpoint", checkpoint), *overrides]
     return load_composed(compose.compose(typed, EvaluateConfig), typed)[0]
 
 
-def quoted(key: str, value: str | Path) -> str:
-    """An override whose value may hold spaces and brackets."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{text}'"
+def named_in(composed: DictConfig) -> set[str]:
+    """The words in a command's own config: what the user, and not a run's config, names."""
+
+    def words(node: Any) -> Iterator[str]:
+        if isinstance(node, dict | list):
+            for value in node.values() if isinstance(node, dict) else node:
+                yield from words(value)
+        elif isinstance(node, str):
+            yield node
+
+    return set(words(OmegaConf.to_container(composed, resolve=False)))
 
 
 def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
@@ -87,7 +95,7 @@ def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]
     cfg = changed(saved, composed, typed, allowed, lambda name: "this can't change when a run is evaluated")
     validate(cfg)
     name, state = _chosen_checkpoint(run, composed.checkpoint)
-    with explained(None):
+    with explained(None), from_a_run(named_in(composed)):
         session = assemble(cfg, loaded=True)
     fingerprint.check_same_data(saved, session, run)
     if name == "best":

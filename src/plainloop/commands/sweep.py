@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from plainloop import places
 from plainloop.config import compose
+from plainloop.config.keys import override
 from plainloop.errors import MachineError, UserError, first_line, shown
 from plainloop.reports import tables
 from plainloop.runs import atomic
@@ -99,7 +100,7 @@ def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
         print("The winner on the test split, which no trial has touched:", flush=True)
         evaluate(done[0].folder, split="test")
     if done[0].value is not None:
-        print(f"next    {places.typed('train.py', f'extend={done[0].folder}')}")
+        print(f"next    {places.typed('train.py', override('extend', str(done[0].folder)))}")
         print(f"        {shlex.join(['tensorboard', '--logdir', str(folder)])}", flush=True)
 
 

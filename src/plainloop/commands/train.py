@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from plainloop.build import build
 from plainloop.commands import fingerprint, resume
 from plainloop.commands.failures import explained
 from plainloop.commands.profiler import profiled
-from plainloop.commands.run import Run
+from plainloop.commands.run import Run, named_in
 from plainloop.commands.signals import obeying_signals
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.config import complaints, compose
@@ -44,6 +45,7 @@ from plainloop.runs.directory import (
 from plainloop.runs.finding import find, to_continue
 from plainloop.tasks.metrics import ConfusionMatrix
 from plainloop.training.trainer import Trainer
+from plainloop.trust import from_a_run
 
 
 def train(overrides: Sequence[str] = ()) -> Run:
@@ -65,6 +67,7 @@ class Origin:
 
     run: RunDir | None = None
     continued: bool = False
+    auto: bool = False  # continued where there is something to continue
     state: dict[str, Any] = field(default_factory=dict)  # its newest checkpoint
 
 
@@ -76,8 +79,21 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
         directory: the run directory; None for a new one under outputs/.
         is_trial: one of a sweep's trials: the test split isn't touched.
     """
-    console, auto = Console(cfg.console.every_epochs, cfg.console.progress), cfg.resume == "auto"
-    cfg, origin = _begun(cfg, typed, directory, console)
+    console = Console(cfg.console.every_epochs, cfg.console.progress)
+    cfg, origin, foreign = _begun(cfg, typed, directory, console)
+    with foreign:
+        return _prepared(cfg, origin, typed, directory, is_trial, console)
+
+
+def _prepared(
+    cfg: DictConfig,
+    origin: Origin,
+    typed: Sequence[str],
+    directory: str | None,
+    is_trial: bool,
+    console: Console,
+) -> Run:
+    """From a config, and what the run starts from, to the result."""
     console.monitor = cfg.monitor
     session = _assembled(cfg, origin)
     config = session.config
@@ -97,17 +113,20 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
     for line in _taken_up(origin, trainer, loggers, identity, inexact):
         console.say(f"warning: {line}")
     if origin.run is not None and origin.continued and trainer.finished() and origin.run.metrics.is_file():
-        console.say(f"done    this run is finished ({trainer.reason}); extend={origin.run} trains longer, as a new run")
+        console.say(
+            f"done    this run is finished ({trainer.reason}); {origin.run.shown('extend')} trains longer, as a new run"
+        )
         _load_chosen(session, trainer, origin.run)
         return Run(origin.run.path, session, origin.run.read_metrics())
     continued = origin.run if origin.continued else None
     run = continued or create(config.paths.outputs, run_name(config), directory)
-    with explained(run):
+    trust = terminal.trust_words(session)
+    with explained(run, *trust):
         lock = run.lock()
     try:
-        with explained(run):
+        with explained(run, *trust):
             if directory is not None and not continued:
-                check_free(run, auto)
+                check_free(run, origin.auto)
                 clear(run)
             warning = _record(run, session, typed, new=not continued)
             if warning:
@@ -118,9 +137,12 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
         RunDir.unlock(lock)
 
 
-def _begun(cfg: DictConfig, typed: Sequence[str], directory: str | None, console: Console) -> tuple[DictConfig, Origin]:
-    """What the run starts from, and its config: a run's own with what was typed, or the composed one."""
-    old = None
+def _begun(
+    cfg: DictConfig, typed: Sequence[str], directory: str | None, console: Console
+) -> tuple[DictConfig, Origin, AbstractContextManager[None]]:
+    """What the run starts from, its config (a run's own with what was typed, or the composed one), and what it is built
+    under."""
+    old, auto = None, cfg.resume == "auto"
     if cfg.resume:
         old = to_continue(cfg.resume, cfg.paths.outputs, directory)
         cfg.resume = None  # auto, and nothing is there yet: it is started
@@ -130,11 +152,11 @@ def _begun(cfg: DictConfig, typed: Sequence[str], directory: str | None, console
         cfg, remark = settled(cfg, typed)
         if remark:
             console.say(f"note    {remark}")
-        return cfg, Origin()
-    continued = not cfg.extend
+        return cfg, Origin(auto=auto), contextlib.nullcontext()
+    continued, foreign = not cfg.extend, from_a_run(named_in(cfg))
     cfg = (resume.resumed_config if continued else resume.extended_config)(old, cfg, typed)
     console.say(f"{'resume' if continued else 'extend'}  {old}")
-    return cfg, Origin(old, continued, Checkpoints(old.checkpoints).last(console.say)[1])
+    return cfg, Origin(old, continued, auto, Checkpoints(old.checkpoints).last(console.say)[1]), foreign
 
 
 def _assembled(cfg: DictConfig, origin: Origin) -> Session:
@@ -205,7 +227,7 @@ def _train(
     trainer.hooks.save, trainer.hooks.due = save, checkpoints.due
     started = time.perf_counter()
     try:
-        with explained(run), obeying_signals(trainer, checkpoints):
+        with explained(run, *terminal.trust_words(session)), obeying_signals(trainer, checkpoints):
             described = plain(session.composed)
             for logger in loggers.values():
                 logger.open(run, copy.deepcopy(described), trainer.step)

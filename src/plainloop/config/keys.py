@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import field
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from plainloop.errors import listed
+
+PLAIN = re.compile(r"[A-Za-z0-9_./:@%+-]+")  # what Hydra takes as a word without quotes
+LITERAL = re.compile(r"null|true|false|[+-]?([\d_.]+(e[+-]?\d+)?|nan|inf)", re.IGNORECASE)  # and as none
 
 
 def key(
@@ -145,6 +149,21 @@ def as_typed(value: Any) -> str:
     if isinstance(value, str) or (isinstance(value, float) and not math.isfinite(value)):
         return str(value)
     return json.dumps(value).replace(" ", "")
+
+
+def override(name: str, value: Any) -> str:
+    """A word that sets a key, in Hydra's grammar: `run='a run, with [brackets]'`."""
+    return f"{name}={_in_grammar(value)}"
+
+
+def _in_grammar(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_in_grammar, value))}]"
+    text = as_typed(value)
+    if not isinstance(value, str) or (PLAIN.fullmatch(text) and not LITERAL.fullmatch(text)):
+        return text
+    text = re.sub(r"(\\*)(?='|$)", lambda slashes: slashes[1] * 2, text).replace("'", "\\'").replace("${", "\\${")
+    return f"'{text}'"
 
 
 def plain(node: Any) -> Any:

@@ -43,6 +43,9 @@ class DataPlace:
     path: str | None = key(None, "where the data lies now, if it isn't where it was", changes="resume extend evaluate")
     val: str | None = key(None, "of a stream, where its files for validation lie now", changes="resume extend evaluate")
     test: str | None = key(None, "and those for the test", changes="resume extend evaluate")
+    download: bool | None = key(
+        None, "of a set of torchvision's: fetch it, if it isn't there", changes="resume extend evaluate"
+    )
 
 
 def trusted() -> Any:

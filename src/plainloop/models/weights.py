@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.errors import UserError, first_line, listed
+from plainloop.places import unpacks_to_more
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")  # DistributedDataParallel's, torch.compile's, others' own
 
@@ -26,6 +27,9 @@ def read_weights(path: Path, what: str) -> dict[str, Tensor]:
         raise UserError(f"{what}: there is no such file (looked for from the folder where the command is typed).")
     if path.suffix == ".safetensors":
         return _read_safetensors(path, what)
+    with path.open("rb") as file:
+        if unpacks_to_more(file):
+            raise UserError(f"{what}: it is compressed, which torch.save never does: it isn't loaded.")
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zip's and torch's own, for whatever the file holds

@@ -13,6 +13,7 @@ from torch import Tensor
 from plainloop import seeding
 from plainloop.assembly.session import Session
 from plainloop.assembly.summary import ROWS, layers, memory, metric, parameter_counts
+from plainloop.config.keys import override, plain
 from plainloop.config.rules import depends_on_length
 from plainloop.data.dataset import SPLITS, asked
 from plainloop.data.overlap import shared_samples
@@ -24,6 +25,7 @@ from plainloop.reports import tables
 from plainloop.reports.classes import missing_classes, uneven_classes
 from plainloop.runs.directory import RunDir
 from plainloop.training.trainer import Trainer
+from plainloop.trust import names_to_trust
 
 
 def say_what_was_found(session: Session, console: Console, is_trial: bool = False) -> None:
@@ -158,16 +160,24 @@ def say_result(
 def _next_commands(run: RunDir, session: Session, trainer: Trainer) -> str:
     """To measure it again, to train longer, to watch it."""
     split = next(name for name in ("test", "val", "train") if session.data[name] is not None)
-    words = [f"run={run}"] if split == "test" else [f"run={run}", f"split={split}"]
+    words = [run.word("run")] if split == "test" else [run.word("run"), f"split={split}"]
+    trust = trust_words(session)
     longer = "extend" if depends_on_length(session.config) or trainer.stopped else "resume"
     epochs = session.config.trainer.max_epochs * (1 if longer == "extend" else 2)
     return "\n".join(
         (
-            typed("evaluate.py", *words),
-            typed("train.py", f"{longer}={run}", f"trainer.max_epochs={epochs}"),
+            typed("evaluate.py", *words, *trust),
+            typed("train.py", run.word(longer), f"trainer.max_epochs={epochs}", *trust),
             shlex.join(["tensorboard", "--logdir", session.config.paths.outputs]),
         )
     )
+
+
+def trust_words(session: Session) -> list[str]:
+    """The word `trust=[...]` that a command needs which starts from this session's run; none, where it names nothing
+    but what was installed and what lies in src/."""
+    names = names_to_trust(plain(session.composed))
+    return [override("trust", names)] if names else []
 
 
 def say_evaluation(

@@ -4,13 +4,11 @@ A checkpoint is torch's own file format with a digest behind it: `torch.load` re
 first makes sure that not one bit has changed.
 """
 
-import contextlib
 import errno
 import hashlib
 import io
 import os
 import warnings
-import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from plainloop.errors import MachineError, out_of_memory
+from plainloop.places import unpacks_to_more
 from plainloop.runs.atomic import LEFTOVERS, replacing, sync_folder
 from plainloop.runs.files import read_regular
 
@@ -97,7 +96,8 @@ def load(path: Path) -> dict[str, Any]:
         raise Damaged(f"{path} is not a whole checkpoint of plainloop's.")
     if hashlib.sha256(memoryview(data)[:-TRAILER]).digest() != data[-TRAILER : -len(MAGIC)]:
         raise Damaged(f"{path} is damaged: its digest doesn't match its content.")
-    _refuse_compressed(data, path)
+    if unpacks_to_more(io.BytesIO(data)):
+        raise Damaged(f"{path} is compressed, which no checkpoint of plainloop's is: it isn't loaded.")
     try:
         # torch doesn't mind the digest behind its own format; so the bytes needn't be copied.
         with warnings.catch_warnings(action="ignore"):  # a foreign file's pickle protocol: it is told below
@@ -109,13 +109,6 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise Damaged(f"{path} is not a checkpoint of a run.")
     return state
-
-
-def _refuse_compressed(data: bytes, path: Path) -> None:
-    """torch writes tensors as they are; compressed, a few bytes could become more than memory holds. Raises Damaged."""
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(data)) as parts:
-        if any(part.compress_type != zipfile.ZIP_STORED or part.file_size > len(data) for part in parts.infolist()):
-            raise Damaged(f"{path} is compressed, which no checkpoint of plainloop's is: it isn't loaded.")
 
 
 def is_ours(path: Path) -> bool:

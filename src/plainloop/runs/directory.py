@@ -12,9 +12,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plainloop.config.keys import groups_of
+from plainloop.config.keys import groups_of, override
 from plainloop.config.schema import Config
 from plainloop.errors import MachineError, UserError, first_line, listed
+from plainloop.places import quoted
 from plainloop.runs import files
 from plainloop.runs.atomic import replace_text
 from plainloop.runs.environment import environment
@@ -50,6 +51,14 @@ class RunDir:
         except ValueError:
             return str(self.path)
 
+    def word(self, key: str) -> str:
+        """As a word of a command: `resume=outputs/digits_mlp/...`."""
+        return override(key, str(self))
+
+    def shown(self, key: str) -> str:
+        """The same for the shell."""
+        return quoted(self.word(key))
+
     def checked(self) -> "RunDir":
         """Itself, where all that is read and written in it is its own. Raises UserError."""
         files.check_entries(path for path in vars(self).values() if path != self.path)
@@ -67,6 +76,9 @@ class RunDir:
         except (ValueError, OmegaConfBaseException) as error:
             raise UserError(f"{self.composed} isn't a run's: {first_line(error)[:200]}") from error
         assert isinstance(merged, DictConfig)
+        merged.trust = []  # a run can't authorise itself: what is trusted is typed
+        if isinstance(merged.data, DictConfig) and merged.data.get("download"):
+            merged.data.download = False  # nor fetch anything: likewise
         return merged
 
     def typed(self) -> list[str]:
@@ -142,7 +154,9 @@ def check_free(run: RunDir, auto: bool = False) -> None:
     resume=auto. To be asked with the lock held. Raises UserError."""
     if run.has_checkpoints():
         if run.config.is_file() and run.composed.is_file():
-            raise UserError(f"{run} already holds a run. Continue it with resume={run}, or choose another directory.")
+            raise UserError(
+                f"{run} already holds a run. Continue it with {run.shown('resume')}, or choose another directory."
+            )
         raise UserError(
             f"{run} holds checkpoints, and not the config.yaml and composed.yaml that belong to them: put "
             "these back, or choose another directory."

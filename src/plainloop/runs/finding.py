@@ -15,7 +15,7 @@ def to_continue(resume: str, outputs: str, directory: str | None) -> RunDir | No
         if directory is not None and Path(directory).resolve() != run.path.resolve():
             raise UserError(
                 f"hydra.run.dir={directory}: a run that is continued stays where it is, in {run}. Leave "
-                f"hydra.run.dir out, or start a new run from it with extend={run}"
+                f"hydra.run.dir out, or start a new run from it with {run.shown('extend')}"
             )
         return run
     if directory is None:

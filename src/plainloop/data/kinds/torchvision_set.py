@@ -66,7 +66,7 @@ def torchvision_set(
     split: str,
     size: int | Sequence[int] | None = None,
     channels: int | None = None,
-    download: bool = True,
+    download: bool = False,
     arguments: Mapping[str, Any] | None = None,
 ) -> Dataset | None:
     """A classification set of torchvision's, from `root`, where it lies in torchvision's own layout or is downloaded
@@ -79,6 +79,7 @@ def torchvision_set(
         size: height and width of the images; None for the set's own where its images are all alike, else for one
             that suits them.
         channels: 1 for grey, 3 for colour; None for what they are.
+        download: fetch what isn't there. The options of data say so; of a run's own config it has to be typed anew.
         arguments: more of the class's own, as {"split": "letters"} of EMNIST or {"size": "160px"} of Imagenette.
 
     Returns:
@@ -183,12 +184,17 @@ def _opened(kind: Any, folder: Path, arguments: Mapping[str, Any], download: boo
     can_download = any(word in inspect.signature(kind).parameters for word in ("download", "kwargs"))
     off = {"download": False} if can_download and name != "ImageNet" else {}
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _nothing_outside():  # of ImageNet's archives, if they lie there
             return kind(str(folder), **arguments, **off)
     except Exception as error:  # torchvision's, struct's, pickle's: whatever it is, it is told
         _explain_missing_package(name, error)
         if isinstance(error, FileNotFoundError) or any(words in str(error) for words in MISSING):
-            return _downloaded(kind, folder, arguments, download and bool(off), error)
+            if off and not download:
+                raise UserError(
+                    f"{name} is not in {folder}. data.download=true fetches it from {address(kind)}; if it lies "
+                    "elsewhere: paths.data=FOLDER"
+                ) from error
+            return _downloaded(kind, folder, arguments, bool(off), error)
         if isinstance(error, ValueError | TypeError) and arguments and "Unknown value" in str(error):
             raise UserError(f"data.arguments: {name}: {first_line(error)}") from error
         raise UserError(

@@ -17,10 +17,11 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
-from plainloop.build import check_arguments, factory, refuse_a_runs_own
+from plainloop.build import check_arguments, factory
 from plainloop.errors import UserError, did_you_mean, first_line, listed, origin, out_of_memory
 from plainloop.models.zoo.pretrained import first_convolution, replace_first_convolution
 from plainloop.places import ROOT
+from plainloop.trust import refuse_a_runs_own
 
 MOVING = ("main", "master", "HEAD", "develop", "dev", "trunk")  # names of branches, which are other code tomorrow
 GITHUB = re.compile(r"([\w.-]+)/([\w.-]+)(?::([^:\s]+))?")

@@ -1,0 +1,133 @@
+"""What may be imported: to import a module is to execute it, and a run directory may be a stranger's.
+
+A run directory is data: no module in it is ever imported. And what a run's own config names is imported only where it
+was installed or lies in the checkout's src/; beside what the command line and the user's own configs name.
+docs/security.md says what follows from that.
+"""
+
+import contextlib
+import functools
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from plainloop.errors import UserError
+from plainloop.places import ROOT
+
+
+def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
+    """A run directory, which may be a stranger's, is data: nothing in it, or beside it in a folder `outputs`, is
+    imported. Raises UserError."""
+    if place in ("built-in", "frozen"):  # what Python says of its own
+        return
+    here = Path.cwd().resolve()
+    inside = Path(place).resolve() if place else here
+    for folder in (inside, *inside.parents):
+        is_above = folder == here or folder in here.parents  # the working directory may itself lie in a run directory
+        if (folder.name == "outputs" and not is_above) or (folder / "composed.yaml").is_file():
+            raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
+
+
+# What may be named beside: by the command line and the user's own configs. None: no run's config is being built.
+_named: ContextVar[frozenset[str] | None] = ContextVar("named", default=None)
+
+
+@contextlib.contextmanager
+def from_a_run(named: Iterable[str]) -> Iterator[None]:
+    """While the config of a run directory is built, which may be a stranger's, nothing is imported but what was
+    installed (of other people's packages: to import some of Python's own is to start a program) and what lies in the
+    checkout's src/; and no data set is built but of ours and of src/, since others may download and write.
+
+    Args:
+        named: what is imported nevertheless, by its dotted name.
+    """
+    token = _named.set(frozenset(named))
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
+def names_to_trust(config: Any) -> list[str]:
+    """The names in a plain config that need the user's word (`trust=[...]`) when it is a run's own; with those that
+    have needed it already."""
+
+    def names(node: Any, slot: str) -> Iterator[str]:
+        if isinstance(node, dict | list):
+            for name, value in node.items() if isinstance(node, dict) else ((slot, value) for value in node):
+                yield from names(value, slot or str(name))
+        elif isinstance(node, str) and _needs_trust(node, slot):
+            yield node
+
+    return list(dict.fromkeys([*config.get("trust", ()), *names(config, "")]))
+
+
+def _needs_trust(path: str, slot: str) -> bool:
+    """Whether a word is the name of a class or function that was imported from where no run's config may name it."""
+    parts = path.split(".")
+    names = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+    modules = [sys.modules[name] for name in names if name in sys.modules]
+    found: Any = modules[-1] if modules else None
+    for part in parts[len(modules) :]:
+        found = getattr(found, part, None)
+    if not callable(found):
+        return False
+    files = [getattr(module, "__file__", None) for module in modules]
+    return not (_is_plain(path) and all(map(_is_installed, files))) or (slot == "data" and is_others(files[-1]))
+
+
+def is_named(path: str) -> bool:
+    named = _named.get()
+    return named is None or path in named
+
+
+def may_be_named(path: str, place: str | Path | None) -> bool:
+    """Whether a run's own config may name what lies in this place."""
+    return _is_plain(path) and _is_installed(place)
+
+
+def _is_plain(path: str) -> bool:
+    """Neither Python's own nor what a package keeps for itself or runs as a program."""
+    parts = path.split(".")
+    return parts[0] not in sys.stdlib_module_names and not any(part.startswith("_") for part in parts)
+
+
+def _is_ours(place: str | Path | None) -> bool:
+    return place is not None and any(Path(place).resolve().is_relative_to(each) for each in _our_places())
+
+
+def is_others(place: str | Path | None) -> bool:
+    """Of a package that was installed, and isn't ours."""
+    return place is not None and not _is_ours(place) and _is_installed(place)
+
+
+def _is_installed(place: str | Path | None) -> bool:
+    """Of a package without a file of its own the folders are asked."""
+    return place is None or _is_ours(place) or any(Path(place).resolve().is_relative_to(each) for each in _packages())
+
+
+@functools.cache
+def _our_places() -> tuple[Path, ...]:
+    return Path(__file__).resolve().parent, ROOT / "src"
+
+
+@functools.cache
+def _packages() -> tuple[Path, ...]:
+    """Where pip, conda and the system put packages."""
+    found = {*site.getsitepackages(), site.getusersitepackages()}
+    found |= {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    return tuple(Path(place).resolve() for place in found)
+
+
+def whereabouts(name: str, place: str | Path | None) -> str:
+    if name in sys.stdlib_module_names:
+        return "Python's own"
+    return f"in {Path(place).parent}" if place and not _is_installed(place) else "a package's own affair"
+
+
+def trusting(names: Iterable[str]) -> str:
+    return f"'trust=[{','.join(dict.fromkeys(names))}]'"

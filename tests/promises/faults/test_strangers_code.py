@@ -1,0 +1,324 @@
+"""Nothing in a stranger's run directory is executed, whatever is asked of it: no module is imported that the user
+doesn't know, no process is started, no socket opened, and no file written but the run's own and the new run's.
+
+An audit hook of Python's sees all of that (https://peps.python.org/pep-0578/).
+"""
+
+import io
+import itertools
+import json
+import os
+import pickle
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import plainloop
+from plainloop.errors import MachineError, UserError
+from plainloop.runs.checkpoint import Checkpoints
+from tests.conftest import one_in
+from tests.promises.faults.fragile import sealed
+
+EVIL = "import pathlib\npathlib.Path('executed').touch()\nfrom plainloop.models import MLP as Net\n"
+WAYS: dict[str, Callable[[Path], object]] = {
+    "evaluate": lambda run: plainloop.evaluate(run, split="val"),
+    "load": plainloop.load_run,
+    "resume": lambda run: plainloop.train([f"resume={run}", "trainer.max_epochs=4"]),
+    "auto": lambda run: plainloop.train(["resume=auto", f"hydra.run.dir={run}"]),
+    "extend": lambda run: plainloop.train([f"extend={run}", "trainer.max_epochs=1"]),
+    "finetune": lambda run: plainloop.train(["model=mlp", "trainer.max_steps=1", f"finetune.weights={run}"]),
+}
+
+
+# --- what is seen ---------------------------------------------------------------------------------------------------
+
+STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.spawn")
+CONNECTS = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
+CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
+
+
+class Watch:
+    """What Python does meanwhile: processes, sockets, code from the run, files that are written elsewhere."""
+
+    def __init__(self) -> None:
+        self.found: list[str] | None = None
+        self.run = self.allowed = Path()
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.found is None:
+            return
+        found, self.found = self.found, None  # what is done here isn't watched
+        try:
+            if event == "subprocess.Popen" and arguments[1][:2] == ["git", "-C"]:
+                return  # what the checkout's commit is
+            if event in (*STARTS, *CONNECTS):
+                found.append(f"{event} {arguments!r:.200}")
+            elif event == "exec" and self.within(getattr(arguments[0], "co_filename", ""), self.run):
+                found.append(f"code of {arguments[0].co_filename}")
+            elif event == "open" and writes(arguments[2]) and not self.may_write(arguments[0]):
+                found.append(f"written: {arguments[0]}")
+            elif event in CHANGES and not all(self.may_write(path) for path in arguments[:2] if isinstance(path, str)):
+                found.append(f"{event} {arguments[:2]}")
+        finally:
+            self.found = found
+
+    @staticmethod
+    def within(path: Any, folder: Path) -> bool:
+        known = isinstance(path, str | bytes | os.PathLike)
+        return known and Path(os.path.abspath(os.fsdecode(path))).is_relative_to(folder)
+
+    def may_write(self, path: Any) -> bool:
+        """The run's own files, those of the new run, and what Python and torch keep of what they have compiled."""
+        own = isinstance(path, str) and ("__pycache__" in path or path.startswith(("/dev/", "/proc/")))
+        return own or isinstance(path, int) or self.within(path, self.run) or self.within(path, self.allowed)
+
+    @contextmanager
+    def over(self, run: Path) -> Iterator[list[str]]:
+        self.run, self.allowed, self.found = run.resolve(), Path("outputs").resolve(), []
+        found = self.found
+        try:
+            yield found
+        finally:
+            self.found = None
+
+
+def writes(flags: Any) -> bool:
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
+
+
+@pytest.fixture(scope="session")
+def watch() -> Watch:
+    hook = Watch()
+    sys.addaudithook(hook)  # for good: Python has no way to take it off
+    return hook
+
+
+def test_the_watch_sees(watch, tmp_path):
+    """Each kind, done on purpose."""
+    import socket
+    import subprocess
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "code.py").write_text("pass")
+    with watch.over(run) as found:
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        with socket.socket() as one, suppress(OSError):
+            one.connect(("127.0.0.1", 9))
+        exec(compile("pass", str(run / "code.py"), "exec"))
+        (tmp_path / "elsewhere").write_text("")
+        (tmp_path / "elsewhere").unlink()
+        (run / "own").write_text("")
+    kinds = [line.split()[0] for line in found]
+    for kind in ("subprocess.Popen", "socket.connect", "code", "written:", "os.remove"):
+        assert kind in kinds
+    assert not any("own" in line for line in found)
+
+
+# --- what a stranger would try ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strangers(short_run: plainloop.Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(short_run.path, tmp_path / "shared" / "run"))
+
+
+def edited(change: Callable[[Any], None]) -> Callable[[Path], None]:
+    """The run's config, changed as a text editor would."""
+
+    def plant(run: Path) -> None:
+        for name in ("composed.yaml", "config.yaml"):
+            cfg = OmegaConf.load(run / name)
+            OmegaConf.set_struct(cfg, False)
+            change(cfg)
+            OmegaConf.save(cfg, run / name)
+
+    return plant
+
+
+def names(target: str, slot: str = "model") -> Callable[[Path], None]:
+    """A `_target_`, with files of evil code wherever it could be looked for."""
+
+    def change(cfg: Any) -> None:
+        node = {"_target_": target}
+        cfg.trust = [target]
+        if slot in ("callbacks", "metrics", "logger"):
+            cfg[slot] = {**(cfg[slot] or {}), "mine": node}
+        elif slot.partition(".")[2]:
+            values = {"loader.collate_fn": target, "transforms.train": [node]}
+            OmegaConf.update(cfg, slot, values.get(slot, node), force_add=True)
+        else:
+            cfg[slot] = node if slot in ("model", "data") else {**cfg[slot], **node}
+
+    def plant(run: Path) -> None:
+        for folder in (Path(), run, run.parent, run / "checkpoints"):
+            (folder / "helper.py").write_text(EVIL)
+            (folder / "test_helper.py").write_text(EVIL)
+        edited(change)(run)
+
+    return plant
+
+
+def replaced(name: str, content: Callable[[Path], bytes]) -> Callable[[Path], None]:
+    def plant(run: Path) -> None:
+        path = Checkpoints(run / "checkpoints").all()[0] if name == "the newest" else run / name
+        path.write_bytes(content(run))
+
+    return plant
+
+
+class Executes:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def in_torchs_format(run: Path) -> bytes:
+    file = io.BytesIO()
+    torch.save({"model": Executes(), "position": {"step": 99}}, file)
+    return sealed(file.getvalue())
+
+
+def shape_bomb(run: Path) -> bytes:
+    """A file of torch's that is small, and whose one tensor has a stride of nothing: 8 TB, if it were copied."""
+    file = io.BytesIO()
+    torch.save({"model": {"layers.0.weight": torch.zeros(1).expand(10**12)}, "position": {"step": 99}}, file)
+    return sealed(file.getvalue())
+
+
+def one_part_many_times(run: Path) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as parts:
+        parts.writestr("archive/data.pkl", bytes(1 << 24))
+    return sealed(file.getvalue())
+
+
+PLACES = ("model", "data", "loss", "optimizer", "scheduler", "task", "metrics", "callbacks", "logger", "trainer",
+          "loader.collate_fn", "loader.sampler", "transforms.train")  # fmt: skip
+# Each would start something when it is imported, or as a data set writes.
+STARTED = ("venv.__main__.X", "unittest.__main__.X", "test.__main__.X", "idlelib.idle.X", "pip.__main__.X",
+           "antigravity.X", "this.X", "torch.utils.bottleneck.__main__.X", "lib2to3.__main__.X",
+           "helper._x.X")  # fmt: skip
+ATTACKS: dict[str, Callable[[Path], None]] = {
+    **{f"{slot}: beside the run": names("helper.Net", slot) for slot in PLACES},
+    "model: in a folder of the working directory": names("shared.helper.Net"),
+    "model: in the run": names("shared.run.helper.Net"),
+    **{f"model: {name}": names(name) for name in STARTED},
+    **{f"data: {name}": names(f"torchvision.datasets.{name}", "data") for name in ("MNIST", "SBDataset")},
+    "data: downloaded": edited(lambda cfg: cfg.update({"data": {
+        "_target_": "plainloop.data.torchvision_set", "name": "MNIST", "root": "elsewhere", "download": True}})),
+    "model: a repository in the run": edited(lambda cfg: cfg.update({"trust": ["shared/run"], "model": {
+        "_target_": "plainloop.models.hub_model", "repo": "shared/run", "entrypoint": "Net"}})),
+    "model: a repository of the internet's": edited(lambda cfg: cfg.update({"trust": ["a/b:v1"], "model": {
+        "_target_": "plainloop.models.hub_model", "repo": "a/b:v1", "entrypoint": "Net"}})),
+    "model: weights of the internet's": edited(lambda cfg: cfg.update({"model": {
+        "_target_": "plainloop.models.torchvision_model", "name": "resnet18", "weights": "DEFAULT",
+        "num_classes": 10, "in_channels": 1}})),
+    "finetune: weights of another": edited(lambda cfg: cfg.finetune.update({"weights": "/etc/passwd"})),
+    "paths: written elsewhere": edited(lambda cfg: cfg.paths.update({"outputs": "elsewhere"})),
+    "name: leads elsewhere": edited(lambda cfg: cfg.update({"name": "../../elsewhere"})),
+    "trainer: a trace that is written": edited(lambda cfg: cfg.trainer.update({"profile": True})),
+    "the newest checkpoint: a pickle": replaced("the newest", lambda run: sealed(pickle.dumps(Executes()))),
+    "the newest checkpoint: torch's": replaced("the newest", in_torchs_format),
+    "best.pt: torch's": replaced("checkpoints/best.pt", in_torchs_format),
+    "best.pt: of 4 TB": replaced("checkpoints/best.pt", shape_bomb),
+    "best.pt: compressed": replaced("checkpoints/best.pt", one_part_many_times),
+    "metrics.json: a pickle": replaced("metrics.json", lambda run: pickle.dumps(Executes())),
+    "metrics.json: names that lead elsewhere": replaced(
+        "metrics.json", lambda run: json.dumps({"../../elsewhere": 1.0, "best/step": "1; touch executed"}).encode()),
+    "history.jsonl: what is no record": replaced("history.jsonl", lambda run: b"[" * 100_000),
+    "metrics.json: deep": replaced("metrics.json", lambda run: b"[" * 100_000),
+    "splits.json: places that nobody has": replaced(
+        "splits.json", lambda run: json.dumps({"train": [-1, 10**9], "val": ["x"], "test": None}).encode()),
+    "overrides.yaml: calls": replaced(
+        "overrides.yaml", lambda run: b"- !!python/object/apply:os.system ['touch executed']\n"),
+    "environment.json: another shape": replaced("environment.json", lambda run: b'{"resumed": 3}'),
+}  # fmt: skip
+
+
+@pytest.fixture
+def far_from_all(monkeypatch) -> Iterator[None]:
+    """Nothing that an attack imports stays, and the working directory is where modules are looked for."""
+    monkeypatch.syspath_prepend("")
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("helper", "shared", "venv", "unittest", "idlelib", "pip", "antigravity", "this"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(("attack", "way"), one_in(11, itertools.product(ATTACKS, WAYS)))
+def test_nothing_of_a_strangers_is_executed(attack, way, strangers, watch, far_from_all):
+    """It is refused in a line or two, or the run is used and the attack means nothing in it."""
+    ATTACKS[attack](strangers)
+    before = {name for name in sys.modules if name.split(".")[0] in ("helper", "shared", "venv", "idlelib", "pip")}
+    said = ""
+    with watch.over(strangers) as found:
+        try:
+            WAYS[way](strangers)
+        except (UserError, MachineError) as error:
+            said = str(error)
+    assert found == [], "\n".join(found)
+    assert len(said.splitlines()) <= 3
+    assert len(said) < 1000
+    assert not list(Path().glob("**/executed"))
+    assert not list(Path().glob("**/elsewhere*"))
+    after = {name for name in sys.modules if name.split(".")[0] in ("helper", "shared", "venv", "idlelib", "pip")}
+    assert after == before
+
+
+@pytest.mark.parametrize("place", one_in(3, [name for name in ATTACKS if name.endswith("beside the run")]))
+@pytest.mark.parametrize("way", one_in(2, ["evaluate", "resume"]))
+def test_what_lies_beside_a_run_has_to_be_trusted(place, way, strangers, far_from_all):
+    """It is refused by name, with the word that allows it."""
+    if way == "evaluate" and place.partition(":")[0] in ("callbacks", "logger", "optimizer", "scheduler", "trainer"):
+        return  # which an evaluation doesn't build
+    ATTACKS[place](strangers)
+    with pytest.raises(UserError, match=r"'trust=\[helper\.Net\]'|isn't|is not|can't change") as error:
+        WAYS[way](strangers)
+    assert "helper.Net" in str(error.value)
+
+
+OWN = "from plainloop.models import MLP\n\n\nclass Net(MLP):\n    pass\n"
+
+
+def test_what_is_trusted_is_imported(far_from_all):
+    """One's own model in the working directory, named anew when a run's own config has it."""
+    Path("ownmodel.py").write_text(OWN)
+    run = plainloop.train(["model._target_=ownmodel.Net", "trainer.max_steps=2", "logger=none"])
+    trust, own = ["trust=[ownmodel.Net]"], {"val/loss": run.metrics["val/loss"]}
+    for way, trusted in (
+        (lambda *words: plainloop.evaluate(run.path, split="val", overrides=words), own),
+        (lambda *words: plainloop.train([f"resume={run.path}", "trainer.max_steps=4", *words]).metrics, {"steps": 4}),
+        (lambda *words: plainloop.train([f"extend={run.path}", "trainer.max_steps=1", *words]).metrics, {"steps": 1}),
+    ):
+        del sys.modules["ownmodel"]
+        with pytest.raises(UserError, match=r"this is in .*\n.*'trust=\[ownmodel\.Net\]'"):
+            way()
+        assert "ownmodel" not in sys.modules
+        assert way(*trust).items() >= trusted.items()
+    del sys.modules["ownmodel"]
+
+
+@pytest.mark.slow
+def test_typed_ones_own_model_is_trusted_by_the_printed_commands(type_command, tmp_path):
+    """The lines below `next` are typed as they stand."""
+    import shlex
+
+    (tmp_path / "ownmodel.py").write_text(OWN)
+    done = type_command("train.py", "model._target_=ownmodel.Net", "trainer.max_epochs=1")
+    assert done.status == 0, done.err
+    shown = [line.strip().removeprefix("next").strip() for line in done.out.splitlines()]
+    printed = [shlex.split(line) for line in shown if line.startswith("python ")]
+    assert len(printed) == 2
+    for _, script, *words in printed:
+        again = type_command(Path(script).name, *words)
+        assert again.status == 0, again.err
+        assert "trust=[ownmodel.Net]" in words
