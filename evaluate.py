@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 # This checkout's src/ first, then the folder where the command is typed (for modules of your own).
-sys.path[:1] = [str(Path(__file__).resolve().parent / "src"), str(Path.cwd())]
+sys.path[:1] = [str(Path(__file__).resolve().parent / "src"), ""]
 
 from plainloop.commands.cli import door
 from plainloop.config.schema import EvaluateConfig

@@ -40,14 +40,14 @@ SHORT = [*kill.WORDS, "trainer.max_epochs=2"]  # 30 steps
 
 
 @pytest.mark.slow
-def test_six_kills_at_random_instants_leave_no_trace(tmp_path):
-    words = ["--kills", "6", "--epochs", "3", "--json", str(tmp_path / "figures.json")]
+def test_three_kills_at_random_instants_leave_no_trace(tmp_path):
+    words = ["--kills", "3", "--epochs", "2", "--json", str(tmp_path / "figures.json")]
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks/kill.py"), *words], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     tally = json.loads((tmp_path / "figures.json").read_text())
-    assert tally["kills"] == 6
+    assert tally["kills"] == 3
     assert tally["finished"] > 0
     assert not any(tally[what] for what in ("damaged", "differing", "orphans", "refused"))
 
@@ -100,7 +100,7 @@ def killed(folder: Path, words: list[str], workers: int = 0) -> Any:
 
 
 @pytest.mark.slow
-def test_after_five_kills_the_history_has_every_step_once(tmp_path):
+def test_after_three_kills_the_history_has_every_step_once(tmp_path):
     """Each comes some steps behind a checkpoint, so that there is something to cut off."""
     kill.prepare(tmp_path)
     (tmp_path / "held.py").write_text(HELD)
@@ -111,7 +111,7 @@ def test_after_five_kills_the_history_has_every_step_once(tmp_path):
         "trainer.max_epochs=4",
         "checkpoint.every_steps=7",
     ]
-    for workers, step, saved in ((0, 11, 7), (1, 20, 15), (2, 34, 30), (0, 40, 35), (4, 53, 49)):
+    for workers, step, saved in ((0, 11, 7), (2, 34, 30), (1, 53, 49)):
         (tmp_path / "until").write_text(str(step))
         life = killed(tmp_path, words, workers)
         assert kill.records(life.run)[-1]["step"] == step
@@ -127,7 +127,7 @@ def test_after_five_kills_the_history_has_every_step_once(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("save", [1, 6, 7], ids=["before the first checkpoint", "at an epoch's end", "behind it"])
+@pytest.mark.parametrize("save", [6, 7], ids=["at an epoch's end", "behind it"])
 def test_tensorboard_shows_each_record_once(save, tmp_path):
     """Saved are steps 3, 6, 9, 12, 15, 15 (with the validation) and 18. What TensorBoard was given for a checkpoint
     that never came to be is void, also where it belongs to the very step of the one before."""
@@ -143,6 +143,7 @@ def test_tensorboard_shows_each_record_once(save, tmp_path):
     assert kill.wrong_curves(again.run) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("longer", one_in(2, [True, False]))
 def test_a_run_killed_before_its_result_was_written_measures_it_when_resumed(longer, monkeypatch, capsys):
     """Also one that was trained longer, and has the result of its shorter life."""

@@ -317,10 +317,8 @@ def test_a_signal_while_the_workers_start_waits_for_them(number, workers, typed,
     [
         ("SIGINT", "SIGINT", "group", "forkserver", "train"),
         ("SIGTERM", "SIGTERM", "main", "fork", "train"),
-        ("SIGTERM", "SIGTERM", "group", "spawn", "val"),
         ("SIGINT", "SIGTERM", "main", "forkserver", "val"),
         ("SIGTERM", "SIGINT", "main", "none", "save"),
-        ("SIGINT", "SIGINT", "group", "none", "train"),
     ],
     ids=lambda word: word,
 )
@@ -347,7 +345,7 @@ def test_a_second_signal_ends_it_at_once(first, second, target, workers, hold, t
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "hold"),
-    [("fork", "train"), ("spawn", "train"), ("forkserver", "train"), ("spawn", "start"), ("forkserver", "start")],
+    [("fork", "train"), ("forkserver", "train"), ("spawn", "start")],
 )
 def test_what_loads_ends_with_a_main_process_that_was_killed(workers, hold, typed, resume, whole):
     """In the middle of a sample at once, and while it is being started as soon as it has been; and then nobody holds
@@ -369,9 +367,7 @@ def test_what_loads_ends_with_a_main_process_that_was_killed(workers, hold, type
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("target", "workers"), [("main", "none"), ("group", "fork"), ("group", "spawn"), ("group", "forkserver")]
-)
+@pytest.mark.parametrize(("target", "workers"), [("main", "none"), ("group", "forkserver")])
 def test_sigusr1_saves_and_goes_on(target, workers, typed, whole):
     """Where nothing but an epoch's end is saved otherwise, every 5 steps."""
     run = typed("checkpoint.every_steps=null", workers=workers, hold="train")
@@ -440,6 +436,7 @@ def test_a_run_directory_that_is_half_made_is_started_anew(number, typed, resume
 QUICK = ["model.dropout=0.3", "trainer.log_every=7", "logger=none"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("length", "last"),
     one_in(3, [("trainer.max_steps=60", 60), ("trainer.stop_below=99", 40), ("trainer.max_epochs=1", 40)]),

@@ -44,6 +44,15 @@ def door(schema: type[Command]) -> Callable[[Main], Callable[[], None]]:
     return decorate
 
 
+def is_there() -> bool:
+    """Whether the working directory exists."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def end_children() -> None:
     """After a failure a loading process may hang for good. To be called while the error, and so the loader, is still
     held: torch would wait 5 s for each process when it cleans up, and Python for as long as it takes."""
@@ -59,6 +68,8 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them: explain() does that
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else torch's profiler tells of GPUs that aren't there
     guard_argparse()
+    if not is_there():
+        return shown(UserError("the working directory is gone, deleted or replaced: cd to another one first."))
     if hasattr(signal, "SIGUSR1") and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
         signal.signal(signal.SIGUSR1, lambda number, frame: None)  # "save and go on", and there is nothing yet
     failures: list[Exception] = []
@@ -86,7 +97,8 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
         _check_flags(words, schema.door)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("torchrun: training on several processes isn't built yet; start one: python train.py ...")
-        overrides = _overrides_only(words)
+        overrides, flags = _parted(words)
+        sys.argv[1:] = [*flags, *overrides]  # argparse wants them together
         complaints.check_overrides(overrides, schema)
         if "-m" in words or "--multirun" in words:
             return 1 if any(trial.failure for trial in sweep.run(overrides, function)) else 0
@@ -133,18 +145,16 @@ def _check_flags(words: list[str], name: str) -> None:
         raise UserError("--cfg shows one config and -m trains several: leave one of them out.")
 
 
-def _overrides_only(words: list[str]) -> list[str]:
-    """The command line without Hydra's own flags and their values."""
-    kept, skip = [], False
+def _parted(words: list[str]) -> tuple[list[str], list[str]]:
+    """The overrides of a command line; and Hydra's own flags, with their values."""
+    overrides: list[str] = []
+    flags: list[str] = []
+    is_value = False
     for word in words:
-        flag = word.partition("=")[0]
-        if skip:
-            skip = False
-        elif flag in FLAGS:
-            skip = word in FLAGS_WITH_VALUE
-        else:
-            kept.append(word)
-    return kept
+        is_flag = is_value or word.partition("=")[0] in FLAGS
+        (flags if is_flag else overrides).append(word)
+        is_value = not is_value and word in FLAGS_WITH_VALUE
+    return overrides, flags
 
 
 def help_text(schema: type[Command]) -> str:

@@ -132,7 +132,8 @@ def _prepared(
             if warning:
                 console.say(f"warning: {warning}")
         hints = not is_trial and not config.choices.get("debug")
-        return _train(run, session, trainer, loggers, identity, hints, origin.state["seconds"] if continued else 0.0)
+        earlier = origin.state["seconds"] if continued else 0.0
+        return _train(run, session, trainer, loggers, identity, hints, trust, earlier)
     finally:
         RunDir.unlock(lock)
 
@@ -206,12 +207,14 @@ def _train(
     loggers: dict[str, Logger],
     identity: dict[str, Any],
     hints: bool,
+    trust: Sequence[str],
     earlier: float,
 ) -> Run:
     """From an assembled trainer and an empty (or resumed) run directory to the result.
 
     Args:
         identity: the fingerprint that every checkpoint bears.
+        trust: the word `trust=[...]` that the commands need which go on from it.
         earlier: the seconds that a resumed run has had before.
     """
     cfg, console = session.config, loggers["console"]
@@ -227,7 +230,7 @@ def _train(
     trainer.hooks.save, trainer.hooks.due = save, checkpoints.due
     started = time.perf_counter()
     try:
-        with explained(run, *terminal.trust_words(session)), obeying_signals(trainer, checkpoints):
+        with explained(run, *trust), obeying_signals(trainer, checkpoints):
             described = plain(session.composed)
             for logger in loggers.values():
                 logger.open(run, copy.deepcopy(described), trainer.step)
@@ -248,7 +251,7 @@ def _train(
                 logger.result(metrics, trainer.step)
             # Last: it is what says that the run is finished.
             atomic.replace_text(run.metrics, json.dumps(plain_numbers(metrics), indent=2) + "\n")
-        terminal.say_result(run, session, trainer, metrics, console, hints)
+        terminal.say_result(run, session, trainer, metrics, console, hints, trust)
         return Run(run.path, session, metrics)
     except (UserError, MachineError) as error:
         with contextlib.suppress(OSError):

@@ -16,7 +16,15 @@ from plainloop.data.dataset import asked, size
 from plainloop.data.fetch import Fetch, Fetched, as_given, hint_to_skip
 from plainloop.data.order import BatchOrder, Requests
 from plainloop.data.stream import Stream
-from plainloop.data.workers import Prepared, default_start_method, default_workers, end, signals_held, watch
+from plainloop.data.workers import (
+    Prepared,
+    default_start_method,
+    default_workers,
+    end,
+    refuse_unguarded_scripts,
+    signals_held,
+    watch,
+)
 from plainloop.errors import MachineError, UserError
 
 
@@ -221,11 +229,14 @@ def _of_workers(section: schema.Loader, dataset: Dataset, count: int | None) -> 
     workers = workers if count is None else min(workers, -(-count // section.batch_size))
     if not workers:
         return {}
+    how = section.multiprocessing_context or default_start_method()
+    if how != "fork":
+        refuse_unguarded_scripts()
     return {
         "num_workers": workers,
         "prefetch_factor": section.prefetch_factor,
         "persistent_workers": True if section.persistent_workers is None else section.persistent_workers,
         "timeout": 300 if section.timeout is None else section.timeout,
         "worker_init_fn": Prepared(section.worker_init_fn),
-        "multiprocessing_context": section.multiprocessing_context or default_start_method(),
+        "multiprocessing_context": how,
     }

@@ -1,5 +1,6 @@
 """The processes that load: how many there are, how they start, and what signals do to them."""
 
+import ast
 import atexit
 import functools
 import multiprocessing
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from plainloop import seeding
 from plainloop.data.dataset import asked
+from plainloop.errors import UserError
 
 
 def default_workers(dataset: Dataset, seconds: float = 5.0) -> int:
@@ -41,6 +43,25 @@ def default_start_method() -> str:
     """One start method on every Python version: forkserver where there is one (fork copies held locks and
     CUDA's state), else spawn."""
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def refuse_unguarded_scripts() -> None:
+    """Processes that are started anew import the script that started them: one that trains as it is imported would
+    begin anew in each. Raises UserError."""
+    frame: Any = sys._getframe()
+    while frame is not None and not (frame.f_code.co_name == "<module>" and frame.f_globals["__name__"] == "__main__"):
+        frame = frame.f_back
+    file = frame.f_globals.get("__file__") if frame is not None else None
+    if file is None or not os.path.isfile(file):  # a notebook, python -c
+        return
+    with open(file, encoding="utf-8") as script:
+        statements = ast.parse(script.read()).body
+    here = [each for each in statements if each.lineno <= frame.f_lineno <= (each.end_lineno or each.lineno)]
+    if here and not (isinstance(here[0], ast.If) and "__name__" in ast.unparse(here[0].test)):
+        raise UserError(
+            f"{file}, line {frame.f_lineno}: a loading process imports this script, and would start all of this again. "
+            'Put what it does\nbelow a line  if __name__ == "__main__":  (or set loader.num_workers=0)'
+        )
 
 
 # Those that a terminal or a cluster sends to the whole process group: they are the main process's to obey.

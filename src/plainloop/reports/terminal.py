@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -135,7 +135,13 @@ def say_memory(session: Session, trainer: Trainer, console: Console) -> None:
 
 
 def say_result(
-    run: RunDir, session: Session, trainer: Trainer, metrics: dict[str, float], console: Console, hints: bool
+    run: RunDir,
+    session: Session,
+    trainer: Trainer,
+    metrics: dict[str, float],
+    console: Console,
+    hints: bool,
+    trust: Sequence[str],
 ) -> None:
     """The result of a run, and what to type next."""
     console.say(f"done    {trainer.reason}, {metrics['seconds']:.1f} s")
@@ -154,14 +160,13 @@ def say_result(
         console.say(f"best    no validation split: the last weights stand (train loss {metrics['train/loss']:.6g})")
     console.say(f"run     {run}")
     if hints:
-        console.say(f"next    {_indented(_next_commands(run, session, trainer)).lstrip()}")
+        console.say(f"next    {_indented(_next_commands(run, session, trainer, trust)).lstrip()}")
 
 
-def _next_commands(run: RunDir, session: Session, trainer: Trainer) -> str:
+def _next_commands(run: RunDir, session: Session, trainer: Trainer, trust: Sequence[str]) -> str:
     """To measure it again, to train longer, to watch it."""
     split = next(name for name in ("test", "val", "train") if session.data[name] is not None)
     words = [run.word("run")] if split == "test" else [run.word("run"), f"split={split}"]
-    trust = trust_words(session)
     longer = "extend" if depends_on_length(session.config) or trainer.stopped else "resume"
     epochs = session.config.trainer.max_epochs * (1 if longer == "extend" else 2)
     return "\n".join(

@@ -7,6 +7,7 @@ from plainloop.errors import UserError
 from tests.conftest import copy_configs
 
 
+@pytest.mark.slow
 def test_an_option_of_data_that_builds_on_another_is_looked_at(tmp_path, monkeypatch):
     option = copy_configs(tmp_path, monkeypatch) / "data" / "small.yaml"
     option.write_text("# @package _global_\ndefaults:\n  - digits\n  - _self_\nloader:\n  batch_size: 16\n")
@@ -15,6 +16,7 @@ def test_an_option_of_data_that_builds_on_another_is_looked_at(tmp_path, monkeyp
         plainloop.train(["model=rnn"])
 
 
+@pytest.mark.slow
 def test_a_task_that_an_option_takes_over_counts(tmp_path, monkeypatch):
     """One that builds on `one_string` is for a model of sequences, as that is."""
     configs = copy_configs(tmp_path, monkeypatch)

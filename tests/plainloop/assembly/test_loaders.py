@@ -66,6 +66,7 @@ def test_balanced_draws_every_class_as_often(pets):
     assert stats.chisquare(dogs.numpy()).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_samples_without_a_label_are_not_drawn():
     """Else a label that the loss passes over would be drawn as often as a class."""
     targets = torch.tensor([0, -100, 7, -100, 0, 0, 1])
@@ -334,6 +335,7 @@ def test_workers_are_initialised_by_a_function_that_is_named(pets, tmp_path):
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluation_has_a_batch_size_of_its_own():
     """Which changes its batches, and not what is measured."""
     words = ["data=fake", "data.count=200", "data.size=8", "model.channels=[8]", "logger=none", "trainer.max_epochs=1"]
@@ -369,6 +371,7 @@ def test_evaluation_has_a_collate_function_of_its_own(pets, data):
 # --- data that is on the device already ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["data=digits"], ["data=digits", "loader.sampler=balanced"]], ids=str)
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_data_held_on_the_device_gives_the_same_run(words, device):

@@ -25,6 +25,7 @@ def digits(digits_command: Done, tmp_path: Path) -> Done:
     return dataclasses.replace(digits_command, folder=Path(shutil.copytree(digits_command.folder, tmp_path / "digits")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "checkpoint"), one_in(4, [("test", "best"), ("val", "best"), ("test", "last"), ("val", "last")])
 )
@@ -129,6 +130,7 @@ def test_load_run_gives_back_model_preprocess_data_and_config():
     assert len(again.history()) == len(run.history()) > 0
 
 
+@pytest.mark.slow
 def test_data_may_lie_elsewhere_when_a_run_is_evaluated(tmp_path: Path):
     run = trained()
     elsewhere = tmp_path / "moved"

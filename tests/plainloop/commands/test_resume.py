@@ -32,6 +32,7 @@ def test_a_longer_resumed_run_equals_one_that_was_never_interrupted():
     assert OmegaConf.load(run.path / "config.yaml").trainer.max_epochs == 4
 
 
+@pytest.mark.slow
 def test_resume_goes_on_within_an_epoch(monkeypatch: pytest.MonkeyPatch):
     """Stopped at step 61 of 80, in the middle of a log window, and resumed: the same bits as without a stop."""
     options = ["model.dropout=0.3", "scheduler=one_cycle", "optimizer.lr=1e-4", "trainer.log_every=7"]
@@ -87,6 +88,7 @@ def test_a_run_stopped_early_stays_stopped(capsys: pytest.CaptureFixture):
     assert "this run is finished (val/accuracy has not become better" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_happened_when_it_was_resumed_is_recorded():
     run = trained()
     plainloop.evaluate(run.path)
@@ -139,6 +141,7 @@ def test_splits_that_would_change_are_refused(tmp_path: Path):
         plainloop.evaluate(run.path)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_says_so(capsys: pytest.CaptureFixture):
     run = trained()
     again = plainloop.train([f"resume={run.path}"])
@@ -177,6 +180,7 @@ def test_extend_is_a_new_run_from_the_weights_with_a_schedule_of_its_own():
     assert float(state["step"]) == 5 * 40  # Adam's own count goes on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "interval"),
     one_in(3, [("cosine", "step", "epoch"), ("cosine", "plateau", "validation"), ("plateau", "cosine", "step")]),
@@ -207,6 +211,7 @@ def test_an_extended_run_keeps_its_optimizers_and_what_each_of_them_has(before, 
         plainloop.train([f"extend={run.path}", typed])
 
 
+@pytest.mark.slow
 def test_extend_takes_the_last_weights_and_moments():
     """One step with a rate of zero leaves the weights where the old run ended."""
     run = trained()

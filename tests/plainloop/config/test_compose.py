@@ -244,7 +244,7 @@ def test_a_key_says_when_it_may_change_in_words_that_are_known(command):
         assert set(said.split()) <= {"resume", "inexact", "extend", "evaluate"}
 
 
-MOVED = "paths.* data.path data.val data.test"
+MOVED = "paths.* data.path data.val data.test data.download"
 
 
 @pytest.mark.parametrize(

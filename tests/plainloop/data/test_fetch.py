@@ -26,6 +26,7 @@ def by(workers: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [everything(batches.epoch(*position)) for position in ((0,), (1,), (1, 2))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [slow(1), 2])
 def test_workers_do_not_matter(workers):
     """Samples, their order and their augmentation (torch's, NumPy's and Python's) are the same, bit for bit."""

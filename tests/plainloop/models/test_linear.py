@@ -44,6 +44,7 @@ def test_inputs_are_flattened_and_zeros_are_zeros():
     assert not any(parameter.any() for parameter in BareLinear(6, 4, zero_init=True).parameters())
 
 
+@pytest.mark.slow
 def test_a_run_with_it_is_a_run_with_nn_linear():
     """model=bare_linear and model=linear end with the same bits."""
     words = ["trainer.max_epochs=2", "logger=none"]

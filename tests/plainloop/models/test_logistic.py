@@ -59,6 +59,7 @@ def test_nothing_overflows(logit):
         torch.testing.assert_close(*seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", one_in(2, [["loader.batch_size=17", "optimizer.lr=0.5", "trainer.max_epochs=10"], []])
 )

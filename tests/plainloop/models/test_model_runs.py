@@ -48,6 +48,7 @@ def last_loss(run: Any) -> float:
     return [record["train/loss"] for record in run.history() if "train/loss" in record][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_in(5, RUNS))
 def test_it_trains_and_is_found_again(name):
     """The run directory alone gives the run's numbers again, and a resumed run ends with the same weights."""

@@ -43,6 +43,7 @@ def test_a_block_is_torchvisions(channels, stride):
     assert_equal_with_gradients(block, reference, torch.randn(3, channels[0], 9, 8))
 
 
+@pytest.mark.slow
 def test_of_large_images_it_is_torchvisions_resnet18_with_a_smaller_stem():
     """Images of 96 pixels, four stages of two blocks, 64 channels in the first."""
     from torchvision.models import resnet18

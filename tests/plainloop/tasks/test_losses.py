@@ -178,6 +178,7 @@ def test_tasks_and_the_table_agree():
         assert sorted(set(listed) - {"manual_bce"}) == sorted(fitting(kind))
 
 
+@pytest.mark.slow
 def test_an_option_of_ones_own_needs_its_file_alone(tmp_path, monkeypatch):
     """A loss that no task lists isn't judged by its name, but by its class; and it can be a part of a sum."""
     folder = copy_configs(tmp_path, monkeypatch) / "loss"
@@ -490,6 +491,7 @@ def test_a_sum_and_its_gradient_are_those_written_by_hand():
     assert not any(part.requires_grad for part in task.parts().values())
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_sum_are_recorded():
     """At log points those of the newest batch, after validations and the test the means over the split, without their
     factors: as each loss alone would be, over the whole split."""
@@ -529,6 +531,7 @@ def test_at_a_log_point_of_one_step_the_parts_add_up():
             assert record["train/loss"] == pytest.approx(whole, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", one_in(2, [SUM, ["loss.weight=balanced", "trainer.accumulate_steps=2"]]))
 def test_a_resumed_run_ends_with_the_same_bits(words):
     """Cut after 7 of 20 steps, within an epoch and between two log points, against one that went through."""
@@ -655,6 +658,7 @@ def test_a_weighted_validation_is_one_weighted_mean(words, batch_size):
     assert run.metrics["val/loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_accumulated_window_is_a_batch_with_weights_too():
     """Its gradient is that of the weighted mean over all of its samples; and so is the epoch's mean."""
     words = [
@@ -672,6 +676,7 @@ def test_an_accumulated_window_is_a_batch_with_weights_too():
     assert means[0] == pytest.approx(means[1], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", one_in(2, ["loss.weight=balanced", "loss.parts={nll: {weight: balanced}, focal: 1}"]))
 def test_the_same_words_start_and_continue_a_run(word, tmp_path):
     """The config holds the numbers by then, and `balanced` typed again is no other weight."""
@@ -860,6 +865,7 @@ def test_losses_that_do_not_fit_are_refused(words, message, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_an_option_of_the_users_own_is_judged_by_what_it_names(monkeypatch, tmp_path):
     """configs/loss/smoothed.yaml with torch's cross-entropy fits a task whose list doesn't name it."""
     file = copy_configs(tmp_path, monkeypatch) / "loss/smoothed.yaml"

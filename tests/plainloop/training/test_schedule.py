@@ -395,6 +395,7 @@ def test_every_option_is_one_of_torchs():
     assert set(options.groups()["scheduler"]) == drawn
 
 
+@pytest.mark.slow
 def test_a_scheduler_is_resumed_with_its_function():
     """LambdaLR's function isn't in the checkpoint: it is named in the config."""
     words = ["model=linear", "scheduler=lambda", *LAMBDA, "trainer.limit_batches=2", "logger=none"]
@@ -429,6 +430,7 @@ def test_debug_schedule_draws_and_does_not_train(tmp_path):
     assert "lr/head" in (ran.path / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_debug_schedule_needs_to_know_the_length(tmp_path):
     (tmp_path / "lines.jsonl").write_text("".join(f'{{"x": {n}, "y": {n % 2}}}\n' for n in range(40)))
     words = ["debug=schedule", "data=stream", "data.path=lines.jsonl", "data.target=y", "data.features=[x]"]

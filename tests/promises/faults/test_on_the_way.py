@@ -42,7 +42,7 @@ TRAPS = [
     Trap("data stop", f"{FORK} loader.timeout=5", HANGS, typed=True),
     Trap("loss nan", "", ("the loss is nan", "step 6", "optimizer.lr", "trainer.max_grad_norm"), typed=True),
     Trap("loss inf", "trainer.log_every=1", ("the loss is", "step 6", "optimizer.lr")),
-    Trap("gradient inf", "", ("step 6", "optimizer.lr", "trainer.max_grad_norm"), typed=True),
+    Trap("gradient inf", "", ("step 6", "optimizer.lr", "trainer.max_grad_norm")),
     Trap("gradient nan", "trainer.log_every=50", ("the loss is nan", "epoch 2")),
     Trap("gradient inf", "trainer.log_every=50 trainer.max_grad_norm=1", ("the loss is nan", "epoch 2")),
     Trap("gradient nan", "trainer.log_every=50 checkpoint.every_steps=1", ("step 2 and aren't saved",)),

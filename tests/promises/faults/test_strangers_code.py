@@ -254,7 +254,7 @@ def far_from_all(monkeypatch) -> Iterator[None]:
             del sys.modules[name]
 
 
-@pytest.mark.parametrize(("attack", "way"), one_in(11, itertools.product(ATTACKS, WAYS)))
+@pytest.mark.parametrize(("attack", "way"), one_in(37, itertools.product(ATTACKS, WAYS)))
 def test_nothing_of_a_strangers_is_executed(attack, way, strangers, watch, far_from_all):
     """It is refused in a line or two, or the run is used and the attack means nothing in it."""
     ATTACKS[attack](strangers)

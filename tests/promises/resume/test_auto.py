@@ -66,6 +66,7 @@ def test_auto_refuses_another_command_line(words, message, uninterrupted, tmp_pa
     assert ("resume_inexact=true" in str(refused.value)) == (key == "loader.batch_size")  # where it would help
 
 
+@pytest.mark.slow
 def test_auto_takes_words_whose_values_were_decided(tmp_path, capsys):
     """`auto` stands in the command line, and what it came to in the run's config; BatchNorm drops a lone sample."""
     words = [
@@ -87,6 +88,7 @@ def test_auto_takes_words_whose_values_were_decided(tmp_path, capsys):
         plainloop.train([word.replace("monitor_mode=auto", "monitor_mode=min") for word in words])
 
 
+@pytest.mark.slow
 def test_paths_that_were_referred_to_may_change(tmp_path):
     """data.path=${paths.data}/x.csv goes with paths.data to another machine."""
     shutil.copytree(ROOT / "data", tmp_path / "moved")
@@ -104,6 +106,7 @@ def test_paths_that_were_referred_to_may_change(tmp_path):
     assert newest(run.path)["position"]["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_options_of_workers_where_none_were_needed(tmp_path):
     """Of how many nobody said anything, the data in memory needs none, and the options stay in the run's config."""
     words = [*own(data=InMemoryNoise), *STREAM, "trainer.max_epochs=1", "loader.multiprocessing_context=fork"]
@@ -134,6 +137,7 @@ def damage(file: Path) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path, capsys):
     """The run goes on from the one before, to the same end; where none is whole it never starts anew."""
     path = uninterrupted("smooth").interrupted(7, tmp_path)
@@ -161,6 +165,7 @@ def test_a_path_without_a_run_never_starts_one(given, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
+@pytest.mark.slow
 def test_another_directory_cannot_be_given_when_a_run_is_continued(uninterrupted, tmp_path):
     """It would be passed over in silence: the run stays where it is. A new one may lie anywhere."""
     path = uninterrupted("smooth").interrupted(7, tmp_path)

@@ -53,6 +53,7 @@ def test_an_average_leaves_the_training_alone():
         assert unequal(getattr(one, name).state_dict(), getattr(other, name).state_dict()) == []
 
 
+@pytest.mark.slow
 def test_validation_best_and_evaluate_use_the_average(uninterrupted):
     run = uninterrupted("smooth").path
     best = checkpoint.load(run / "checkpoints/best.pt")

@@ -58,12 +58,13 @@ def test_interrupted_at_every_boundary(name, uninterrupted, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smooth", "remembering"])
-def test_interrupted_at_every_boundary_with_workers(name, uninterrupted, tmp_path):
-    """Two processes load, and as many or others when it goes on; the truth is the run without any."""
+def test_interrupted_at_boundaries_with_workers(name, uninterrupted, tmp_path):
+    """Two processes load, and as many or others when it goes on; the truth is the run without any. (Every boundary is
+    tried above; here every third.)"""
     run = watched([*RUNS[name], *TWO], tmp_path)
     assert differences(uninterrupted(name).path, run.path) == []
     wrong = {}
-    for number, (path, workers) in enumerate(zip(run.copies, itertools.cycle([2, 2, 3, 1]), strict=False)):
+    for number, (path, workers) in enumerate(zip(run.copies[::3], itertools.cycle([2, 3, 1]), strict=False)):
         again = resumed(path, f"loader.num_workers={workers}")
         wrong[f"copy {number}, {workers} workers"] = differences(run.path, again)
     assert {where: found for where, found in wrong.items() if found} == {}

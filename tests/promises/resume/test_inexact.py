@@ -30,6 +30,7 @@ def sixteen(tmp_path_factory) -> Watched:
     return watched(words, tmp_path_factory.mktemp("sixteen"))
 
 
+@pytest.mark.slow
 def test_another_batch_size_is_refused_unless_it_is_meant(sixteen, tmp_path, capsys):
     path = sixteen.interrupted(7, tmp_path)
     for word in HALVES:

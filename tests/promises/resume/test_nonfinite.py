@@ -53,6 +53,7 @@ def poisoned_steps(trainer: Trainer, epochs: int, index: int = 25) -> list[int]:
     return [epoch * per_epoch + place // size + 1 for epoch, place in enumerate(places)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "optimizer"),
     one_in(

@@ -126,6 +126,7 @@ def test_what_is_not_needed_is_there_again(uninterrupted):
         assert saved["loggers"]["console"] == {}
 
 
+@pytest.mark.slow
 def test_the_seconds_go_on(uninterrupted, tmp_path):
     path = uninterrupted("smooth").interrupted(7, tmp_path)
     checkpoint.save(Checkpoints(path / "checkpoints").all()[0], {**newest(path), "seconds": 1000.0})

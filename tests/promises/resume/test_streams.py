@@ -23,6 +23,7 @@ from tests.promises.resume.runs import STREAM, Shuffling, own
 from tests.resuming import differences, records, resumed, unequal
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_interrupted_at_the_runs_end_ends_its_epoch(tmp_path, monkeypatch):
     """It has no length by which to know that the epoch's batches are used up."""
     words = [*own(data=Shuffling), *STREAM, "trainer.stop_below=100"]
@@ -135,6 +136,7 @@ def test_each_batch_is_decoded_by_its_own_process(workers):
     assert dataset.decoded.tolist() == [sum(sizes[w::walking]) if w < walking else 0 for w in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     one_in(
@@ -162,6 +164,7 @@ def test_workers_do_not_matter_to_a_stream(kind, options):
     assert set(torch.cat(truth)[:, 1].tolist()) == {1.0}  # it was told the epoch
 
 
+@pytest.mark.slow
 def test_epochs_of_a_stream_differ():
     """Its order, where it draws one, and its augmentation; with workers that live through both."""
     for workers in (0, 2):
@@ -262,6 +265,7 @@ def test_walking_a_stream_leaves_the_callers_numbers_alone(workers):
     assert (random.random(), numpy.random.rand(), float(torch.rand(()))) == expected
 
 
+@pytest.mark.slow
 def test_a_stream_without_a_length_ends_where_it_is_told(uninterrupted):
     """After so many epochs, which end where the data does, or after so many steps."""
     by_epochs, by_steps = (

@@ -84,6 +84,7 @@ def test_a_preprocessing_with_a_state_goes_on():
     assert whole.differences(fitted(make, fresh), before) != []
 
 
+@pytest.mark.slow
 def test_the_statistics_of_the_old_data_stay(uninterrupted, tmp_path, monkeypatch):
     """Where the data has changed and the user goes on all the same, the inputs are still measured by the old."""
     run = uninterrupted("smooth").interrupted(7, tmp_path)
@@ -157,6 +158,7 @@ class Mixing(Trainer):
         return super().train_step([(share * images, targets) for images, targets in window], logging)
 
 
+@pytest.mark.slow
 def test_a_step_of_ones_own_may_draw_from_any_library():
     make = trainers(f"trainer._target_={path_of(Mixing)}")
     whole = fitted(make)

@@ -48,6 +48,7 @@ LOADING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["console.progress=true"], *LOADING[:1]], ids=" ".join)
 def test_what_shows_and_what_loads_does_not_matter(words, uninterrupted, tmp_path):
     run = plainloop.train([*SMOOTH, "checkpoint.every_steps=1", f"hydra.run.dir={tmp_path}/run", *words])
@@ -91,6 +92,7 @@ def test_threads_do_not_matter_to_what_is_loaded():
     assert unequal(by_two, by_one) != []  # it would have mattered
 
 
+@pytest.mark.slow
 def test_validation_and_logging_leave_the_training_alone(uninterrupted, tmp_path):
     """However often: weights, buffers, averages, moments and rates are the same."""
     whole = newest(uninterrupted("smooth").path)

@@ -319,6 +319,7 @@ def test_a_folder_of_sounds_trains_from_one_command(tmp_path, capsys):
     assert plainloop.evaluate(run.path) == {key: run.metrics[key] for key in run.metrics if key.startswith("test/")}
 
 
+@pytest.mark.slow
 def test_the_spectrogram_is_fitted_on_the_training_sounds_and_kept(tmp_path):
     """Its mean and deviation are those of the training split, and those of a loaded run."""
     formats.write_tones(tmp_path / "sounds", {"low": 20, "high": 20})

@@ -403,6 +403,7 @@ def test_codes_stay_codes_to_be_embedded():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embed", [True, False])
 def test_the_encoder_can_be_exported_and_saved(embed):
     inputs = torch.tensor([[7.0, 5, 1, 3], [torch.nan, 1, 2, 2], [5, torch.nan, 0, 1]])
@@ -483,6 +484,7 @@ def test_loading_processes_change_nothing(patients):
         assert torch.equal(results[1].model.state_dict()[name], value)
 
 
+@pytest.mark.slow
 def test_errors_are_in_the_targets_own_unit(patients):
     """MAE and RMSE of two targets, by hand from the model's outputs: one is of thousands, the other of a few, and they
     aren't mixed."""

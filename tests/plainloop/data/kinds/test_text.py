@@ -329,6 +329,7 @@ def test_numbers_and_characters_train(file):
     assert run.data.train.lengths.max() == 20
 
 
+@pytest.mark.slow
 def test_length_batches_report_the_padding_they_save(file, capsys):
     """The numbers in the note are those of the batches that are trained on, and of batches in random order."""
     run = plainloop.train(words_for(file, "trainer.max_epochs=1", "loader.batch_sampler=length"))

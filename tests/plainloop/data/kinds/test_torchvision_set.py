@@ -89,7 +89,7 @@ def test_what_is_missing_is_downloaded(tmp_path, monkeypatch, capsys):
         formats.write_mnist(Path(download_root).parents[1], train=30, test=20)
 
     monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", download)
-    assert len(torchvision_set("MNIST", str(tmp_path), "train")) == 30
+    assert len(torchvision_set("MNIST", str(tmp_path), "train", download=True)) == 30
     said = capsys.readouterr().out
     assert "downloading MNIST from https://" in said
     assert str(tmp_path) in said
@@ -126,7 +126,7 @@ def test_what_is_missing_is_downloaded(tmp_path, monkeypatch, capsys):
 def test_neither_files_nor_network(tmp_path, no_network, name):
     """Two lines: what is missing, where, where it would come from and why not; then what to do."""
     with pytest.raises(UserError) as caught:
-        torchvision_set(name, str(tmp_path), "train")
+        torchvision_set(name, str(tmp_path), "train", download=True)
     first, second = str(caught.value).split("\n")
     assert name in first
     assert str(tmp_path) in first
@@ -171,7 +171,7 @@ def test_a_damaged_cifar_file_is_found(tmp_path, monkeypatch, no_network):
         monkeypatch.setattr(torchvision.datasets.CIFAR10, name, value)
     flipped(tmp_path / "cifar-10-batches-py" / "data_batch_3")
     with pytest.raises(UserError, match="CIFAR10") as caught:
-        torchvision_set("CIFAR10", str(tmp_path), "train")
+        torchvision_set("CIFAR10", str(tmp_path), "train", download=True)
     assert len(str(caught.value).split("\n")) == 2
 
 
@@ -386,7 +386,7 @@ def test_a_missing_package_is_named(tmp_path, any_checksum, monkeypatch):
 
 def test_a_download_that_fails_leaves_no_folders(tmp_path, no_network):
     with pytest.raises(UserError, match="could not be downloaded"):
-        torchvision_set("FashionMNIST", str(tmp_path / "data"), "train")
+        torchvision_set("FashionMNIST", str(tmp_path / "data"), "train", download=True)
     assert not (tmp_path / "data").exists()
 
 
