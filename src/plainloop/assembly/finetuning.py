@@ -64,7 +64,7 @@ def initial_weights(text: str, outputs: str) -> tuple[Mapping[str, Tensor], Mapp
     key, path = "finetune.weights", Path(text).expanduser()
     if path.is_file():
         try:
-            state = checkpoint_room.load(path)
+            state = checkpoint_room.read_state(path)
         except checkpoint_room.Damaged as error:
             if checkpoint_room.is_ours(path):
                 raise UserError(f"{key}={text}: {error}") from error
@@ -80,7 +80,7 @@ def initial_weights(text: str, outputs: str) -> tuple[Mapping[str, Tensor], Mapp
         run = find(text, outputs, key)
     best = run.checkpoints / "best.pt"
     try:
-        state = checkpoint_room.load(best) if best.exists() else Checkpoints(run.checkpoints).last()[1]
+        state = checkpoint_room.read_state(best) if best.exists() else Checkpoints(run.checkpoints).last()[1]
     except (checkpoint_room.Damaged, MachineError) as error:
         raise UserError(f"{key}={text}: {error}") from error
     return chosen_weights(state), state["preprocess"], str(run)

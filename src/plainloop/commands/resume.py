@@ -15,7 +15,7 @@ from plainloop.config.keys import as_typed, may_change
 from plainloop.config.rules import depends_on_length, validate
 from plainloop.config.schema import Config
 from plainloop.errors import MachineError, UserError, first_line
-from plainloop.runs.checkpoint import Damaged, load
+from plainloop.runs.checkpoint import Damaged, read_state
 from plainloop.runs.directory import RunDir
 from plainloop.training.averaging import chosen_weights
 from plainloop.training.trainer import Trainer
@@ -70,7 +70,7 @@ def check_best(old: RunDir, config: Mapping[str, Any]) -> None:
     best = old.checkpoints / "best.pt"
     try:
         # Of which step is asked at the end: killed between two files, a run finds the same best again.
-        fingerprint.check_best(load(best), best, config, None)
+        fingerprint.check_best(read_state(best), best, config, None)
     except FileNotFoundError:
         pass
     except Damaged as error:

@@ -119,7 +119,7 @@ def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any]]:
     best = run.checkpoints / "best.pt"
     if which == "best" and best.exists():
         try:
-            return "best", checkpoint_room.load(best)
+            return "best", checkpoint_room.read_state(best)
         except checkpoint_room.Damaged as error:
             raise MachineError(f"{error} The newest weights instead: checkpoint=last") from error
     if which in ("best", "last"):  # without validation nothing was selected: the last one is what there is
@@ -129,7 +129,7 @@ def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any]]:
     if not Path(which).is_file():
         raise UserError(f"checkpoint={which}: must be best, last, or the path of a file.")
     try:
-        state = checkpoint_room.load(Path(which))
+        state = checkpoint_room.read_state(Path(which))
     except checkpoint_room.Damaged as error:
         raise UserError(f"checkpoint={which}: {error}") from error
     inside = Path(which).resolve().parent == run.checkpoints.resolve()

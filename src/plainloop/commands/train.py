@@ -314,7 +314,7 @@ def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, A
         if trainer.average.chosen is not None:
             session.model.load_state_dict(trainer.average.chosen.state_dict())
         return None
-    state = checkpoint_room.load(best)
+    state = checkpoint_room.read_state(best)
     config: Any = OmegaConf.to_container(session.composed)
     fingerprint.check_best(state, best, config, trainer.best.step)
     resume.load_weights(session, state)

@@ -111,6 +111,27 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+PARTS = ("model", "optimizer", "preprocess", "task", "position", "carried", "loggers")
+COUNTED = ("epoch", "batch", "step", "samples")
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state of a run. Raises Damaged for a file that is whole, and holds something else."""
+    state = load(path)
+    average = state.get("average")
+    held = [state.get("model"), *([average.get("model")] if isinstance(average, dict) else [])]
+    fits = (
+        all(isinstance(state.get(part), dict) for part in PARTS)
+        and (average is None or (isinstance(average, dict) and isinstance(average.get("count"), int)))
+        and all(isinstance(each, dict) and all(map(torch.is_tensor, each.values())) for each in held)
+        and all(isinstance(state["position"].get(name), int) for name in COUNTED)
+        and isinstance(state.get("seconds"), float)
+    )
+    if not fits:
+        raise Damaged(f"{path} is whole, and doesn't hold the state of a run: who wrote it?")
+    return state
+
+
 def is_ours(path: Path) -> bool:
     """Whether a file was written by `save`, and to its end."""
     with open(path, "rb") as file:
@@ -184,7 +205,7 @@ class Checkpoints:
         damaged: list[Path] = []
         for path in self.all():
             try:
-                state = load(path)
+                state = read_state(path)
             except Damaged as error:
                 tell(f"warning: {error} Falling back to the one before.")
                 damaged.append(path)

@@ -207,6 +207,9 @@ def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> str:
         before = files.load_json(run.environment, "What the run was begun with isn't known any more.")
     except UserError as error:
         warning = str(error)
-    before["resumed"] = [*before.get("resumed", []), {**environment(seed), "overrides": list(typed)}]
+    earlier = before.get("resumed", [])
+    if not isinstance(earlier, list):
+        earlier, warning = [], f"{run.environment} is none of plainloop's: how the run went on before isn't known."
+    before["resumed"] = [*earlier, {**environment(seed), "overrides": list(typed)}]
     replace_text(run.environment, json.dumps(before, indent=2))
     return warning

@@ -19,7 +19,7 @@ from plainloop.data import InMemory, make_loader
 from plainloop.data.order import Balanced, BatchOrder, ByLength
 from plainloop.errors import UserError
 from tests import formats
-from tests.conftest import one_in
+from tests.conftest import one_in, slow
 from tests.later import Later
 
 stats = Later("scipy.stats")
@@ -371,9 +371,8 @@ def test_evaluation_has_a_collate_function_of_its_own(pets, data):
 # --- data that is on the device already ---
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", [["data=digits"], ["data=digits", "loader.sampler=balanced"]], ids=str)
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("device", [slow("cpu"), pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_data_held_on_the_device_gives_the_same_run(words, device):
     words = [*words, "logger=none", "trainer.max_epochs=2", f"trainer.device={device}"]
     usual, held = plainloop.train(words), plainloop.train([*words, "loader.on_device=true"])

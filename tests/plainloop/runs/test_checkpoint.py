@@ -253,7 +253,11 @@ def test_the_new_file_is_synced_before_it_takes_the_old_ones_place(path, monkeyp
 
 
 def state_at(step: int) -> dict[str, Any]:
-    return {"position": {"step": step}, "weight": torch.full((4,), float(step))}
+    """The smallest state of a run."""
+    position = {"epoch": 0, "batch": step, "step": step, "samples": step}
+    parts = {name: {} for name in ("optimizer", "preprocess", "task", "carried", "loggers")}
+    weight = torch.arange(4.0) + step
+    return {**parts, "model": {"weight": weight}, "average": None, "position": position, "seconds": 1.0}
 
 
 def folder_of(path: Path, **options: Any) -> Checkpoints:
@@ -295,9 +299,9 @@ def test_the_best_stays_when_its_step_is_dropped(tmp_path):
 def test_a_step_that_is_saved_again_does_not_change_the_best(tmp_path):
     checkpoints = folder_of(tmp_path)
     checkpoints.save(state_at(1), best=True)
-    checkpoints.save({**state_at(1), "weight": torch.zeros(4)}, best=False)
+    checkpoints.save({**state_at(1), "model": {"weight": torch.zeros(4)}}, best=False)
     assert_same(load(checkpoints.folder / "best.pt"), state_at(1))
-    assert not load(checkpoints.folder / "step-1.pt")["weight"].any()
+    assert not load(checkpoints.folder / "step-1.pt")["model"]["weight"].any()
 
 
 def test_the_best_and_the_newest_are_files_of_their_own(tmp_path):
@@ -359,6 +363,31 @@ def test_after_a_damaged_one_the_new_ones_are_kept(tmp_path, keep):
     assert told == []
     whole = [path for path in resumed.all() if load(path)]
     assert len(whole) == keep
+
+
+WRONG: dict[str, Any] = {
+    "nothing": {},
+    "no position": {"position": None},
+    "a word for a step": {"position": {"epoch": 0, "batch": 1, "step": "1", "samples": 1}},
+    "a list of weights": {"model": [torch.zeros(1)]},
+    "words for weights": {"model": {"weight": "heavy"}},
+    "an average without a count": {"average": {"model": {}}},
+    "no optimizer": {"optimizer": None},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_whole_file_with_another_content_is_passed_over(what, tmp_path):
+    """Its digest is right: somebody has written it on purpose."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(state_at(1), best=False)
+    save(checkpoints.folder / "step-2.pt", {**state_at(2), **WRONG[what]} if WRONG[what] else {"a": 1})
+    told: list[str] = []
+    path, state = checkpoints.last(told.append)
+    assert path.name == "step-1.pt"
+    assert_same(state, state_at(1))
+    assert len(told) == 1
+    assert "step-2.pt is whole, and doesn't hold the state of a run" in told[0]
 
 
 class Killed(BaseException):

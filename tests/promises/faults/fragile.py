@@ -185,6 +185,9 @@ FRAGILE = ("data=custom", f"data._target_={path_of(Samples)}", "model=custom", f
            "logger=none", "metrics=none", "monitor=val/loss", "name=fragile")  # fmt: skip
 
 
+TRUSTED = f"trust=[{path_of(Samples)},{path_of(Net)}]"  # what a run's own config may not name without a word
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file under a folder, byte for byte."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

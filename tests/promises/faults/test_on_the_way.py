@@ -14,7 +14,17 @@ from plainloop.data import make_loader
 from plainloop.errors import MachineError
 from plainloop.runs import checkpoint
 from tests.conftest import ROOT
-from tests.promises.faults.fragile import FORK, FRAGILE, Samples, Typed, assert_same_end, assert_told, contents, steps
+from tests.promises.faults.fragile import (
+    FORK,
+    FRAGILE,
+    TRUSTED,
+    Samples,
+    Typed,
+    assert_same_end,
+    assert_told,
+    contents,
+    steps,
+)
 
 pytestmark = pytest.mark.slow  # plain `pytest` has the catalogue of mistakes, and stays short
 
@@ -106,7 +116,8 @@ def test_typed_an_evaluation_that_hangs_ends(tmp_path, copied):
     (tmp_path / "outputs/other/checkpoints/step-1.pt").write_text("the trap may spring")
     (tmp_path / "trap").write_text("data compute_for_good")
     before = contents(run)
-    done = Typed(tmp_path, "run=run", "split=val", *FORK.split(), "loader.timeout=5", script="evaluate.py").ended()
+    words = ["run=run", "split=val", *FORK.split(), "loader.timeout=5", TRUSTED]
+    done = Typed(tmp_path, *words, script="evaluate.py").ended()
     assert done.status == 1
     assert_told(done.err, "error: ", *HANGS)
     assert contents(run) == before

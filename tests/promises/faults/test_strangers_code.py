@@ -5,7 +5,6 @@ An audit hook of Python's sees all of that (https://peps.python.org/pep-0578/).
 """
 
 import io
-import itertools
 import json
 import os
 import pickle
@@ -156,7 +155,7 @@ def names(target: str, slot: str = "model") -> Callable[[Path], None]:
             values = {"loader.collate_fn": target, "transforms.train": [node]}
             OmegaConf.update(cfg, slot, values.get(slot, node), force_add=True)
         else:
-            cfg[slot] = node if slot in ("model", "data") else {**cfg[slot], **node}
+            cfg[slot] = node if slot in ("model", "data") else {**(cfg[slot] or {}), **node}
 
     def plant(run: Path) -> None:
         for folder in (Path(), run, run.parent, run / "checkpoints"):
@@ -254,7 +253,13 @@ def far_from_all(monkeypatch) -> Iterator[None]:
             del sys.modules[name]
 
 
-@pytest.mark.parametrize(("attack", "way"), one_in(37, itertools.product(ATTACKS, WAYS)))
+# Each in two of the six ways.
+TRIED = [
+    (attack, way) for row, attack in enumerate(ATTACKS) for place, way in enumerate(WAYS) if (row + place) % 3 == 0
+]
+
+
+@pytest.mark.parametrize(("attack", "way"), one_in(13, TRIED))
 def test_nothing_of_a_strangers_is_executed(attack, way, strangers, watch, far_from_all):
     """It is refused in a line or two, or the run is used and the attack means nothing in it."""
     ATTACKS[attack](strangers)

@@ -36,15 +36,22 @@ def check_whole_number(key: str, value: Any, least: int = 1, null: bool = False)
         raise UserError(f"data.{key}={value}: must be a whole number of at least {least}{' or null' if null else ''}.")
 
 
-def check_list(key: str, value: Any) -> None:
-    """Raises UserError for a word where a list of them belongs."""
-    if isinstance(value, str):
+def names_in(key: str, value: Any) -> list[str] | None:
+    """A list of columns, of which some may be called by a number (2019). Raises UserError for one name without
+    brackets."""
+    if isinstance(value, str | int | float):
         raise UserError(f"data.{key}={value}: must be a list, as in data.{key}=[{value}]")
+    return None if value is None else [str(name) for name in value]
 
 
-def as_list(names: str | Sequence[str] | None) -> list[str]:
+def name_in(value: Any) -> str | None:
+    """The name of a column, which may be a number."""
+    return None if value is None else str(value)
+
+
+def as_list(names: Any) -> list[str]:
     """One name, several or none, as a list."""
-    return [names] if isinstance(names, str) else [str(name) for name in names or ()]
+    return [str(names)] if isinstance(names, str | int | float) else [str(name) for name in names or ()]
 
 
 def checked_labels(labels: Any, classes: Sequence[str] | None, where: str) -> tuple[Tensor, list[str]]:

@@ -1,19 +1,18 @@
 """What a column of a table holds: numbers, words, times, classes. What can't be used is told with its place."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy
 import torch
 from torch import Tensor
 
+from plainloop.data.kinds.dialect import DATE
+from plainloop.data.kinds.frames import Source
 from plainloop.errors import UserError, counted, listed
 
 FEW = 20  # so many different values can be classes, or a category, in a table of any length
 MANY = 1000  # so many words become no columns of 0 and 1 any more
-# A date (2024-05-31, 31.5.2024, 5/31/24), with or without a time behind it, or a time alone.
-DATE = r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4}))([T ].*)?$|^\d{1,2}:\d{2}(:\d{2}.*)?$"
 YEAR_FIRST = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}"
 Where = Callable[[int], str]  # 'FILE, line 7' for the number of a row
 
@@ -56,7 +55,7 @@ def check_numbers(column: Any, where: Where) -> list[str]:
     return []
 
 
-def numbers_of(column: Any, file: Path, where: Where) -> Tensor:
+def numbers_of(column: Any, file: Source, where: Where) -> Tensor:
     """A column of numbers without holes (N,) as float32. Raises UserError for another one, with the first line that is
     no number."""
     import polars
@@ -73,7 +72,7 @@ def numbers_of(column: Any, file: Path, where: Where) -> Tensor:
     return torch.from_numpy(column.cast(polars.Float64).to_numpy().astype(numpy.float32))
 
 
-def words_of(column: Any, file: Path, where: Where, declared: bool, embed: bool) -> tuple[list[str], list[str]]:
+def words_of(column: Any, file: Source, where: Where, declared: bool, embed: bool) -> tuple[list[str], list[str]]:
     """The words of a category in sorted order, and remarks. Raises UserError where it is none.
 
     Args:
@@ -110,7 +109,7 @@ def words_of(column: Any, file: Path, where: Where, declared: bool, embed: bool)
     return words, [f"{column.name} is taken as words because of {stray}"] if stray else []
 
 
-def refuse_dates(column: Any, file: Path, is_target: bool = False) -> None:
+def refuse_dates(column: Any, file: Source, is_target: bool = False) -> None:
     """Raises NoFeature for a column of dates, times, lists, bytes: what is neither number nor word."""
     import polars
 
@@ -160,10 +159,21 @@ def in_order(column: Any, where: Where) -> Any:
 def remarks_on(columns: Sequence[Any]) -> list[str]:
     """What is worth knowing about columns that are features."""
     remarks = []
-    missing = {column.name: column.null_count() for column in columns if column.has_nulls()}
-    if missing:
-        places = listed((f"{count} in {name}" for name, count in missing.items()), 6)
-        remarks.append(f"{counted(sum(missing.values()), 'missing value')} filled ({places})")
+    filled, without = (
+        {column.name: column.null_count() for column in columns if column.has_nulls() and is_number(column) == numbers}
+        for numbers in (True, False)
+    )
+    parts = [
+        (filled, f"{counted(sum(filled.values()), 'missing value')} filled by the mean"),
+        (without, f"{sum(without.values())} without a word"),
+    ]
+    told = [
+        f"{what} ({listed((f'{count} in {name}' for name, count in found.items()), 6)})"
+        for found, what in parts
+        if found
+    ]
+    if told:
+        remarks.append("; ".join(told))
     constant = [column.name for column in columns if column.drop_nulls().n_unique() == 1]
     if constant:
         remarks.append(f"constant: {listed(constant)}")
@@ -182,7 +192,24 @@ def _counts_up(column: Any) -> bool:
 # --- targets -------------------------------------------------------------------------------------------------------
 
 
-def task_for(columns: Sequence[Any], file: Path) -> tuple[str, str]:
+def refuse_strays(column: Any, key: str, file: Source) -> None:
+    """Raises UserError, with the line, for a column of many different numbers that a few words stand among."""
+    import polars
+
+    if column.dtype != polars.String:
+        return
+    numbers = column.cast(polars.Float64, strict=False)
+    wrong = (numbers.is_null() & column.is_not_null()).arg_true()
+    if len(wrong) and numbers.count() > column.count() / 2 and numbers.n_unique() > FEW:
+        word = column[wrong[0]]
+        raise UserError(
+            f"{file.place(wrong[0])}: {key}={column.name} is {word!r}, where {counted(numbers.count(), 'row')} of "
+            f"{column.count()} hold numbers (words in {counted(len(wrong), 'row')}).\n"
+            f"Mend the field, or say that it is a missing value: data.missing=[{word}]"
+        )
+
+
+def task_for(columns: Sequence[Any], file: Source) -> tuple[str, str]:
     """The task for target columns without holes, and why. Raises UserError."""
     import polars
 
@@ -207,11 +234,12 @@ def task_for(columns: Sequence[Any], file: Path) -> tuple[str, str]:
         if not (few and is_whole(column)):
             return "regression", f"{names} holds numbers from {column.min():g} to {column.max():g}"
     kind = "whole number" if column.dtype.is_numeric() else "word"
-    shown = listed(column.unique().sort(), 5)
+    values = column.unique().sort()
+    shown = listed((repr(value) if "," in str(value) else value for value in values), 5)
     return "binary" if different == 2 else "multiclass", f"{names} holds {counted(different, kind)} ({shown})"
 
 
-def read_targets(columns: Sequence[Any], task: str, file: Path, where: Where) -> tuple[Tensor, list[str] | None]:
+def read_targets(columns: Sequence[Any], task: str, file: Source, where: Where) -> tuple[Tensor, list[str] | None]:
     """Targets from columns without holes, and the names of the classes where they are classes. Raises UserError."""
     if task not in ("regression", "binary", "multiclass", "multilabel"):
         task, _ = task_for(columns, file)
@@ -226,7 +254,7 @@ def read_targets(columns: Sequence[Any], task: str, file: Path, where: Where) ->
     return _classes(columns[0], task, file)
 
 
-def _values(column: Any, task: str, file: Path, where: Where) -> numpy.ndarray:
+def _values(column: Any, task: str, file: Source, where: Where) -> numpy.ndarray:
     """Numbers (N,) float32; of task=multilabel 0 and 1."""
     import polars
 
@@ -249,7 +277,7 @@ def _values(column: Any, task: str, file: Path, where: Where) -> numpy.ndarray:
     return column.cast(polars.Float32).to_numpy()
 
 
-def _classes(column: Any, task: str, file: Path) -> tuple[Tensor, list[str]]:
+def _classes(column: Any, task: str, file: Source) -> tuple[Tensor, list[str]]:
     """Classes (N,) int64 in sorted order (9 before 10, false before true), and their names."""
     import polars
 
@@ -274,7 +302,7 @@ def _classes(column: Any, task: str, file: Path) -> tuple[Tensor, list[str]]:
     return torch.from_numpy(codes_of(column, words) - 1), words
 
 
-def _refuse_one(column: Any, what: str, file: Path) -> NoReturn:
+def _refuse_one(column: Any, what: str, file: Source) -> NoReturn:
     raise UserError(f"data.target={column.name}: {file} has one {what} only ({column[0]}): there is nothing to learn.")
 
 

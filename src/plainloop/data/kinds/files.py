@@ -11,13 +11,11 @@ import torch
 
 from plainloop.data.classes import place_among_classes
 from plainloop.data.dataset import BaseDataset
-from plainloop.data.kinds.frames import place, read_frame
+from plainloop.data.kinds.frames import Source, place, read_frame
+from plainloop.data.splits import SPLIT_NAMES, SPLIT_OF
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 from plainloop.places import find_path
 
-# What people call the folders of a divided data set, and the values of a column that divides it.
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-SPLIT_OF = {word: split for split, words in SPLIT_NAMES.items() for word in words}
 TABLES = (".csv", ".tsv", ".tab", ".parquet", ".json", ".jsonl", ".ndjson")
 MOST = 50_000  # files that are looked at before the training; of more, evenly spread ones
 
@@ -294,7 +292,8 @@ USUAL = {
 def _from_table(file: Path, found: Found, columns: Mapping[str, str | None]) -> None:
     usual = [name for names in USUAL.values() for name in names]
     words = [*filter(None, columns.values()), *usual, *map(str.capitalize, usual), *map(str.upper, usual)]
-    frame = found.frame = read_frame(file, words)
+    source = Source(file)
+    frame = found.frame = read_frame(source, words)
     image, target = (_column(frame.columns, argument, name, file) for argument, name in columns.items())
     divided = next((name for name in frame.columns if name.lower() == "split"), None)
     parts = frame[divided].to_list() if divided else ["train"] * frame.height
@@ -302,13 +301,13 @@ def _from_table(file: Path, found: Found, columns: Mapping[str, str | None]) -> 
     for row, (name, label, part) in enumerate(rows):
         for column, value in ((image, name), (target, label), (divided, part)):
             if value is None:
-                raise UserError(f"{place(file, row)}: {column} is missing.")
+                raise UserError(f"{place(source, row)}: {column} is missing.")
         split = SPLIT_OF.get(str(part).strip().lower())
         if split is None:
-            raise UserError(f"{place(file, row)}: split is {part}; it must be train, val or test.")
+            raise UserError(f"{place(source, row)}: split is {part}; it must be train, val or test.")
         path = file.parent / str(name)
         if not path.is_file():
-            raise UserError(f"{place(file, row)}: there is no file {path} (paths start from the table's folder).")
+            raise UserError(f"{place(source, row)}: there is no file {path} (paths start from the table's folder).")
         found.files.setdefault(split, []).append((str(path), str(label)))
         found.rows.setdefault(split, []).append(row)
 

@@ -1,21 +1,82 @@
 """Files of rows and columns become polars frames; what is wrong with one is told with its line."""
 
-import csv
+import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plainloop.data.kinds.dialect import (
+    APOSTROPHES,
+    DATE,
+    MISSING,
+    Dialect,
+    Marks,
+    Reading,
+    decoded,
+    dialect_of,
+    meaning,
+    name_of,
+    numbers_in,
+    undressed,
+    unpacked,
+)
 from plainloop.errors import UserError, counted, did_you_mean, first_line, listed
 from plainloop.places import find_path
 
-# What people, spreadsheets, R, NumPy and pandas write where there is no value.
-MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?")
-SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+SHEETS = (".xlsx", ".xls", ".xlsb", ".ods")
+LINES = (".jsonl", ".ndjson")
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+AS_TOLD = Reading()
 
 
-def opened(path: str, words: Sequence[str] = ()) -> tuple[Path, Any]:
+class Source:
+    """A table's file, as it is called in errors, and how it was read.
+
+    Args:
+        said: a remark on how it was read; empty where it is as everybody expects.
+    """
+
+    def __init__(self, path: Path, reading: Reading = AS_TOLD):
+        self.path, self.reading = path, reading
+        self.dialect: Dialect | None = None
+        self.kept: Any = None  # of its rows, where some were left out: their numbers
+        self.said = ""
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def parent(self) -> Path:
+        return self.path.parent
+
+    @property
+    def kind(self) -> str:
+        """ ".csv", also of table.csv.gz."""
+        name = self.path.with_suffix("") if self.path.suffix.lower() in PACKED else self.path
+        return name.suffix.lower()
+
+    def text(self) -> tuple[str, str]:
+        """Its text, and the encoding of that. Raises UserError."""
+        return decoded(unpacked(self.path), self.path, self.reading.encoding)
+
+    def place(self, row: int) -> str:
+        """'FILE, line 7': where a row of its frame, counted from 0, stands."""
+        row = row if self.kept is None else int(self.kept[row])
+        if self.kind in LINES:
+            return f"{self}, line {row + 1}"
+        if self.dialect is None:
+            return f"{self}, row {row + 1 + (self.kind in SHEETS)}"
+        first = 0 if self.reading.header is False else -1
+        records = self.dialect.records(_whole(self, self.text()[0]))
+        number = next((line for index, (line, _) in enumerate(records, first) if index == row), row + 2)
+        return f"{self}, line {number}"
+
+
+def opened(
+    path: str, words: Sequence[str] = (), reading: Reading = AS_TOLD, key: str = "data.path"
+) -> tuple[Source, Any]:
     """A user's file, and its rows as a polars frame; there is one at least. Raises UserError.
 
     Args:
@@ -25,14 +86,15 @@ def opened(path: str, words: Sequence[str] = ()) -> tuple[Path, Any]:
     file = find_path(path)
     if not file.is_file():
         what = "a folder, and a table is a file" if file.is_dir() else "there is no such file"
-        raise UserError(f"data.path={path}: {what}.")
-    frame = read_frame(file, words)
+        raise UserError(f"{key}={path}: {what}.")
+    source = Source(file, reading)
+    frame = read_frame(source, words)
     if frame.height == 0:
-        raise UserError(f"data.path={path}: there are no rows in it.")
-    return file, frame
+        raise UserError(f"{key}={path}: there are no rows in it.")
+    return source, frame
 
 
-def check_columns(named: Mapping[str, Sequence[str] | None], frame: Any, path: Path | str) -> None:
+def check_columns(named: Mapping[str, Sequence[str] | None], frame: Any, path: Source | Path | str) -> None:
     """Every column that is named exists. Raises UserError.
 
     Args:
@@ -46,7 +108,7 @@ def check_columns(named: Mapping[str, Sequence[str] | None], frame: Any, path: P
                 raise UserError(f"{key}={name}: {path} has no such column.{guess} It has: {listed(frame.columns)}.")
 
 
-def column_of(frame: Any, key: str, name: str, file: Path) -> Any:
+def column_of(frame: Any, key: str, name: str, file: Source) -> Any:
     """A column without a missing value. Raises UserError with the columns that there are, or with the line."""
     check_columns({key: [name]}, frame, file)
     column = frame[name]
@@ -62,142 +124,298 @@ def column_of(frame: Any, key: str, name: str, file: Path) -> Any:
     return column
 
 
-def read_frame(file: Path, words: Sequence[str] = ()) -> Any:
-    """A table from a CSV, TSV, Parquet or JSON-lines file, as a polars frame. Raises UserError.
+def place(file: Source, row: int) -> str:
+    """'FILE, line 7': where a row of a frame, counted from 0, stands in its file."""
+    return file.place(row)
 
-    In text files fields are separated by commas (or by tabs or semicolons, where the header has these and no comma;
-    with semicolons a decimal comma is understood), spaces around a field and lines without any value don't count,
-    and a column is of numbers only if all of it is.
+
+def read_frame(source: Source, words: Sequence[str] = ()) -> Any:
+    """A table from a CSV, TSV, Parquet, JSON-lines or Excel file, as a polars frame. Raises UserError.
+
+    How a text file is written is told from itself (dialect.py), or said; spaces around a field and lines without any
+    value don't count, and a column is of numbers only if all of it is.
 
     Args:
         words: columns whose values are words, even where they look like numbers.
     """
     import polars
 
-    kind = file.suffix.lower()
-    if kind in SPREADSHEETS:
-        raise UserError(f"{file}: a spreadsheet can't be read; save it as CSV.")
+    file, kind = source.path, source.kind
     try:
         if file.stat().st_size == 0:
             raise UserError(f"{file}: the file is empty.")
         if kind == ".parquet":
             return polars.read_parquet(file)
-        if kind in (".jsonl", ".ndjson", ".json"):
-            return (polars.read_json if _is_json_array(file) else polars.read_ndjson)(file, infer_schema_length=None)
-        return _read_csv(file, words)
-    except (polars.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        if isinstance(error, UnicodeDecodeError) or "utf-8" in str(error).lower():
-            where = _first_line_that_is_no_text(file)
-            raise UserError(f"{where}: not text in UTF-8. Save the file as UTF-8.") from error
-        if kind not in (".parquet", ".jsonl", ".ndjson", ".json"):
-            _check_fields(file)
-        if kind in (".jsonl", ".ndjson"):
-            _check_lines(file)
+        if kind in SHEETS:
+            return _read_sheet(source)
+        if kind in (*LINES, ".json"):
+            return _read_json(source)
+        return _read_text(source, words)
+    except (polars.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{file}: can't be read as a table: {first_line(error)}.") from error
 
 
-def _is_json_array(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(1000).lstrip()[:1] == b"["
-
-
-def _read_csv(file: Path, words: Sequence[str]) -> Any:
+def _read_sheet(source: Source) -> Any:
+    """The first sheet of a spreadsheet."""
     import polars
 
-    separator = _separator(file)
-    frame = polars.read_csv(
-        file,
-        separator=separator,
-        infer_schema_length=None,
-        null_values=list(MISSING),
-        decimal_comma=separator == ";",
-        schema_overrides=dict.fromkeys(words, polars.String),
-    )
-    if frame.height and frame[frame.columns[-1]].has_nulls():  # polars fills up lines that are too short
-        _check_fields(file)
+    try:
+        import fastexcel
+    except ModuleNotFoundError:
+        raise UserError(
+            f'{source}: spreadsheets are read by the package fastexcel: pip install "plainloop[excel]", or save it as '
+            "CSV."
+        ) from None
+    try:
+        sheets = fastexcel.read_excel(str(source)).sheet_names
+        frame = polars.read_excel(source.path, has_header=source.reading.header is not False)
+    except Exception as error:  # fastexcel's own, and calamine's
+        raise UserError(f"{source}: can't be read as a spreadsheet: {first_line(error)}.") from error
+    if len(sheets) > 1:
+        source.said = f"read: the sheet {sheets[0]}, of {len(sheets)}"
+    return frame
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------------
+
+
+def _read_json(source: Source) -> Any:
+    """JSON lines, or a JSON array of objects. Python's own parser takes NaN and Infinity, which pandas writes."""
+    import polars
+
+    text, _ = source.text()
+    is_array = text.lstrip()[:1] == "["
+    try:
+        return (polars.read_json if is_array else polars.read_ndjson)(
+            io.BytesIO(text.encode()), infer_schema_length=None
+        )
+    except polars.exceptions.PolarsError as error:
+        try:
+            rows = json.loads(text) if is_array else list(_objects(source, text))
+            frame = polars.DataFrame(rows, infer_schema_length=None, strict=False)
+        except UserError:
+            raise
+        except (ValueError, RecursionError, TypeError, polars.exceptions.PolarsError):
+            raise UserError(f"{source}: can't be read as a table: {first_line(error)}.") from error
+        import polars.selectors as cs
+
+        return frame.with_columns(cs.float().fill_nan(None))
+
+
+def _objects(source: Source, text: str) -> Iterator[dict[str, Any]]:
+    """The object on each line. Raises UserError for the first line that is none."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except RecursionError as error:
+            raise UserError(f"{source}, line {number}: it is nested too deeply.") from error
+        except json.JSONDecodeError as error:
+            why = f"{error.msg} at character {error.pos + 1}"
+            raise UserError(f"{source}, line {number}: it is not JSON: {why}.") from error
+        if not isinstance(found, dict):
+            raise UserError(f'{source}, line {number}: an object is needed on each line, as {{"a": 1, "b": 2}}.')
+        yield found
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def _whole(source: Source, text: str) -> str:
+    """A text with line feeds where it has carriage returns alone."""
+    return text.replace("\r", "\n") if source.dialect is not None and source.dialect.newline == "\r" else text
+
+
+def _read_text(source: Source, words: Sequence[str]) -> Any:
+    import polars
+
+    text, encoding = source.text()
+    dialect = source.dialect = dialect_of(text, source.path, source.reading, encoding)
+    text, reading = _whole(source, text), source.reading
+    frame = _as_words(source, text, dialect)
+    if frame is None:
+        frame = _by_hand(source, text, dialect)
+    if reading.header is False:
+        frame.columns = [f"column_{number}" for number in range(1, frame.width + 1)]
     for name in frame.columns:
         match = re.fullmatch(r"(.*)_duplicated_\d+", name)
         if match and match[1] in frame.columns:
-            raise UserError(f"{file}: two columns are called {match[1]!r}: give one of them another name.")
-    columns = {}
-    for number, column in enumerate(frame, 1):
-        name = column.name.strip() or f"column_{number}"
-        if column.dtype == polars.String:
-            column = column.str.strip_chars()
-            column = column.set(column.is_in(MISSING), None)
-            for kind in (polars.Int64, polars.Float64) if name not in words else ():
-                numbers = column.cast(kind, strict=False)
-                if numbers.null_count() == column.null_count() < len(column):
-                    column = numbers  # as " 5", or infinity, which polars takes for words
-                    break
-        columns[name] = column
-    if len(columns) < frame.width:
-        raise UserError(f"{file}: two columns have one name. It has: {listed(columns)}.")
-    return polars.DataFrame(columns).filter(~polars.all_horizontal(polars.all().is_null()))
+            raise UserError(f"{source}: two columns are called {match[1]!r}: give one of them another name.")
+    names = [name.strip() or f"column_{number}" for number, name in enumerate(frame.columns, 1)]
+    if len(set(names)) < len(names):
+        raise UserError(f"{source}: two columns have one name. It has: {listed(dict.fromkeys(names))}.")
+    frame.columns = names
+    frame = frame.with_columns(polars.all().str.strip_chars())
+    frame = frame.with_columns(polars.all().replace("", None))
+    if reading.missing is not None:
+        frame = frame.with_columns(polars.when(~polars.all().is_in(reading.missing)).then(polars.all()))
+    frame = frame.filter(~polars.all_horizontal(polars.all().is_null() | polars.all().is_in(MISSING)))
+    return _typed(source, frame, words)
 
 
-def _separator(file: Path) -> str:
-    if file.suffix.lower() in (".tsv", ".tab"):
-        return "\t"
-    with file.open("rb") as opened:
-        header = opened.readline()
-    return next((mark for mark in (",", "\t", ";") if mark.encode() in header), ",")
+def _as_words(source: Source, text: str, dialect: Dialect) -> Any:
+    """All fields as words, by polars; None where Python's csv has to read it."""
+    import polars
 
-
-def _records(file: Path) -> Iterable[tuple[int, list[str]]]:
-    """(number of its line, fields) of the header of a CSV file and of each row that has a value."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader, line = csv.reader(lines, delimiter=_separator(file)), 1
-        for fields in reader:
-            if any(field.strip() not in MISSING for field in fields):
-                yield line, fields
-            line = reader.line_num + 1
-
-
-def _check_fields(file: Path) -> None:
-    """Raises UserError for the first line that hasn't as many fields as the header."""
+    if not dialect.is_plain or not dialect.separator:
+        return None
     try:
-        wanted = 0
-        for line, fields in _records(file):
-            wanted = wanted or len(fields)
-            if len(fields) != wanted:
-                raise UserError(f"{file}, line {line}: {counted(len(fields), 'field')}, where the header has {wanted}.")
-    except csv.Error:  # polars has said, or will say, what is wrong
-        return
+        frame = polars.read_csv(
+            io.BytesIO(text.encode()),
+            separator=dialect.separator,
+            infer_schema=False,
+            skip_lines=dialect.skip,
+            has_header=source.reading.header is not False,
+        )
+    except polars.exceptions.PolarsError:
+        return None
+    short = frame.height and frame[frame.columns[-1]].has_nulls()  # polars fills up lines that are too short
+    return None if short else frame
 
 
-def _check_lines(file: Path) -> None:
-    """Raises UserError for the first line that is no object in JSON."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                found = json.loads(line) if line.strip() else {}
-            except (ValueError, RecursionError) as error:
-                why = (
-                    f"{error.msg} at character {error.pos + 1}"
-                    if isinstance(error, json.JSONDecodeError)
-                    else "not text"
-                )
-                raise UserError(f"{file}, line {number}: it is not JSON: {why}.") from error
-            if not isinstance(found, dict):
-                raise UserError(f'{file}, line {number}: an object is needed on each line, as {{"a": 1, "b": 2}}.')
+def _by_hand(source: Source, text: str, dialect: Dialect) -> Any:
+    """All fields as words, by Python's csv. Raises UserError for the first line that hasn't as many as the header."""
+    import csv
+
+    import polars
+
+    try:
+        rows = list(dialect.records(text))
+    except csv.Error as error:
+        raise UserError(f"{source}: can't be read as a table: {first_line(error)}.") from error
+    if not rows:
+        raise UserError(f"{source}: there are no rows in it.")
+    header = rows[0][1]
+    if source.reading.header is False:
+        header = [f"column_{number}" for number in range(1, len(header) + 1)]
+    else:
+        rows = rows[1:]
+    if header and not header[-1].strip():  # a line that ends in a separator, or all of them do
+        ends = [fields for _, fields in rows if len(fields) == len(header)]
+        if not any(fields[-1].strip() for fields in ends):
+            header = header[:-1]
+            rows = [
+                (line, fields[: len(header)] if len(fields) == len(header) + 1 else fields) for line, fields in rows
+            ]
+    elif rows and all(len(fields) == len(header) + 1 and not fields[-1].strip() for _, fields in rows):
+        rows = [(line, fields[:-1]) for line, fields in rows]
+    for line, fields in rows:
+        if len(fields) != len(header):
+            _refuse_fields(source, line, len(fields), len(header), text, dialect)
+    header = [f"{name}_duplicated_{place}" if name in header[:place] else name for place, name in enumerate(header)]
+    data = {name: [fields[place] for _, fields in rows] for place, name in enumerate(header)}
+    return polars.DataFrame(data, schema=dict.fromkeys(header, polars.String))
 
 
-def _first_line_that_is_no_text(file: Path) -> str:
-    with file.open("rb") as opened:
-        for number, line in enumerate(opened, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return f"{file}, line {number}"
-    return str(file)
+def _refuse_fields(source: Source, line: int, count: int, wanted: int, text: str, dialect: Dialect) -> None:
+    """Raises UserError: a line has another number of fields; perhaps because of a quote that isn't closed."""
+    if dialect.quote and text.split("\n")[line - 1].count('"') % 2:
+        raise UserError(
+            f"{source}, line {line}: a quote (\") is opened in this line and not closed, so that its fields can't be "
+            'told apart. Write "" for one within a field, or take it out.'
+        )
+    raise UserError(f"{source}, line {line}: {counted(count, 'field')}, where the header has {wanted}.")
 
 
-def place(file: Path, row: int) -> str:
-    """'FILE, line 7': where a row of a frame, counted from 0, stands in its file."""
-    if file.suffix.lower() in (".jsonl", ".ndjson"):
-        return f"{file}, line {row + 1}"
-    if file.suffix.lower() in (".parquet", ".json"):
-        return f"{file}, row {row + 1}"
-    number = next((line for index, (line, _) in enumerate(_records(file), -1) if index == row), row + 2)
-    return f"{file}, line {number}"
+# --- words become numbers --------------------------------------------------------------------------------------------
+
+
+def _typed(source: Source, frame: Any, words: Sequence[str]) -> Any:
+    """The columns that are numbers as numbers, true and false as such, and what was found as a remark."""
+    import polars
+
+    reading, dialect = source.reading, source.dialect
+    assert dialect is not None
+    columns = {column.name: column for column in frame}
+    held = {name: _without_missing(column, reading) for name, column in columns.items()}
+    dressed = {name: undressed(column) for name, column in held.items() if name not in words}
+    marks = {name: Marks.of(found.values) for name, found in dressed.items() if found is not None}
+    all_marks = Marks(set(), set(), set())
+    for each in marks.values():
+        all_marks.add(each)
+    decimals, thousands = set(), set()
+    units: dict[str, str] = {}
+    kept: dict[str, dict[str, int]] = {}
+    for name, column in columns.items():
+        found = dressed.get(name)
+        if found is None:
+            columns[name] = _words_or_truths(column, held[name], name in words, kept)
+            continue
+        decimal, groups = meaning(marks[name], all_marks, reading, dialect.separator)
+        numbers = numbers_in(found, decimal, groups)
+        if numbers is None:
+            columns[name] = column
+            continue
+        columns[name] = numbers
+        if found.unit:
+            units[name] = found.unit
+        if numbers.dtype == polars.Float64 and decimal in marks[name].decimals | marks[name].unclear:
+            decimals.add(decimal)
+        if groups and groups in marks[name].thousands | marks[name].unclear:
+            thousands.add(groups)
+        if not groups and found.values.drop_nulls().str.contains(rf"\d[{APOSTROPHES} ]\d").any():
+            thousands.add(" " if found.values.drop_nulls().str.contains(r"\d \d").any() else "'")
+    source.said = _remark(dialect, decimals, thousands, units, kept)
+    return polars.DataFrame(columns)
+
+
+def _without_missing(column: Any, reading: Reading) -> Any:
+    """A column without the words that stand where a number is missing."""
+    return column if reading.missing is not None else column.set(column.is_in(MISSING), None)
+
+
+def _words_or_truths(column: Any, held: Any, is_words: bool, kept: dict[str, dict[str, int]]) -> Any:
+    """A column that holds no numbers (alone). NA, None and null are words in a column of words, and mean a missing
+    value among numbers, truths and dates."""
+    import polars
+
+    values = held.drop_nulls()
+    if not len(values):
+        return held
+    lowered = values.str.to_lowercase()
+    numbers = values.cast(polars.Float64, strict=False).count()
+    if numbers == len(values) and not is_words:
+        return held.cast(polars.Float64)  # infinity among them
+    if lowered.is_in(["true", "false"]).all() and not is_words:
+        return (held.str.to_lowercase() == "true").alias(column.name)
+    if numbers > len(values) / 2 or values.str.contains(DATE).all():
+        return held
+    found = {word: int((column == word).sum()) for word in MISSING if word and (column == word).any()}
+    if found and values.n_unique() <= max(1000, len(values) // 2):
+        kept[column.name] = found
+    return column
+
+
+def _remark(
+    dialect: Dialect,
+    decimals: set[str],
+    thousands: set[str],
+    units: Mapping[str, str],
+    kept: Mapping[str, Mapping[str, int]],
+) -> str:
+    """How the file was read, as far as it isn't as everybody expects."""
+    parts = []
+    if dialect.separator not in (",", ""):
+        parts.append(f"separator {name_of(dialect.separator)}")
+    if "," in decimals:
+        parts.append(f"decimals {' and '.join(sorted(decimals))}")
+    if thousands:
+        parts.append(f"thousands {' and '.join(name_of(mark) for mark in sorted(thousands))}")
+    if dialect.encoding.lower() not in ("utf-8", "utf8", "utf-8-sig"):
+        parts.append(dialect.encoding)
+    lines = [f"read as {'  '.join(parts)}"] if parts else []
+    if units:
+        lines.append(f"numbers in {listed((f'{unit} ({name})' for name, unit in units.items()), 6)}")
+    if kept:
+        told = listed(
+            (
+                f"{word} in {name} ({counted(count, 'row')})"
+                for name, words in kept.items()
+                for word, count in words.items()
+            ),
+            4,
+        )
+        some = sorted({word for words in kept.values() for word in words})
+        lines.append(f"taken as a word: {told}; data.missing=[{','.join(some)}] makes it a missing value")
+    return "\n".join(lines)

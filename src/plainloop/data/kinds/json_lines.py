@@ -20,7 +20,7 @@ from plainloop import seeding
 from plainloop.build import factory
 from plainloop.data.classes import place_among_classes
 from plainloop.data.dataset import SPLITS, BaseDataset, InMemory
-from plainloop.data.kinds.checks import check_list, check_whole_number
+from plainloop.data.kinds.checks import check_whole_number, names_in
 from plainloop.data.kinds.record import Form, class_name, parsed
 from plainloop.data.kinds.shards import Shards, draws, found_shards, opened
 from plainloop.errors import UserError, counted, first_line, listed
@@ -194,8 +194,8 @@ def json_lines(
         buffer: records that are shuffled at a time; shuffle=False leaves all in their order.
         unreadable: how many of those that are looked at may be unreadable.
     """
-    check_list("features", features)
-    check_list("classes", classes)
+    features = names_in("features", features)
+    names_in("classes", classes)
     check_whole_number("peek", peek)
     check_whole_number("buffer", buffer)
     given = {name: found_shards(pattern, name) for name, pattern in (("val", val), ("test", test)) if pattern}

@@ -4,10 +4,8 @@ They are divided by time and never at random: neighbouring windows overlap, and 
 that test.
 """
 
-import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -16,12 +14,14 @@ from torch import Tensor
 
 from plainloop.build import factory
 from plainloop.data.dataset import SPLITS, BaseDataset
-from plainloop.data.kinds.checks import as_list, check_list, check_whole_number
+from plainloop.data.kinds.checks import as_list, check_whole_number, name_in, names_in
 from plainloop.data.kinds.columns import is_number, numbers_of, read_targets, task_for
-from plainloop.data.kinds.frames import column_of, opened, place
+from plainloop.data.kinds.dialect import Reading
+from plainloop.data.kinds.frames import Source, check_columns, column_of, opened, place
+from plainloop.data.kinds.times import moments_of
 from plainloop.data.preprocess import Standardise, normalisation, statistics
 from plainloop.data.splits import by_position
-from plainloop.errors import UserError, counted, listed
+from plainloop.errors import UserError, counted, did_you_mean, listed
 
 Pieces = list[tuple[int, int]]  # where the rows of each series begin and end
 
@@ -96,12 +96,20 @@ def series(
     target: str | Sequence[str] | None = None,
     label: str | None = None,
     features: Sequence[str] | None = None,
-    window: int = 48,
+    window: int | None = None,
     horizon: int = 1,
     stride: int = 1,
-    time: str | None = None,
+    time: str | Sequence[str] | None = None,
+    time_format: str | None = None,
     series: str | None = None,
+    holes: str = "error",
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    separator: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    encoding: str | None = None,
+    missing: str | Sequence[str] | None = None,
+    header: bool | None = None,
 ) -> Windows | None:
     """Windows of a table whose rows follow each other in time.
 
@@ -115,33 +123,52 @@ def series(
             is to be predicted from it, reaches from one into another.
         target, label: the column (or list of columns) to forecast, or the column of classes: one of the two.
         features: the columns that the model sees; None for all numbers but `label`, `time` and `series`.
-        window: rows in a window.
+        window: rows in a window; None for 48, or what fits into each split several times.
         horizon: rows behind it to forecast.
         stride: rows from the beginning of one window to that of the next.
-        time: a column of dates, times or numbers, by which the rows must be sorted; None where they already are.
+        time: a column of dates, times or numbers, by which the rows are sorted; a list of two for a date and a clock;
+            None where they are sorted already.
+        time_format: how the times are written, in strftime's letters ("%d.%m.%Y"); None to tell it from the column.
+        holes: where a number is missing: error; drop leaves the row out; carry takes the last one before it.
         series: a column that tells several series in the file apart; no window holds two of them. All are divided at
             the same moments of `time`; without that, each at the same shares of its rows.
         fractions: the splits' shares of the rows.
+        separator, decimal, thousands, encoding, missing, header: how the file is written, where the file itself
+            doesn't tell it rightly: what parts its fields, the marks in its numbers, the words that mean a missing
+            value, and whether its first line has the columns' names.
     """
     for key, number in (("window", window), ("horizon", horizon), ("stride", stride)):
-        check_whole_number(key, number)
+        check_whole_number(key, number, null=key == "window")
+    if holes not in ("error", "drop", "carry"):
+        guess = did_you_mean(holes, ("error", "drop", "carry"))
+        raise UserError(f"data.holes={holes}: must be error, drop or carry.{guess}")
     _check_goal(target, label)
-    file, frame = opened(path)
-    moments = None if time is None else _moments(column_of(frame, "data.time", time, file), file)
+    reading = Reading.of(missing, separator, decimal, thousands, encoding, header)
+    features, label = names_in("features", features), name_in(label)
+    file, frame = opened(path, (), reading)
+    notes, wanted, aside = [file.said], as_list(target), (label, *as_list(time), series)
+    if holes == "drop":
+        frame, dropped = _without_holes(frame, wanted, features, aside, file)
+        notes.append(dropped)
+    moments, remark = (None, "") if time is None else _moments(frame, as_list(time), time_format, file)
     order, sizes = _by_series(None if series is None else column_of(frame, "data.series", series, file), frame.height)
+    notes.append(remark)
     if moments is not None:
-        moments = moments[order]
-        _check_order(moments, sizes, order, frame[time], file, several=series is not None)
-        note = _gaps(moments, sizes, order, frame[time], file)
-    else:
-        note = ""
-    wanted = as_list(target)
-    goals = [_numbers(frame, "data.target", name, file) for name in wanted]  # first: a stray word there is told
-    values, said = _features(frame, features, (label, time, series), file)
-    values, note = values[order], "\n".join(filter(None, [said, note]))
+        clock = frame[as_list(time)[0]]
+        order, moments, remark = _sorted(moments, sizes, order, clock.name)
+        _check_order(moments, sizes, order, clock, file, several=series is not None)
+        notes += [remark, _gaps(moments, sizes, order, clock, file)]
+    carried = sizes if holes == "carry" else None
+    # First the goals: a stray word there is told.
+    goals = [_filled(_numbers(frame, "data.target", name, file, holes), order, carried, name) for name in wanted]
+    values, said = _features(frame, features, aside, file, holes)
+    values, note = _filled(values, order, carried, "data.features"), "\n".join(filter(None, [*notes, said]))
 
     pieces = _divided(sizes, moments, fractions)
     ahead = horizon if target is not None else 0
+    if window is None:
+        window, remark = _fitting(pieces, fractions, ahead)
+        note = "\n".join(filter(None, [note, remark]))
     starts = {name: _starts(pieces[name], window + ahead, stride) for name in SPLITS}
     longest = {name: max(end - start for start, end in pieces[name]) for name in SPLITS}
     for name, share in zip(SPLITS, fractions, strict=True):
@@ -158,7 +185,7 @@ def series(
     mine = torch.cat([torch.arange(start, end) for start, end in pieces[split]])
     if target is not None:
         following = starts[split].unsqueeze(1) + torch.arange(window, window + horizon)
-        targets = torch.stack(goals, dim=1)[order][following].flatten(1)
+        targets = torch.stack(goals, dim=1)[following].flatten(1)
         names = wanted if horizon == 1 else [f"{name}+{step + 1}" for step in range(horizon) for name in wanted]
         windows = Windows(values, starts[split], window, targets, mine, None, names, note)
         windows.target_columns = wanted
@@ -175,7 +202,7 @@ def _task_of(path: str, target: Any = None, label: str | None = None, **others: 
     if label is None:
         names = as_list(target)
         return "regression", f"{listed(names)} {'is' if len(names) == 1 else 'are'} forecast"
-    file, frame = opened(path)
+    file, frame = opened(path, (), Reading.among(others))
     column = column_of(frame, "data.label", label, file)
     task, why = task_for([column], file)
     return ("multiclass", f"{label} is a label") if task == "regression" else (task, why)
@@ -191,19 +218,75 @@ def _check_goal(target: Any, label: str | None) -> None:
         )
 
 
-def _moments(column: Any, file: Path) -> numpy.ndarray:
-    """A column of dates, times or numbers as numbers (R,). Raises UserError for others."""
-    times, row = column, -1 if column.dtype.is_numeric() or column.dtype.is_temporal() else 0
-    if str(column.dtype) == "String":
-        with contextlib.suppress(Exception):  # polars finds no form of time in it
-            times = column.str.to_datetime(strict=False)
-            row = times.is_null().arg_max() if times.has_nulls() else -1
-    if row >= 0:
-        raise UserError(
-            f"{place(file, row)}: {column.name} is {column[row]!r}, and no time as the others. Write "
-            "2024-05-31, 2024-05-31T23:59:00 or a number."
-        )
-    return times.to_physical().to_numpy()
+def _without_holes(
+    frame: Any, targets: Sequence[str], features: Sequence[str] | None, aside: Sequence[str | None], file: Source
+) -> tuple[Any, str]:
+    """The rows that lack none of the numbers that are used, and a remark on the others."""
+    import polars
+
+    used = [name for name in frame.columns if features is None and name not in aside and is_number(frame[name])]
+    check_columns({"data.target": targets, "data.features": features}, frame, file)
+    names = [*targets, *(features if features is not None else used)]
+    lacks = frame.select(polars.any_horizontal(polars.col(names).is_null())).to_series()
+    file.kept = (~lacks).arg_true()
+    count = int(lacks.sum())
+    return frame.filter(~lacks), f"{counted(count, 'row')} with a hole left out" if count else ""
+
+
+def _filled(values: Tensor, order: Tensor, sizes: Sequence[int] | None, name: str) -> Tensor:
+    """Values (R,) or (R, F) in order, each hole filled by the last value before it in its series. Raises UserError for
+    one without any before it.
+
+    Args:
+        sizes: rows of each series; None where there are no holes.
+    """
+    values = values[order]
+    for start, end in _each(sizes) if sizes is not None else ():
+        piece = values[start:end]
+        known = ~piece.isnan()
+        rows = torch.arange(end - start).reshape(-1, *[1] * (piece.ndim - 1)).expand_as(piece)
+        last = torch.where(known, rows, -1).cummax(0).values
+        if len(last) and bool((last[0] < 0).any()):
+            raise UserError(f"{name}: a series begins with a hole, before which there is no value: data.holes=drop")
+        values[start:end] = piece.gather(0, last)
+    return values
+
+
+def _sorted(
+    moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, name: str
+) -> tuple[Tensor, numpy.ndarray, str]:
+    """The order by time within each series, the moments in it, and a remark where the rows weren't in it."""
+    moments, moved = moments[order], False
+    for start, end in _each(sizes):
+        places = numpy.argsort(moments[start:end], kind="stable")
+        moved = moved or bool((places != numpy.arange(end - start)).any())
+        moments[start:end], order[start:end] = moments[start:end][places], order[start:end][torch.from_numpy(places)]
+    return order, moments, f"rows sorted by {name}" if moved else ""
+
+
+def _fitting(pieces: Mapping[str, Pieces], fractions: Sequence[float], ahead: int) -> tuple[int, str]:
+    """A window of 48 rows, or of what fits into the shortest split several times; and a remark on it."""
+    longest = [
+        max(end - start for start, end in pieces[name]) for name, share in zip(SPLITS, fractions, strict=True) if share
+    ]
+    window = max(1, min(48, (min(longest) - ahead) // 2))
+    return window, "" if window == 48 else f"window {window}: of 48 rows none would fit (data.window=...)"
+
+
+def _moments(frame: Any, names: Sequence[str], form: str | None, file: Source) -> tuple[numpy.ndarray, str]:
+    """Columns of dates and times, or one of numbers, as numbers (R,); and a remark on how they were read. Raises
+    UserError for others."""
+    import polars
+
+    columns = [column_of(frame, "data.time", name, file) for name in names]
+    column = columns[0]
+    if len(columns) > 1:
+        words = [each.cast(polars.String).str.strip_chars() for each in columns]
+        column = polars.select(polars.concat_str(words, separator=" ")).to_series().alias(names[0])
+    elif column.dtype.is_temporal() or (column.dtype.is_numeric() and form is None):
+        return column.to_physical().to_numpy(), ""
+    times, remark = moments_of(column.cast(polars.String), "data.time", file.place, form)
+    return times.to_physical().to_numpy(), remark
 
 
 def _by_series(names: Any, count: int) -> tuple[Tensor, list[int]]:
@@ -220,7 +303,7 @@ def _each(sizes: Sequence[int]) -> Pieces:
 
 
 def _check_order(
-    moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: Any, file: Path, several: bool
+    moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: Any, file: Source, several: bool
 ) -> None:
     """In each series every row is later than the one before. Raises UserError with the line."""
     for start, end in _each(sizes):
@@ -236,7 +319,7 @@ def _check_order(
             )
 
 
-def _gaps(moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: Any, file: Path) -> str:
+def _gaps(moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: Any, file: Source) -> str:
     """A remark on rows that are missing, as it seems: from one to the next it takes longer than usually."""
     found, longest, where = 0, 0.0, 0
     for start, end in _each(sizes):
@@ -254,14 +337,18 @@ def _gaps(moments: numpy.ndarray, sizes: Sequence[int], order: Tensor, column: A
     )
 
 
-def _numbers(frame: Any, key: str, name: str, file: Path) -> Tensor:
-    """A column of numbers without holes, as (R,) float32. Raises UserError."""
+def _numbers(frame: Any, key: str, name: str, file: Source, holes: str) -> Tensor:
+    """A column of numbers as (R,) float32; without holes, unless they are filled later. Raises UserError."""
+    if holes == "carry":
+        check_columns({key: [name]}, frame, file)
+        return numbers_of(frame[name], file, file.place)
     return numbers_of(column_of(frame, key, name, file), file, lambda row: place(file, row))
 
 
-def _features(frame: Any, names: Sequence[str] | None, others: Sequence[str | None], file: Path) -> tuple[Tensor, str]:
+def _features(
+    frame: Any, names: Sequence[str] | None, others: Sequence[str | None], file: Source, holes: str
+) -> tuple[Tensor, str]:
     """The columns that the model sees, (R, F) float32, and a remark on those that are no numbers."""
-    check_list("features", names)
     rest = [name for name in frame.columns if name not in others]
     numbers = [name for name in rest if is_number(frame[name])]
     chosen = numbers if names is None else names
@@ -271,13 +358,13 @@ def _features(frame: Any, names: Sequence[str] | None, others: Sequence[str | No
     note = f"{len(chosen)} features a row: {listed(chosen, 6)}" if len(chosen) > 1 else ""
     if left_out:
         note += f"{'; ' * bool(note)}left out, as they are no numbers: {listed(left_out)}"
-    guess = names is None and others[1] is None and frame.height > 2
+    guess = names is None and len(others) == 2 and frame.height > 2  # no time is named
     rising = [
         name for name in chosen if guess and frame[name].dtype.is_numeric() and (frame[name].diff()[1:] > 0).all()
     ]
     if rising:
         note += f"{'; ' * bool(note)}{rising[0]} rises from row to row: is it the time? Then data.time={rising[0]}"
-    columns = [_numbers(frame, "data.features", name, file) for name in chosen]
+    columns = [_numbers(frame, "data.features", name, file, holes) for name in chosen]
     return torch.stack(columns, dim=1), note
 
 
@@ -312,7 +399,7 @@ def _starts(pieces: Pieces, rows: int, stride: int) -> Tensor:
     return torch.cat([torch.arange(start, max(start, end - rows + 1), stride) for start, end in pieces])
 
 
-def _labels(column: Any, rows: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Tensor], list[str]]:
+def _labels(column: Any, rows: Mapping[str, Tensor], file: Source) -> tuple[dict[str, Tensor], list[str]]:
     """The classes of the windows of each split (N,), and their names. Raises UserError for one that no training
     window has.
 

@@ -11,22 +11,27 @@ from torch import Tensor
 
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
-from plainloop.data.kinds.checks import as_list, check_list
+from plainloop.data.kinds.checks import as_list, name_in, names_in
 from plainloop.data.kinds.columns import (
     NoFeature,
     check_numbers,
     codes_of,
     in_order,
     is_number,
+    numbers_of,
     read_targets,
+    refuse_strays,
     remarks_on,
     task_for,
     words_of,
 )
-from plainloop.data.kinds.frames import check_columns, opened, place
+from plainloop.data.kinds.dialect import Reading
+from plainloop.data.kinds.frames import Source, check_columns, opened, place
 from plainloop.data.kinds.table_encoder import TableEncoder
 from plainloop.data.preprocess import normalisation
+from plainloop.data.splits import SPLIT_OF
 from plainloop.errors import UserError, counted, did_you_mean, listed
+from plainloop.places import find_path
 
 
 class Table(InMemory):
@@ -50,7 +55,7 @@ class Table(InMemory):
         classes: Sequence[str] | None = None,
         target_names: Sequence[str] | None = None,
         note: str = "",
-        file: Path | None = None,
+        file: Source | None = None,
         rows: Tensor | None = None,
     ):
         super().__init__(inputs, targets, classes, target_names, note)
@@ -117,8 +122,17 @@ def table(
     task: str = "auto",
     group: str | None = None,
     time: str | None = None,
-) -> Table:
-    """A file of rows and columns: CSV, TSV, Parquet or JSON lines.
+    split: str = "train",
+    val: str | None = None,
+    test: str | None = None,
+    separator: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    encoding: str | None = None,
+    missing: str | Sequence[str] | None = None,
+    header: bool | None = None,
+) -> Table | None:
+    """A file of rows and columns: CSV, TSV, Parquet, JSON lines, Excel.
 
     Args:
         path: the file; a relative one is looked for in the working directory, then in the checkout.
@@ -133,6 +147,12 @@ def table(
             sorted order, so that the second of two is the positive one. multilabel: columns of 0 and 1, (N, T)
             float32. Any other word: as `task_of` says.
         group, time: columns that decide who is in which split: no features, unless `features` names them.
+        split: "train", "val" or "test". A column called split that holds these words (or valid, training, ...) says
+            which row is in which; else all rows are here "train", to be divided.
+        val, test: files of their own for validation and test, with the same columns.
+        separator, decimal, thousands, encoding, missing, header: how the file is written, where the file itself
+            doesn't tell it rightly: what parts its fields, the marks in its numbers, the words that mean a missing
+            value, and whether its first line has the columns' names.
     """
     for argument, value, options in (
         ("categories", categories, ("onehot", "embed")),
@@ -141,9 +161,25 @@ def table(
         if value not in options:
             guess = did_you_mean(value, options)
             raise UserError(f"data.{argument}={value}: must be {' or '.join(options)}.{guess}")
-    file, frame, targets = _opened(path, target, categorical)
-    chosen = _features(frame, path, targets, features, exclude, {"split.group": group, "split.time": time})
+    reading = Reading.of(missing, separator, decimal, thousands, encoding, header)
+    features, exclude, categorical = (
+        names_in(key, value)
+        for key, value in (("features", features), ("exclude", exclude), ("categorical", categorical))
+    )
+    group, time = name_in(group), name_in(time)
+    others = {"val": val, "test": test}
+    if split != "train" and others[split] is None and not _may_be_divided(path, reading):
+        return None
+    file, frame, targets = _opened(path, target, categorical, reading)
+    divided = _split_column(frame, targets, features)
+    if split != "train" and others[split] is None and not divided:
+        return None
+    if divided and any(others.values()):
+        raise UserError(f"data.val, data.test: {path} has a column {divided} that says which row is in which split.")
+    by_split = {"split.group": group, "split.time": time, "the split's column": divided}
+    chosen = _features(frame, path, targets, features, exclude, by_split)
     frame, rows, remarks = _with_targets(frame, file, targets, missing_target)
+    remarks = [file.said, *remarks] if file.said else remarks
 
     def where(row: int) -> str:
         return place(file, int(rows[row]))
@@ -189,27 +225,88 @@ def table(
         remarks.insert(0, f"{counted(len(columns['numbers']), 'column')} of numbers, words: {words}")
     values, classes = read_targets([frame[name] for name in targets], task, file, where)
     names = None if classes else targets
+    if split != "train" and others[split] is not None:
+        another = str(others[split]), split, targets, classes
+        file, frame, values, rows = _of_another(*another, categorical, missing_target, reading)
     inputs = encode(frame, columns, file)
+    if divided:
+        parts = frame[divided].str.to_lowercase().replace_strict(SPLIT_OF)
+        remarks.append(f"divided by its column {divided}")
+        mine = (parts == split).arg_true()
+        if not len(mine):
+            return None
+        frame, rows = frame[mine], rows[mine]
+        inputs, values = (each[torch.from_numpy(mine.to_numpy().astype(numpy.int64))] for each in (inputs, values))
     told, numbers = "\n".join(remarks), torch.from_numpy(rows.to_numpy().astype(numpy.int64))
     return Table(inputs, values, columns, categories == "embed", frame, classes, names, told, file, numbers)
 
 
+# Whether a table has a column of splits, by its path and state: it is built for each split, and needn't be read again.
+_divided: dict[Any, bool] = {}
+
+
+def _may_be_divided(path: str, reading: Reading) -> bool:
+    return _divided.get(_state_of(path, reading), True)
+
+
+def _state_of(path: str, reading: Reading) -> Any:
+    file = find_path(path).absolute()
+    status = file.stat() if file.is_file() else None
+    return file, reading, status and (status.st_size, status.st_mtime_ns)
+
+
+def _split_column(frame: Any, targets: Sequence[str], features: Sequence[str] | None) -> str | None:
+    """The column that says which row is in which split: called split, and with such words alone."""
+    for name in frame.columns:
+        if name.strip().lower() == "split" and name not in targets and name not in (features or ()):
+            words = frame[name].cast(str).str.to_lowercase()
+            if words.is_in(list(SPLIT_OF)).all() and not words.has_nulls():
+                return name
+    return None
+
+
+def _of_another(
+    path: str,
+    split: str,
+    targets: Sequence[str],
+    classes: Sequence[str] | None,
+    categorical: Sequence[str] | None,
+    missing: str,
+    reading: Reading,
+) -> tuple[Source, Any, Tensor, Any]:
+    """A file of its own for a split: what it is called, its rows, their targets, their numbers in it."""
+    file, frame, _ = _opened(path, targets, categorical, reading, key=f"data.{split}")
+    frame, rows, _ = _with_targets(frame, file, targets, missing)
+    if classes is None:
+        columns = [frame[name] for name in targets]
+        values = [numbers_of(column, file, lambda row: place(file, int(rows[row]))) for column in columns]
+        return file, frame, torch.stack(values, dim=1), rows
+    codes = codes_of(frame[targets[0]], classes) - 1
+    unknown = (codes < 0).nonzero()[0]
+    if len(unknown):
+        row = int(unknown[0])
+        raise UserError(
+            f"{place(file, int(rows[row]))}: {targets[0]} is {frame[targets[0]][row]}, and so in no training row."
+        )
+    return file, frame, torch.from_numpy(codes), rows
+
+
 def task_of(
-    path: str, target: str | Sequence[str] | None = None, categorical: Sequence[str] | None = None, **_: Any
+    path: str, target: str | Sequence[str] | None = None, categorical: Sequence[str] | None = None, **others: Any
 ) -> tuple[str, str]:
     """The task that a table's target asks for, and why: ("multiclass", "species holds 3 words (...)").
 
     Words are classes; so are up to 20 different whole numbers, where each comes up in 5 rows or more on average, and 0
     and 1 in any case. Several columns are several labels where they hold 0 and 1 alone, and else several numbers.
     """
-    file, frame, targets = _opened(path, target, categorical)
+    file, frame, targets = _opened(path, target, names_in("categorical", categorical), Reading.among(others))
     return task_for([frame[name].drop_nulls() for name in targets], file)
 
 
 table.task_of = task_of  # type: ignore[attr-defined]
 
 
-def encode(frame: Any, columns: Mapping[str, Any], file: Path | str) -> Tensor:
+def encode(frame: Any, columns: Mapping[str, Any], file: Source | Path | str) -> Tensor:
     """The inputs (N, F + K) of a `Table` from the rows of a frame. Raises UserError for a column that isn't there, or
     holds words where numbers belong.
 
@@ -231,14 +328,18 @@ def encode(frame: Any, columns: Mapping[str, Any], file: Path | str) -> Tensor:
 
 
 def _opened(
-    path: str, target: str | Sequence[str] | None, categorical: Sequence[str] | None
-) -> tuple[Path, Any, list[str]]:
+    path: str,
+    target: str | Sequence[str] | None,
+    categorical: Sequence[str] | None,
+    reading: Reading,
+    key: str = "data.path",
+) -> tuple[Source, Any, list[str]]:
     """The file, its rows, and the names of the targets. Raises UserError."""
     import polars
     import polars.selectors as cs
 
-    check_list("categorical", categorical)
-    file, frame = opened(path, categorical or ())
+    file, frame = opened(path, categorical or (), reading, key)
+    _divided[_state_of(path, reading)] = any(name.strip().lower() == "split" for name in frame.columns)
     if not target:
         raise UserError(
             f"data.target: which column is to be predicted? Write data.target=COLUMN. "
@@ -249,6 +350,7 @@ def _opened(
     frame = frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
     frame = frame.with_columns(polars.col(list(categorical or ())).cast(polars.String))
     for name in targets:
+        refuse_strays(frame[name], "data.target", file)
         if frame[name].null_count() == frame.height:
             raise UserError(f"data.target={name}: this column of {path} has no values.")
     return file, frame, targets
@@ -263,8 +365,6 @@ def _features(
     deciding: Mapping[str, str | None],
 ) -> list[str]:
     """The columns to predict from. Raises UserError."""
-    check_list("features", features)
-    check_list("exclude", exclude)
     of_splits = {key: [name] for key, name in deciding.items() if name is not None}
     check_columns({"data.features": features, "data.exclude": exclude, **of_splits}, frame, path)
     for name in targets:
@@ -283,7 +383,7 @@ def _features(
     return list(dict.fromkeys(chosen))
 
 
-def _with_targets(frame: Any, file: Path, targets: Sequence[str], missing: str) -> tuple[Any, Any, list[str]]:
+def _with_targets(frame: Any, file: Source, targets: Sequence[str], missing: str) -> tuple[Any, Any, list[str]]:
     """The rows that have a target, their numbers in the file from 0, and a remark on what was left out."""
     import polars
 

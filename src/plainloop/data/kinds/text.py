@@ -3,7 +3,6 @@
 import array
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from plainloop.build import factory
 from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.checks import as_list, check_whole_number
 from plainloop.data.kinds.columns import DATE, in_order, read_targets, task_for
-from plainloop.data.kinds.frames import column_of, opened, place
+from plainloop.data.kinds.dialect import Reading
+from plainloop.data.kinds.frames import Source, column_of, opened, place
 from plainloop.data.kinds.vocabulary import MARKS, PADDING, UNKNOWN, facts_of, tokenise
 from plainloop.errors import UserError, counted, did_you_mean, listed
 
@@ -58,7 +58,7 @@ class Texts(BaseDataset):
         max_length: int | None = None,
         classes: Sequence[str] | None = None,
         target_names: Sequence[str] | None = None,
-        file: Path | None = None,
+        file: Source | None = None,
         frame: Any = None,
     ):
         self.texts, self.targets, self.classes, self.target_names = texts, targets, classes, target_names
@@ -153,6 +153,12 @@ def text(
     min_count: int = 2,
     max_words: int = 20_000,
     max_length: int | None = None,
+    separator: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    encoding: str | None = None,
+    missing: str | Sequence[str] | None = None,
+    header: bool | None = None,
 ) -> Texts:
     """Texts in a column of a table.
 
@@ -165,12 +171,16 @@ def text(
             the second of two is the positive one. multilabel: columns of 0 and 1, (N, T) float32. Any other word: as
             the columns look.
         tokens, lower, min_count, max_words, max_length: as for `Texts`.
+        separator, decimal, thousands, encoding, missing, header: how the file is written, where the file itself
+            doesn't tell it rightly: what parts its fields, the marks in its numbers, the words that mean a missing
+            value, and whether its first line has the columns' names.
     """
     if tokens not in ("word", "char"):
         raise UserError(f"data.tokens={tokens}: must be word or char.{did_you_mean(tokens, ('word', 'char'))}")
     for key, number in (("min_count", min_count), ("max_words", max_words), ("max_length", max_length)):
         check_whole_number(key, number, null=key == "max_length")
-    file, frame = opened(path, [text])
+    reading = Reading.of(missing, separator, decimal, thousands, encoding, header)
+    file, frame = opened(path, [text], reading)
     column, names = column_of(frame, "data.text", text, file), as_list(target)
     if text in names:
         raise UserError(f"data.target={listed(names)}: the text itself would be predicted from itself.")
@@ -194,6 +204,7 @@ def text(
         file,
         frame,
     )
+    data.note = "\n".join(filter(None, [file.said, data.note]))
     empty = (data.lengths == 0).nonzero()
     if len(empty):
         row = int(empty[0])
@@ -206,7 +217,7 @@ def text(
 
 def _task_of(path: str, target: str | Sequence[str], **others: Any) -> tuple[str, str]:
     """For task=auto: what the target column says."""
-    file, frame = opened(path)
+    file, frame = opened(path, (), Reading.among(others))
     names = as_list(target)
     return task_for([column_of(frame, "data.target", name, file) for name in names], file)
 

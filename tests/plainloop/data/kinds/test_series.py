@@ -13,6 +13,7 @@ import torch
 import plainloop
 from plainloop.config.compose import compose
 from plainloop.data.kinds.series import Windows, series
+from plainloop.data.kinds.times import moments_of
 from plainloop.data.splits import Division, build_data
 from plainloop.errors import UserError
 from tests import formats
@@ -280,15 +281,19 @@ HALVES = {**LINE, "kind": ["x", "y"] * 12 + ["x"] * 5 + ["z"]}
         (
             {**LINE, "t": days(*range(1, 20), 15, *range(21, 31))},
             {"time": "t"},
-            r"line 21: t is 2024-01-15, earlier than in the row before it \(.*line 20\): sort the rows by time",
+            r"line 21: t is 2024-01-15, the same as in the row before it \(.*line 16\): sort the rows by time",
         ),
         (
             {**LINE, "t": days(*range(1, 20), 19, *range(21, 31))},
             {"time": "t"},
             r"line 21: t is 2024-01-19, the same as in the row before it.*data.series=COLUMN",
         ),
-        ({**LINE, "t": [*days(*range(1, 30)), "later"]}, {"time": "t"}, r"line 31: t is 'later', and no time"),
-        ({**LINE, "t": ["noon"] * 30}, {"time": "t"}, r"line 2: t is 'noon', and no time"),
+        (
+            {**LINE, "t": [*days(*range(1, 30)), "later"]},
+            {"time": "t"},
+            r"line 31: data.time=t is 'later'",
+        ),
+        ({**LINE, "t": ["noon"] * 30}, {"time": "t"}, r"line 2: data.time=t is 'noon', and no time"),
         ({**LINE, "t": [None, *days(*range(1, 30))]}, {"time": "t"}, r"line 2: t is missing"),
         (LINE, {"time": "when"}, r"data.time=when: .* no such column"),
         (LINE, {"series": "which"}, r"data.series=which: .* no such column"),
@@ -350,18 +355,104 @@ def test_a_window_that_fits_is_told(tmp_path, window, rows):
     series(path, "train", target="a", window=39)
 
 
+# --- times as files have them -----------------------------------------------------------------------------------------
+
+# Two words, the first and the second of a day's (or month's, quarter's) difference; how long that is.
+TIMES = {
+    "4/13/2015 16:00:00": ("4/14/2015 16:00:00", 24),
+    "13.04.2015": ("14.04.2015", 24),
+    "31.12.99 8:00": ("31.12.99 9:00", 1),
+    "1987-Q1": ("1987-Q2", 90 * 24),
+    "1949-01": ("1949-02", 31 * 24),
+    "01-Mar-05": ("02-Mar-05", 24),
+    "Jan 5, 2020": ("Jan 6, 2020", 24),
+    "2020/02/28 23:00": ("2020/02/29 00:00", 1),
+    "2020-03-29T01:00:00+01:00": ("2020-03-29T03:00:00+02:00", 1),
+    "2020-01-01T00:00:00Z": ("2020-01-01T01:00:00Z", 1),
+    "1/25/20 11:30 PM": ("1/26/20 12:30 AM", 1),
+    "2020-01-01 00:00:00.5": ("2020-01-01 01:00:00.5", 1),
+}
+
+
+@pytest.mark.parametrize("first", TIMES)
+def test_a_time_is_read_as_it_is_meant(first):
+    second, hours = TIMES[first]
+    times, remark = moments_of(polars.Series("t", [first, second]), "data.time", str)
+    assert times[1] - times[0] == datetime.timedelta(hours=hours)
+    assert remark == ""
+
+
+def test_whether_the_day_or_the_month_comes_first_is_told_from_the_whole_column_and_said():
+    days = polars.Series("t", ["01/02/2020", "02/02/2020", "03/02/2020"])
+    times, remark = moments_of(days, "data.time", str)
+    assert times.to_list() == [datetime.datetime(2020, 2, day) for day in (1, 2, 3)]
+    assert remark == (
+        "t is read as %d/%m/%Y (01/02/2020 is 01 February 2020); data.time_format='%m/%d/%Y' reads it otherwise"
+    )
+    months, _ = moments_of(days, "data.time", str, "%m/%d/%Y")
+    assert months.to_list() == [datetime.datetime(2020, month, 2) for month in (1, 2, 3)]
+    with pytest.raises(UserError, match=r"^0: data\.time=t is '01/02/2020', and not of the form %Y"):
+        moments_of(days, "data.time", str, "%Y")
+
+
+def test_a_date_and_a_clock_in_two_columns(tmp_path):
+    rows = range(60)
+    path = written(
+        tmp_path,
+        {
+            "day": [f"{1 + row // 24:02}.03.2021" for row in rows],
+            "clock": [f"{row % 24:02}:00" for row in rows],
+            "row": list(rows),
+        },
+    )
+    data = series(path, "train", target="row", time=["day", "clock"], window=4)
+    assert data is not None
+    assert whole(data)[0].flatten().unique().tolist() == [*range(47)]
+    assert data.note == ""
+
+
+def test_rows_in_another_order_are_sorted_and_said(tmp_path):
+    """Newest first, as many a bank has them: the same windows."""
+    hours = [(START + datetime.timedelta(hours=hour)).isoformat() for hour in range(60)]
+    sorted_ones = written(tmp_path, {"t": hours, "row": list(range(60))})
+    reverse = written(tmp_path, {"t": hours[::-1], "row": list(range(60))[::-1]}, "reverse.csv")
+    one, other = (splits(path, target="row", time="t", window=3) for path in (sorted_ones, reverse))
+    for split in SPLITS:
+        assert all(map(torch.equal, whole(one[split]), whole(other[split])))
+    assert (one["train"].note, other["train"].note) == ("", "rows sorted by t")
+
+
+@pytest.mark.parametrize(("rows", "window"), [(1000, 48), (200, 9), (20, 1)])
+def test_a_window_is_chosen_that_fits(rows, window, tmp_path):
+    found = splits(written(tmp_path, {"row": list(range(rows))}), target="row")
+    assert {data.window for data in found.values()} == {window}
+    assert (f"window {window}: of 48 rows none would fit" in (found["train"].note or "")) == (window != 48)
+    assert all(len(data) >= 1 for data in found.values())
+
+
+def test_holes_are_refused_left_out_or_carried(tmp_path):
+    path = written(tmp_path, {"t": list(range(30)), "x": [row if row % 7 else None for row in range(1, 31)]})
+    with pytest.raises(UserError, match=r"line 8: x is missing \(so in 4 rows\)"):
+        series(path, "train", target="x", time="t", window=1)
+    dropped = series(path, "train", target="x", time="t", window=1, holes="drop", fractions=(1, 0, 0))
+    assert dropped is not None
+    assert dropped.values.flatten().tolist() == [row for row in range(1, 31) if row % 7]
+    assert "4 rows with a hole left out" in (dropped.note or "")
+    carried = series(path, "train", target="x", time="t", window=1, holes="carry", fractions=(1, 0, 0))
+    assert carried is not None
+    assert carried.values.flatten().tolist() == [row if row % 7 else row - 1 for row in range(1, 31)]
+    assert whole(carried)[1].flatten().tolist() == carried.values.flatten()[1:].tolist()
+    path = written(tmp_path, {"x": [None, 1.0, 2.0], "y": [1, 2, 3]})
+    with pytest.raises(UserError, match=r"x: a series begins with a hole"):
+        series(path, "train", target="x", window=1, holes="carry", fractions=(1, 0, 0))
+
+
 def test_the_order_is_checked_within_each_series(tmp_path):
     """Rows of several series may be mixed; one of them that goes back is named."""
     times = [1, 1, 2, 2, 3, 3, 4, 3]
     path = written(tmp_path, {"t": times, "which": ["x", "y"] * 4, "a": list(range(8))})
     with pytest.raises(UserError, match=r"line 9: t is 3, the same as in the row before it \(.*line 7\)[^?]*its own.$"):
         series(path, "train", target="a", window=1, time="t", series="which")
-
-
-def test_bytes_that_are_no_text_are_named(tmp_path):
-    (tmp_path / "series.csv").write_bytes("a,b\n1,2\n3,\u00b5\n".encode("latin1"))
-    with pytest.raises(UserError, match="line 3: not text in UTF-8"):
-        series(str(tmp_path / "series.csv"), "train", target="a")
 
 
 # --- training -----------------------------------------------------------------------------------------------

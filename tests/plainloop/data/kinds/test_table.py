@@ -16,7 +16,7 @@ import plainloop
 from plainloop.assembly.assemble import assemble
 from plainloop.config.compose import compose
 from plainloop.data import table
-from plainloop.data.kinds.frames import read_frame
+from plainloop.data.kinds.frames import Source, read_frame
 from plainloop.data.kinds.table import TableEncoder, encode, task_of
 from plainloop.errors import UserError
 from tests import formats
@@ -123,10 +123,10 @@ def test_numbers_stand_first_and_words_are_codes(write):
 
 
 def test_a_hole_is_nan_or_code_0_and_counted(write):
-    data = table(write("a,b,y\n1,x,1.5\n,y,2\n3,,3\n?,NA,4\n"), target="y")
+    data = table(write("a,b,y\n1,x,1.5\n,y,2\n3,,3\n?,,4\n"), target="y")
     assert torch.equal(data.inputs.isnan(), torch.tensor([[0, 0], [1, 0], [0, 0], [1, 0]]).bool())
     assert data.inputs[:, 1].tolist() == [1, 2, 0, 0]
-    assert "4 missing values filled (2 in a, 2 in b)" in data.note
+    assert "2 missing values filled by the mean (2 in a); 2 without a word (2 in b)" in data.note
 
 
 def test_classes_are_sorted(write):
@@ -301,7 +301,7 @@ def test_shipped_penguins_keep_all_birds_that_were_weighed():
     data = table("data/penguins.csv", target="body_mass_g", missing_target="drop")
     assert len(data) == 344 - 2
     assert "2 rows without body_mass_g left out" in data.note
-    assert "9 missing values filled (9 in sex)" in data.note
+    assert "9 without a word (9 in sex)" in data.note
     assert [len(words) for words in data.columns["categories"].values()] == [3, 3, 2]  # species, islands, sexes
 
 
@@ -427,13 +427,13 @@ def test_a_run_knows_how_to_read_another_file(patients, tmp_path):
         writer.writerow(reversed(PATIENTS))
         writer.writerows([text[name][row] for name in reversed(PATIENTS)] for row in indices_of(run)["test"])
         writer.writerow(["placebo", "Rome", "true", "3", "41.5"])
-    found = encode(read_frame(tmp_path / "raw.csv"), columns, "raw.csv")
+    found = encode(read_frame(Source(tmp_path / "raw.csv")), columns, "raw.csv")
     assert torch.equal(found[:-1].nan_to_num(-1), run.data.test.inputs.nan_to_num(-1))
     assert found[-1].tolist() == [41.5, 3, 1, 0, 0]
     with pytest.raises(UserError, match=r"raw\.csv has no such column"):
-        encode(read_frame(tmp_path / "raw.csv").drop("age"), columns, "raw.csv")
+        encode(read_frame(Source(tmp_path / "raw.csv")).drop("age"), columns, "raw.csv")
     with pytest.raises(UserError, match=r"raw\.csv, column age: words \(as old\) where numbers belong"):
-        encode(read_frame(tmp_path / "raw.csv").with_columns(age=polars.lit("old")), columns, "raw.csv")
+        encode(read_frame(Source(tmp_path / "raw.csv")).with_columns(age=polars.lit("old")), columns, "raw.csv")
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -688,3 +688,78 @@ def test_a_column_that_is_asked_for_must_be_there(write):
     assert data.column("kind") == ["gull", "auk", "gull", "tern"]
     with pytest.raises(UserError, match=r"no such column\. Did you mean kind"):
         data.column("kin")
+
+
+# --- who is in which split, as the file says ----------------------------------------------------------------------
+
+
+def test_a_column_of_splits_is_obeyed(write):
+    """As images do; it is no feature, and a word that isn't such makes it one."""
+    text = "a,kind,Split\n1,x,train\n2,y,Train\n3,x,validation\n4,y,test\n5,x,training\n"
+    path = write(text)
+    parts = {split: table(path, target="kind", split=split) for split in ("train", "val", "test")}
+    assert {split: data.inputs.flatten().tolist() for split, data in parts.items()} == {
+        "train": [1, 2, 5], "val": [3], "test": [4]
+    }  # fmt: skip
+    assert {split: data.targets.tolist() for split, data in parts.items()} == {
+        "train": [0, 1, 0], "val": [0], "test": [1]
+    }  # fmt: skip
+    assert parts["train"].columns == {"numbers": ["a"], "categories": {}}
+    assert "divided by its column Split" in parts["train"].note
+    assert parts["val"].where(0).endswith("line 4")
+    other = write(text.replace("test", "later"), "other.csv")
+    assert table(other, target="kind").columns["categories"] == {
+        "Split": ["Train", "later", "train", "training", "validation"]
+    }
+    assert table(other, target="kind", split="val") is None
+
+
+def test_files_of_their_own_for_validation_and_test(write):
+    """Encoded as the training rows are: a word that these don't have is 0."""
+    path = write("a,city,kind\n1,Rome,x\n2,Oslo,y\n3,Rome,x\n")
+    test = write("kind,city,a\ny,Rome,4\nx,Bern,5\n", "test.csv")
+    data = table(path, target="kind", split="test", test=test)
+    assert data.inputs.tolist() == [[4, 2], [5, 0]]
+    assert data.targets.tolist() == [1, 0]
+    assert data.classes == ["x", "y"]
+    assert data.where(1).endswith("test.csv, line 3")
+    assert table(path, target="kind", split="val", test=test) is None
+    wrong = write("kind,city,a\nz,Rome,4\n", "wrong.csv")
+    with pytest.raises(UserError, match=r"wrong\.csv, line 2: kind is z, and so in no training row"):
+        table(path, target="kind", split="val", val=wrong)
+    with pytest.raises(UserError, match=r"data\.test=nowhere\.csv: there is no such file"):
+        table(path, target="kind", split="test", test="nowhere.csv")
+
+
+@pytest.mark.slow
+def test_a_divided_table_trains_and_is_measured_on_its_own_test(write):
+    rows = rows_of(60, lambda number: f"{number % 2},{'yx'[number % 2]},{('train', 'val', 'test')[number % 3]}")
+    path = write("a,kind,split\n" + rows)
+    words = ["data=table", f"data.path={path}", "data.target=kind", "trainer.max_epochs=30", "logger=none"]
+    run = plainloop.train(words)
+    assert [len(run.data[split]) for split in ("train", "val", "test")] == [20, 20, 20]
+    assert run.metrics["test/accuracy"] == 1.0
+    assert plainloop.evaluate(run.path)["test/loss"] == run.metrics["test/loss"]
+
+
+def test_one_word_among_numbers_to_predict_is_named(write):
+    path = write("a,price\n" + rows_of(300, lambda number: f"{number},{number * 1.5 if number != 250 else 'n/k'}"))
+    with pytest.raises(UserError, match=r"line 252: data\.target=price is 'n/k', where 299 rows of 300 hold numbers"):
+        table(path, target="price")
+    data = table(path, target="price", missing=["n/k"], missing_target="drop", task="regression")
+    assert len(data) == 299
+
+
+def test_a_class_called_none_is_not_lost(write):
+    path = write("severity,a\n" + rows_of(30, lambda number: f"{('None', 'mild', 'severe')[number % 3]},{number}"))
+    assert table(path, target="severity").classes == ["None", "mild", "severe"]
+    assert task_of(path, "severity")[0] == "multiclass"
+
+
+@pytest.mark.parametrize("name", [2019, "2019"])
+def test_a_column_may_be_called_by_a_number(name, write):
+    """As the command line gives it: data.target=2019."""
+    path = write("2018,2019,2020,id\n" + rows_of(40, lambda number: f"{number},{number % 2},{number % 5},{number}"))
+    data = table(path, target=name, features=[2018, "2020"], exclude=[])
+    assert data.columns["numbers"] == ["2018", "2020"]
+    assert data.classes == ["0", "1"]

@@ -208,16 +208,12 @@ def test_several_columns_of_0_and_1_are_labels(tmp_path):
     assert data.target_names == ["loud", "long"]
 
 
-LATIN1 = "said,who\nfine,x\nsch\u00f6n,y\n".encode("latin1")
-
-
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
         (None, {}, "there is no such file"),
         ("", {}, "the file is empty"),
         ("said,who\n", {}, "no rows"),
-        (LATIN1, {}, "line 3: not text in UTF-8"),
         ("said,who\na,x\nb,y\n", {"text": "sayd"}, "data.text=sayd: .* no such column. Did you mean said.* said, who"),
         ("said,who\na,x\nb,y\n", {"target": "whom"}, "data.target=whom: .* no such column. Did you mean who"),
         ("said,who\na,x\n,y\nc,y\n", {}, "line 3: said is missing"),

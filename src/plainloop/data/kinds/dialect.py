@@ -1,0 +1,363 @@
+"""How a text file of rows is written: its encoding, what stands between its fields, how its numbers are written.
+
+Nobody says it in the file. It is told from the file itself, once for the whole of it, by libraries where one is better
+than a rule of ours (clevercsv, chardet); what was found is said, and each has a key that says otherwise.
+"""
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from plainloop.errors import UserError, counted, first_line
+
+# What people, spreadsheets, R, NumPy and pandas write where there is no number.
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?")
+# A date (2024-05-31, 31.5.2024, 5/31/24), with or without a time behind it, or a time alone.
+DATE = r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4}))([T ].*)?$|^\d{1,2}:\d{2}(:\d{2}.*)?$"
+MARKS = (",", ";", "\t", "|", " ")  # what may part fields
+NAMES = {"\t": "tab", " ": "blank"}
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+}
+SAMPLE = 1 << 16  # characters that tell how the rest is written
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the user says of a file; None: it is told from the file."""
+
+    separator: str | None = None
+    decimal: str | None = None
+    thousands: str | None = None
+    encoding: str | None = None
+    missing: tuple[str, ...] | None = None
+    header: bool | None = None
+
+    @classmethod
+    def of(
+        cls,
+        missing: str | Sequence[str] | None = None,
+        separator: str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        encoding: str | None = None,
+        header: bool | None = None,
+    ) -> "Reading":
+        """Of the arguments of a data set. Raises UserError for one that means nothing."""
+        words = (missing,) if isinstance(missing, str) else missing
+        if words is not None and not all(isinstance(word, str | int | float) for word in words):
+            raise UserError(f"data.missing={missing}: the words that mean a missing value, as in data.missing=[NA,-]")
+        for name, mark in (("decimal", decimal), ("thousands", thousands)):
+            if mark is not None and len(str(mark)) != 1:
+                raise UserError(f"data.{name}={mark}: one character, as in \"data.{name}=','\"")
+        if decimal is not None and decimal == thousands:
+            raise UserError(f"data.decimal and data.thousands are the same ({decimal}).")
+        separator = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " "}.get(str(separator), separator)
+        if separator is not None and len(str(separator)) != 1:
+            raise UserError(f"data.separator={separator}: one character, or tab or blank.")
+        return cls(separator, decimal, thousands, encoding, None if words is None else tuple(map(str, words)), header)
+
+    @classmethod
+    def among(cls, arguments: Mapping[str, Any]) -> "Reading":
+        """Of a data set's arguments, whatever else there is."""
+        return cls.of(**{item.name: arguments.get(item.name) for item in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one file is written.
+
+    Args:
+        separator: between fields; "" where there is one column only.
+        quote: around fields that hold the separator; "" where quotes are nothing special.
+        escape: a backslash before a quote within quotes; "" where the quote is doubled.
+        skip: lines before the header.
+        blank_end: every row ends with a separator, or the header alone does.
+    """
+
+    separator: str = ","
+    quote: str = '"'
+    escape: str = ""
+    skip: int = 0
+    encoding: str = "utf-8"
+    newline: str = "\n"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether polars reads it as it is."""
+        return self.separator != " " and self.quote == '"' and not self.escape
+
+    def records(self, text: str) -> Iterator[tuple[int, list[str]]]:
+        """(number of its line, fields) of the header and of each row that has a value."""
+        how: dict[str, Any] = {"delimiter": self.separator or "\0", "skipinitialspace": self.separator == " "}
+        if self.quote:
+            how |= {"quotechar": self.quote, "doublequote": not self.escape, "escapechar": self.escape or None}
+        else:
+            how["quoting"] = csv.QUOTE_NONE
+        reader = csv.reader(io.StringIO(text, newline=""), **how)
+        line = 1
+        for number, row in enumerate(reader):
+            if number >= self.skip and any(field.strip() not in MISSING for field in row):
+                yield line, _without_end(row) if self.separator == " " else row
+            line = reader.line_num + 1
+
+
+def _without_end(fields: list[str]) -> list[str]:
+    """Of blanks at the end of a line no field follows."""
+    return fields[:-1] if fields and fields[-1] == "" else fields
+
+
+# --- bytes become text -----------------------------------------------------------------------------------------------
+
+
+def unpacked(file: Path) -> bytes:
+    """The content of a file, that of a compressed one unpacked. Raises UserError."""
+    kind = file.suffix.lower()
+    try:
+        if kind == ".zst":
+            return _unpacked_zst(file)
+        return UNPACK[kind](file.read_bytes()) if kind in UNPACK else file.read_bytes()
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{file}: it can't be unpacked: {first_line(error)}.") from error
+
+
+def _unpacked_zst(file: Path) -> bytes:
+    try:
+        import zstandard
+    except ModuleNotFoundError:
+        raise UserError(f"{file}: .zst files are unpacked by the package zstandard: pip install zstandard") from None
+    try:
+        return zstandard.ZstdDecompressor().decompressobj().decompress(file.read_bytes())
+    except zstandard.ZstdError as error:
+        raise UserError(f"{file}: it can't be unpacked: {first_line(error)}.") from error
+
+
+def decoded(data: bytes, file: Path, said: str | None) -> tuple[str, str]:
+    """The text in a file's bytes, and its encoding. Raises UserError.
+
+    Args:
+        said: by the user; None: UTF-8, or what a byte-order mark says, or what chardet takes it for.
+    """
+    if said is not None:
+        try:
+            return data.decode(said).removeprefix("\ufeff"), said
+        except LookupError as error:
+            raise UserError(
+                f"data.encoding={said}: Python knows no such encoding (utf-8, utf-16, cp1252, ...)."
+            ) from error
+        except UnicodeDecodeError as error:
+            line = data[: error.start].count(b"\n") + 1
+            raise UserError(f"{file}, line {line}: not text in {said} (data.encoding={said}).") from error
+    marks = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    for mark, name in marks.items():
+        if data.startswith(mark):
+            return data.decode(name, errors="replace"), name
+    try:
+        if b"\0" not in data[:SAMPLE]:
+            return data.decode("utf-8-sig"), "utf-8"
+    except UnicodeDecodeError:
+        pass
+    import chardet
+
+    wrong = next((place for place, byte in enumerate(data) if byte > 127), 0)
+    sample = (
+        data[:SAMPLE] + data[max(0, wrong - SAMPLE // 2) : wrong + SAMPLE // 2]
+    )  # what isn't English comes late, perhaps
+    found = chardet.detect(sample)["encoding"]
+    try:
+        if found and found.lower() not in ("utf-8", "ascii"):
+            text = data.decode(found)
+            if not re.search("[\0-\x08]", text[:SAMPLE]) and re.search("[\r\n]", text):
+                return text, found.lower().replace("windows-", "cp")
+    except (LookupError, UnicodeDecodeError):
+        pass
+    line = data[:wrong].count(b"\n") + 1
+    raise UserError(f"{file}, line {line}: not text in UTF-8. Which encoding is it? data.encoding=cp1252, say.")
+
+
+# --- text becomes rows -----------------------------------------------------------------------------------------------
+
+
+def dialect_of(text: str, file: Path, said: Reading, encoding: str) -> Dialect:
+    """How the rows of a text are written."""
+    newline = "\r" if "\n" not in text and "\r" in text else "\n"
+    sample = text[:SAMPLE]
+    if len(text) > SAMPLE:  # whole lines only
+        sample = sample[: sample.rfind(newline) + 1] or sample
+    first = sample.split(newline, 1)[0].strip("\r")
+    told = re.fullmatch(r'"?sep=(.)"?', first)  # Excel's own way to say it
+    skip = 1 if told else 0
+    mark = said.separator or (told[1] if told else None)
+    mark = mark or ("\t" if file.suffix.lower() in (".tsv", ".tab") else _obvious(sample))
+    quote, escape = '"', "\\" if '\\"' in sample and not re.search(r'(?<!\\)""', sample) else ""
+    if mark is None:
+        mark, quote, escape = _sniffed(sample, escape)
+    return Dialect(mark, quote, escape, skip, encoding, newline)
+
+
+def _obvious(sample: str) -> str | None:
+    """The one mark by which the header and every row have the same number of fields, more than one."""
+    fitting = [mark for mark in MARKS[:4] if _share(sample, Dialect(mark)) == 1.0]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _share(sample: str, dialect: Dialect) -> float:
+    """The share of rows with as many fields as the header; 0 where that has one only."""
+    try:
+        counts = [len(fields) for _, fields in dialect.records(sample)]
+    except csv.Error:
+        return 0.0
+    if not counts or counts[0] < 2:
+        return 0.0
+    return sum(count == counts[0] for count in counts) / len(counts)
+
+
+def _sniffed(sample: str, escape: str) -> tuple[str, str, str]:
+    """Separator, quote and escape, as clevercsv finds them (https://clevercsv.readthedocs.io)."""
+    import clevercsv
+
+    lines = sample.splitlines(keepends=True)[:200]
+    try:
+        found = clevercsv.Sniffer().sniff("".join(lines), delimiters="".join(MARKS))
+    except clevercsv.Error:
+        found = None
+    mark = found.delimiter if found else ""
+    if mark == " " and _share(sample, Dialect(" ")) < 1.0:  # sentences
+        mark = ""
+    if not mark:
+        mark = max(MARKS[:4], key=lambda each: _share(sample, Dialect(each)))
+        mark = mark if _share(sample, Dialect(mark)) > 0 else ","
+    return mark, '"', escape
+
+
+# --- words become numbers --------------------------------------------------------------------------------------------
+
+SPACES = " \u00a0\u2009\u202f"
+MINUS = "\u2212\u2012\u2013\ufe63\uff0d"
+CURRENCIES = r"(?:[$€£¥₹₽₩]|USD|EUR|GBP|CHF|JPY)"
+APOSTROPHES = "'\u2019"
+NUMBER = rf"^[+-]?(?:\d[\d.,{APOSTROPHES} ]*|[.,]\d+)(?:[eE][+-]?\d+)?$"
+
+
+@dataclass(frozen=True)
+class Dressed:
+    """Words of a column that may be numbers: without what stands around them.
+
+    Args:
+        values: a polars Series of words, marks still in them; those that mean a missing value are null.
+        unit: "%", "€", ...: what was taken off all of them.
+    """
+
+    values: Any
+    unit: str
+
+
+def undressed(column: Any) -> Dressed | None:
+    """A column of words (stripped, missing ones null) as `Dressed`; None where they aren't numbers."""
+    import polars
+
+    values = column.str.replace_all(f"[{MINUS}]", "-").str.replace_all(f"[{SPACES}]", " ")
+    held = values.drop_nulls()
+    if not len(held):
+        return None
+    unit = ""
+    for pattern in (r"\s*(%)$", rf"\s*({CURRENCIES})$", rf"^[+-]?({CURRENCIES})\s*"):
+        units = held.str.extract(pattern, 1)
+        if not units.has_nulls() and units.n_unique() == 1:
+            unit = units[0]
+            off = rf"^([+-]?){CURRENCIES}\s*" if pattern.startswith("^") else pattern
+            values = values.str.replace(off, "${1}" if pattern.startswith("^") else "")
+            held = values.drop_nulls()
+            break
+    if not held.str.contains(NUMBER).all():
+        return None
+    assert values.dtype == polars.String
+    return Dressed(values, unit)
+
+
+@dataclass
+class Marks:
+    """What the points and commas of a file's numbers mean, as far as its numbers tell."""
+
+    decimals: set[str]
+    thousands: set[str]
+    unclear: set[str]  # 1,234 alone may be either
+
+    @classmethod
+    def of(cls, values: Any) -> "Marks":
+        found = cls(set(), set(), set())
+        held = values.drop_nulls()
+        for mark, other in ((".", ","), (",", ".")):
+            m, o = re.escape(mark), re.escape(other)
+            certain = (  # 0,5 or 0,1234; 1234,567; 1.234,5; 1 234,567
+                rf"^[+-]?\d*{m}(\d{{1,2}}|\d{{4,}})?(e.*)?$|^[+-]?0?{m}\d+|^[+-]?(\d{{4,}}|0\d+){m}\d+|{o}.*{m}|"
+                rf"[{APOSTROPHES} ].*{m}"
+            )
+            if held.str.contains(certain).any():
+                found.decimals.add(mark)
+            if held.str.contains(rf"{m}\d{{3}}{m}|{m}.*{o}").any():
+                found.thousands.add(mark)
+            if held.str.contains(rf"^[+-]?[1-9]\d{{0,2}}{m}\d{{3}}$").any():
+                found.unclear.add(mark)
+        return found
+
+    def add(self, other: "Marks") -> None:
+        self.decimals |= other.decimals
+        self.thousands |= other.thousands
+
+
+def meaning(own: Marks, file: Marks, said: Reading, separator: str) -> tuple[str, str]:
+    """The decimal mark of a column and its mark for thousands ("" for none): as the user says, as its own numbers tell,
+    as the file's do; else a point is a decimal one, and a comma too where semicolons part the fields."""
+    if said.decimal is not None:
+        other = {".": ",", ",": "."}.get(said.decimal, "")
+        return said.decimal, said.thousands if said.thousands is not None else other
+    decimals, thousands = own.decimals - own.thousands, own.thousands | set(said.thousands or "")
+    for mark in own.unclear - decimals - thousands:
+        other = "," if mark == "." else "."
+        as_elsewhere = mark in file.thousands or (mark not in file.decimals and other in file.decimals)
+        if other in decimals or as_elsewhere or (mark == "," and separator != ";" and mark not in file.decimals):
+            thousands = thousands | {mark}
+        else:
+            decimals = decimals | {mark}
+    decimal = next(iter(decimals - thousands), "." if "." not in thousands else ",")
+    return decimal, next(iter(thousands - {decimal}), "")
+
+
+def numbers_in(words: Dressed, decimal: str, thousands: str) -> Any:
+    """The numbers (a polars Series of Int64 or Float64), or None where they aren't written so."""
+    import polars
+
+    d, groups = re.escape(decimal), APOSTROPHES + " " + thousands
+    values = words.values
+    grouped = rf"^[+-]?\d{{1,3}}([{re.escape(groups)}]\d{{3}})+({d}\d*)?$"
+    single = rf"^[+-]?(\d+({d}\d*)?|{d}\d+)([eE][+-]?\d+)?$"
+    if not values.drop_nulls().str.contains(f"{grouped}|{single}").all():
+        return None
+    plain = values.str.replace_all(f"[{re.escape(groups)}]", "")
+    if decimal != ".":
+        plain = plain.str.replace(decimal, ".", literal=True)
+    for kind in (polars.Int64, polars.Float64):
+        numbers = plain.cast(kind, strict=False)
+        if numbers.null_count() == values.null_count():
+            return numbers
+    return None
+
+
+def name_of(mark: str) -> str:
+    return NAMES.get(mark, mark)
+
+
+def few(count: int, word: str) -> str:
+    return counted(count, word)

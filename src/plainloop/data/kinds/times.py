@@ -1,0 +1,91 @@
+"""Dates and times in words, as files have them, become moments; which comes first, day or month, is told from the whole
+column, and said."""
+
+import datetime
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from plainloop.errors import UserError
+
+DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y", "%d.%m.%y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y",
+         "%d/%m/%y", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%b %d %Y", "%b %d, %Y", "%d %B %Y",
+         "%B %d, %Y")  # fmt: skip
+CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p")
+OFFSETS = ("", "%z", " %z")
+FEW = 200  # values that tell which formats may fit the rest
+
+
+def moments_of(column: Any, key: str, place: Callable[[int], str], said: str | None = None) -> tuple[Any, str]:
+    """A column of words without a hole as a polars Series of moments (in UTC, where they have an offset); and a remark
+    where it could be read in two ways. Raises UserError for the first that is no time.
+
+    Args:
+        key: what names the column, as data.time.
+        place: 'FILE, line 7' for the number of a row.
+        said: the format, in strftime's letters; None to find one.
+    """
+    words = _plain(column)
+    if said is not None:
+        times = _read(words, said)
+        if times is None or times.has_nulls():
+            row = 0 if times is None else times.is_null().arg_max()
+            raise UserError(f"{place(row)}: {key}={column.name} is {column[row]!r}, and not of the form {said}.")
+        return times, ""
+    few = words[:: max(1, len(words) // FEW)]
+    tried = {each: found.count() for each in _formats() if (found := _read(few, each)) is not None and found.count()}
+    formats = [each for each, count in tried.items() if count == max(tried.values())]
+    read = {each: times for each in formats if (times := _read(words, each)) is not None}
+    whole = {each: times for each, times in read.items() if not times.has_nulls()}
+    if not whole:
+        best = min(read.values(), key=lambda times: times.null_count(), default=None)
+        row = 0 if best is None else best.is_null().arg_max()
+        raise UserError(
+            f"{place(row)}: {key}={column.name} is {column[row]!r}, and no time as the others. Write 2024-05-31, "
+            "2024-05-31T23:59:00 or a number; or say how it is written, as in data.time_format='%d.%m.%Y'"
+        )
+    chosen = max(whole, key=lambda each: _rising(whole[each]))
+    others = [each for each in whole if not whole[each].equals(whole[chosen])]
+    remark = ""
+    if others:
+        first = next(row for row in range(len(words)) if whole[others[0]][row] != whole[chosen][row])
+        remark = (
+            f"{column.name} is read as {chosen} ({column[first]} is {whole[chosen][first]:%d %B %Y}); "
+            f"data.time_format={others[0]!r} reads it otherwise"
+        )
+    return whole[chosen], remark
+
+
+def _plain(column: Any) -> Any:
+    """Without the T between date and clock, Z for UTC; months and quarters by their first day."""
+    import polars
+
+    words = column.cast(polars.String).str.strip_chars()
+    words = words.str.replace(r"^(\d{4}-\d{1,2}-\d{1,2})[T ]\s*(\d)", "$1 $2").str.replace(r"\s*(Z|UTC)$", "+0000")
+    for quarter in range(1, 5):
+        words = words.str.replace(rf"(?i)^(\d{{4}})[ -]?Q{quarter}$", f"$1-{3 * quarter - 2:02}-01")
+    words = words.str.replace(r"^(\d{4})[-/](\d{1,2})$", "$1-$2-01").str.replace(r"^([A-Za-z]{3})-(\d{2})$", "01-$1-$2")
+    return words.str.replace(r"(:\d{2}.*[+-]\d{2}):(\d{2})$", "$1$2")
+
+
+def _formats() -> list[str]:
+    return ["".join(parts) for parts in itertools.product(DATES, CLOCKS, OFFSETS) if parts[1] or not parts[2]]
+
+
+def _read(words: Any, form: str) -> Any:
+    """Moments, null where a word isn't of this form; None where polars doesn't know the form."""
+    import polars
+
+    try:
+        times = words.str.to_datetime(form, strict=False, time_unit="us")
+    except polars.exceptions.PolarsError:
+        return None
+    if "%z" in form:
+        times = times.dt.replace_time_zone(None)
+    return times.set(times.dt.year() < 1000, None) if "%Y" in form else times  # %Y takes 05 for the year 5
+
+
+def _rising(times: Any) -> tuple[int, int]:
+    """How often a moment is later than the one before it; and how few different steps there are."""
+    steps = times.diff().drop_nulls()
+    return int((steps > datetime.timedelta(0)).sum()), -steps.n_unique()

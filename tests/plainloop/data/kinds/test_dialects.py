@@ -1,0 +1,218 @@
+"""Tables as people have them: each is read to the values that its author meant, and what was found is said."""
+
+import bz2
+import gzip
+import lzma
+from pathlib import Path
+
+import polars
+import pytest
+
+from plainloop.data.kinds.dialect import Reading
+from plainloop.data.kinds.frames import Source, place, read_frame
+from plainloop.errors import UserError
+
+# What is written, and as which file; the columns; and what is said.
+DIALECTS: dict[str, tuple[str, dict[str, list], str]] = {
+    "thousands beside decimal commas": (
+        "stadt;anteil;leute\nA;0,25;23.162\nB;0,5;983\nC;1,75;1.204\n",
+        {"stadt": ["A", "B", "C"], "anteil": [0.25, 0.5, 1.75], "leute": [23162, 983, 1204]},
+        "read as separator ;  decimals ,  thousands .",
+    ),
+    "a comma in a quoted header": (
+        '"Price, EUR";amp;y\n1,5;2;a\n2,5;3;b\n',
+        {"Price, EUR": [1.5, 2.5], "amp": [2, 3], "y": ["a", "b"]},
+        "read as separator ;  decimals ,",
+    ),
+    "Excel's first line": ("sep=;\na;b\n1;2\n3;4\n", {"a": [1, 3], "b": [2, 4]}, "read as separator ;"),
+    "bars": ("a|b|c\n1|2|x y\n3|4|z w\n", {"a": [1, 3], "b": [2, 4], "c": ["x y", "z w"]}, "read as separator |"),
+    "blanks": ("a  b   c\n1 2.5  3\n4   5 6\n", {"a": [1, 4], "b": [2.5, 5.0], "c": [3, 6]}, "read as separator blank"),
+    "quoted thousands": (
+        'city,people\nA,"1,002,000"\nB,"3,400"\n',
+        {"city": ["A", "B"], "people": [1002000, 3400]},
+        "read as thousands ,",
+    ),
+    "thousands with points behind": (
+        'a,b\n"1,234.5",1\n3.25,2\n',
+        {"a": [1234.5, 3.25], "b": [1, 2]},
+        "read as thousands ,",
+    ),
+    "decimal commas between tabs": (
+        "a\tb\n1,5\t2\n2,25\t3\n",
+        {"a": [1.5, 2.25], "b": [2, 3]},
+        "read as separator tab  decimals ,",
+    ),
+    "a comma in a name between tabs": (
+        'name\tx\n"Doe, J"\t1\nRoe, K\t2\n',
+        {"name": ["Doe, J", "Roe, K"], "x": [1, 2]},
+        "read as separator tab",
+    ),
+    "a header that ends in a comma": ("id,a,b,\n1,2,3\n2,3,4\n", {"id": [1, 2], "a": [2, 3], "b": [3, 4]}, ""),
+    "rows that end in a comma": ("a,b\n1,2,\n3,4,\n", {"a": [1, 3], "b": [2, 4]}, ""),
+    "all that end in a comma": ("a,b,\n1,2,\n3,4,\n", {"a": [1, 3], "b": [2, 4]}, ""),
+    "carriage returns alone": ("a,b\r1,2\r3,4\r", {"a": [1, 3], "b": [2, 4]}, ""),
+    "escaped quotes": ('a,b\n"he said \\"no, never\\"",1\nx,2\n', {"a": ['he said "no, never"', "x"], "b": [1, 2]}, ""),
+    "inches": ('name,inch\n5" pipe,5\npipe 6,6\n', {"name": ['5" pipe', "pipe 6"], "inch": [5, 6]}, ""),
+    "semicolons in sentences": (
+        "text,label\nhello there; you,a\nbye now; all,b\nso what; here,a\n",
+        {"text": ["hello there; you", "bye now; all", "so what; here"], "label": ["a", "b", "a"]},
+        "",
+    ),
+    "per cent and money": (
+        "a,b,y\n12 %,$5,1\n3.5 %,$7.25,2\n",
+        {"a": [12.0, 3.5], "b": [5.0, 7.25], "y": [1, 2]},
+        "numbers in % (a), $ (b)",
+    ),
+    "blanks between thousands": ("a,b\n1 234,1\n12\u00a0000\u202f000,2\n", {"a": [1234, 12000000], "b": [1, 2]},
+                                 "read as thousands blank"),
+    "Swiss": ("a;b\n1'234.50;1\n3.25;2\n", {"a": [1234.5, 3.25], "b": [1, 2]}, "read as separator ;  thousands '"),
+    "a minus that is no hyphen": ("a,b\n\u22125,1\n3,2\n", {"a": [-5, 3], "b": [1, 2]}, ""),
+    "three decimals": ("a,b\n1.234,1\n2.345,2\n", {"a": [1.234, 2.345], "b": [1, 2]}, ""),
+    "powers of ten": ("a,b\n1e-5,1\n2.5E3,2\n", {"a": [1e-5, 2500.0], "b": [1, 2]}, ""),
+    "NA that means something": (
+        "alley,n\nNA,1\nGrvl,NA\nNA,3\nPave,4\n",
+        {"alley": ["NA", "Grvl", "NA", "Pave"], "n": [1, None, 3, 4]},
+        "taken as a word: NA in alley (2 rows); data.missing=[NA] makes it a missing value",
+    ),
+    "a class called None": (
+        "severity,n\nNone,1\nmild,2\nsevere,3\n",
+        {"severity": ["None", "mild", "severe"], "n": [1, 2, 3]},
+        "taken as a word: None in severity (1 row); data.missing=[None] makes it a missing value",
+    ),
+    "truths": ("t,n\ntrue,1\nFalse,2\nNA,2\n", {"t": [True, False, None], "n": [1, 2, 2]}, ""),
+}  # fmt: skip
+
+
+def read(path: Path, text: str | bytes, **said) -> tuple[dict[str, list], Source]:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    source = Source(path, Reading.of(**said))
+    return read_frame(source).to_dict(as_series=False), source
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_table_is_read_as_it_is_meant(name, tmp_path):
+    text, columns, said = DIALECTS[name]
+    found, source = read(tmp_path / "table.csv", text)
+    assert found == columns
+    assert [type(value) for column in found.values() for value in column] == [
+        type(value) for column in columns.values() for value in column
+    ]
+    assert source.said == said
+
+
+ENCODINGS = {
+    "utf-16": ("stra\u00dfe,n\nK\u00f6ln,1\n", "read as utf-16"),
+    "utf-8-sig": ("stra\u00dfe,n\nK\u00f6ln,1\n", ""),
+    "cp1252": ("stra\u00dfe,n\nK\u00f6ln,1\nD\u00fcsseldorf,2\nM\u00fcnchen,3\n", "read as cp1252"),
+    "cp1251": (
+        "\u0446\u0435\u043d\u0430,n\n\u041c\u043e\u0441\u043a\u0432\u0430,1\n\u041a\u0430\u0437\u0430\u043d\u044c,2\n",
+        "read as cp1251",
+    ),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_an_encoding_is_told(encoding, tmp_path):
+    text, said = ENCODINGS[encoding]
+    found, source = read(tmp_path / "table.csv", text.encode(encoding))
+    lines = [line.split(",") for line in text.splitlines()]
+    assert found == {lines[0][0]: [line[0] for line in lines[1:]], "n": [int(line[1]) for line in lines[1:]]}
+    assert source.said == said
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)])
+def test_a_packed_table_is_unpacked(suffix, pack, tmp_path):
+    found, source = read(tmp_path / f"table.csv{suffix}", pack(b"a,b\n1,x\n\n2,y\n"))
+    assert found == {"a": [1, 2], "b": ["x", "y"]}
+    assert place(source, 1) == f"{source}, line 4"
+
+
+def test_a_spreadsheet_is_read(tmp_path):
+    """The first sheet of a file that another library has written: a zip of XML, as Excel's are."""
+    import zipfile
+
+    cells = "".join(
+        f'<row r="{row}"><c r="A{row}"{kind}>{first}</c><c r="B{row}"><v>{second}</v></c></row>'
+        for row, kind, first, second in (
+            (2, ' t="inlineStr"', "<is><t>x</t></is>", 1.5),
+            (3, ' t="inlineStr"', "<is><t>y</t></is>", 2),
+        )
+    )
+    head = '<row r="1"><c r="A1" t="inlineStr"><is><t>a</t></is></c><c r="B1" t="inlineStr"><is><t>b</t></is></c></row>'
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    types = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Default Extension="rels" '
+        'ContentType="application/vnd.openxmlformats-package.relationships+xml"/><Override PartName="/xl/workbook.xml" '
+        f'ContentType="{types}.sheet.main+xml"/><Override PartName="/xl/worksheets/sheet1.xml" '
+        f'ContentType="{types}.worksheet+xml"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
+        f'Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="one" sheetId="1" '
+        'r:id="r1"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
+        f'Type="{office}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
+        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{head}{cells}</sheetData></worksheet>',
+    }
+    with zipfile.ZipFile(tmp_path / "table.xlsx", "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+    source = Source(tmp_path / "table.xlsx")
+    assert read_frame(source).to_dict(as_series=False) == {"a": ["x", "y"], "b": [1.5, 2.0]}
+    assert place(source, 0) == f"{source}, row 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "columns"),
+    [
+        ("a;b\n1,234;x\n", {"decimal": ",", "separator": ";"}, {"a": [1.234], "b": ["x"]}),
+        ("a;b\n1,234;x\n", {"decimal": "."}, {"a": [1234], "b": ["x"]}),
+        ("a,b\n1.234,x\n", {"thousands": "."}, {"a": [1234], "b": ["x"]}),
+        ("a,b\nNA,x\n5,-\n", {"missing": ["-"]}, {"a": ["NA", "5"], "b": ["x", None]}),
+        ("a,b\nNA,x\n5,NA\n", {"missing": "NA"}, {"a": [None, 5], "b": ["x", None]}),
+        ("1,x\n2,y\n", {"header": False}, {"column_1": [1, 2], "column_2": ["x", "y"]}),
+        ("a_b\n1_2\n", {"separator": "_"}, {"a": [1], "b": [2]}),
+        ("a\tb\n1\t2\n", {"separator": "tab"}, {"a": [1], "b": [2]}),
+        ("a,b\nK\u00f6ln,1\n".encode("cp850"), {"encoding": "cp850"}, {"a": ["K\u00f6ln"], "b": [1]}),
+    ],
+)
+def test_what_the_user_says_goes_before_what_is_told(text, said, columns, tmp_path):
+    assert read(tmp_path / "table.csv", text, **said)[0] == columns
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"decimal": "comma"}, r"data\.decimal=comma: one character"),
+        ({"decimal": ",", "thousands": ","}, "are the same"),
+        ({"separator": ";;"}, r"data\.separator=;;: one character, or tab or blank"),
+        ({"encoding": "utf-9"}, r"data\.encoding=utf-9: Python knows no such encoding"),
+        ({"encoding": "ascii"}, r"line 2: not text in ascii"),
+        ({"missing": [["NA"]]}, r"data\.missing="),
+    ],
+)
+def test_what_cannot_be_meant_is_answered(said, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "table.csv", "a,b\n\u00f6,1\n", **said)
+
+
+def test_json_lines_with_nan_and_a_byte_order_mark(tmp_path):
+    """As pandas and Windows write them; polars' own reader takes neither."""
+    text = '\ufeff{"a": 1.5, "b": "x"}\n{"a": NaN, "b": "y"}\n{"a": Infinity, "b": null}\n'
+    found, _ = read(tmp_path / "table.jsonl", text)
+    assert found == {"a": [1.5, None, float("inf")], "b": ["x", "y", None]}
+    with pytest.raises(UserError, match=r"line 2: it is not JSON: Expecting value at character 7"):
+        read(tmp_path / "table.jsonl", '{"a": NaN}\n{"a": nan}\n')
+
+
+def test_it_is_as_polars_reads_it_where_nothing_is_special(tmp_path):
+    """An independent reading of a large plain file."""
+    import random
+
+    draw = random.Random(0)
+    rows = [f"{draw.gauss(0, 1)},{draw.randint(-9, 9)},w{draw.randint(0, 5)}" for _ in range(5000)]
+    found, source = read(tmp_path / "table.csv", "x,n,word\n" + "\n".join(rows) + "\n")
+    assert found == polars.read_csv(tmp_path / "table.csv").to_dict(as_series=False)
+    assert source.said == ""
