@@ -619,7 +619,7 @@ DATA = [
     Mistake("CSV", ("mine.csv, line 9", "2 fields"), csv("a,b,y", lambda n: "1,2" if n == 7 else f"{n},{n},{n}"),
             id="a short row"),
     Mistake("CSV", ("mine.csv, line 9", "UTF-8"),
-            lambda folder, _: (folder / "mine.csv").write_bytes(b"a,y\n" + b"1,2\n" * 7 + bytes(range(128, 256))),
+            lambda folder, _: (folder / "mine.csv").write_bytes(b"a,y\n" + b"1,2\n" * 7 + b"\1\xff\x81"),
             id="not UTF-8"),
     Mistake("CSV", ("mine.csv, line 9, column a", "infinite"), csv("a,y", lambda n: f"{'inf' if n == 7 else n},{n}"),
             id="infinity"),
