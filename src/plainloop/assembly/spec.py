@@ -79,9 +79,18 @@ def fill_spec(config: Config, cfg: DictConfig, facts: Mapping[str, Any]) -> None
     Args:
         config, cfg: the same config, with its sections as dataclasses and as it was composed.
     """
-    OmegaConf.update(cfg, "spec", facts, merge=True, force_add=True)
+    OmegaConf.update(cfg, "spec", _as_text(facts), merge=True, force_add=True)
     config.spec = OmegaConf.to_object(cfg.spec)  # type: ignore[assignment]
     record(config, cfg)
+
+
+def _as_text(facts: Any) -> Any:
+    """Names of classes, words of a vocabulary: `${` in them refers to nothing."""
+    if isinstance(facts, Mapping):
+        return {name: _as_text(value) for name, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [_as_text(value) for value in facts]
+    return facts.replace("${", "\\${") if isinstance(facts, str) else facts
 
 
 OF_THE_RUN = ("steps_per_epoch", "total_steps", "schedule_length")

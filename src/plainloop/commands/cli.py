@@ -98,8 +98,9 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("torchrun: training on several processes isn't built yet; start one: python train.py ...")
         overrides, flags = _parted(words)
-        sys.argv[1:] = [*flags, *overrides]  # argparse wants them together
         complaints.check_overrides(overrides, schema)
+        overrides = [compose.grammatical(word) for word in overrides]
+        sys.argv[1:] = [*flags, *overrides]  # argparse wants them together
         if "-m" in words or "--multirun" in words:
             return 1 if any(trial.failure for trial in sweep.run(overrides, function)) else 0
         main()

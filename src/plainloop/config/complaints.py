@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from plainloop.config.keys import default_of, kind_of, typed_keys
+from plainloop.config.keys import default_of, kind_of, override, typed_keys
 from plainloop.config.options import CONFIGS, groups
 from plainloop.config.schema import Command, Config
 from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.places import quoted
 
 # --- before Hydra sees it ------------------------------------------------------------------------------------------
 
@@ -167,7 +168,9 @@ def _wrong_value(name: str, value: str, schema: type[Command]) -> str:
 
 def _several(word: str, schema: type[Command]) -> str:
     if schema is Config:
-        return f"{word}: several values make a sweep: add -m, as in python train.py -m {word}"
+        name, _, value = word.partition("=")
+        one = f"\nOne value that holds a comma is quoted: {quoted(override(name, value))}" if " " in value else ""
+        return f"{word}: several values make a sweep: add -m, as in python train.py -m {quoted(word)}{one}"
     return f"{word}: one value at a time."
 
 

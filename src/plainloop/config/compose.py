@@ -14,10 +14,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from plainloop.config.complaints import check_overrides, explain
-from plainloop.config.keys import groups_of
+from plainloop.config.keys import PLAIN, groups_of, override
 from plainloop.config.options import CONFIGS
 from plainloop.config.references import fill_in_the_rest
 from plainloop.config.rules import validate
@@ -36,6 +37,7 @@ def compose(overrides: Sequence[str], schema: type[Command] = Config) -> DictCon
 def compose_with_hydra(overrides: Sequence[str], schema: type[Command] = Config) -> tuple[DictConfig, DictConfig]:
     """The same, and Hydra's own section beside it."""
     check_overrides(overrides, schema)
+    overrides = [grammatical(word) for word in overrides]
     GlobalHydra.instance().clear()  # inside a command Hydra has been started already
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -46,6 +48,21 @@ def compose_with_hydra(overrides: Sequence[str], schema: type[Command] = Config)
         return _finish(cfg, hydra, schema), hydra
     except Exception as error:
         raise explain(error, schema) from error
+
+
+def grammatical(word: str) -> str:
+    """An override as Hydra's grammar wants it: a value with letters, brackets or signs that it doesn't know is one text
+    (data.path=größe, data.target=price [EUR], data.path=a#b.csv)."""
+    name, equals, value = word.partition("=")
+    if not equals or not value or value[0] in "'\"[{(" or PLAIN.fullmatch(value) or "${" in value:
+        return word
+    if any(value.count(first) != value.count(last) for first, last in ("[]", "{}", "()")):
+        return word  # one is missing, as it seems
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return override(name, value)
+    return word
 
 
 def from_hydra(cfg: DictConfig, schema: type[Command]) -> DictConfig:

@@ -22,7 +22,13 @@ class History(Logger):
 
     def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         self.file = open(own(run.history), "ab")  # noqa: SIM115
-        self.length = min(self.length, self.file.tell())  # shorter than remembered after a power cut
+        if self.file.tell() < self.length:  # after a power cut; or somebody has cut it
+            whole = run.history.read_bytes()
+            self.length, lines = whole.rfind(b"\n") + 1, whole.count(b"\n")
+            print(
+                f"warning: {run.history} is shorter than it was: the records behind its line {lines} are lost",
+                flush=True,
+            )
         self.file.truncate(self.length)
 
     def log(self, record: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from hydra._internal.utils import get_args_parser
 from plainloop.commands import cli, startup, train
 from plainloop.config import compose, keys, options, schema, sections
 from plainloop.errors import Interrupted, MachineError, UserError, tell
-from tests.conftest import ROOT, copy_configs
+from tests.conftest import ROOT, command, copy_configs
 
 COMMANDS = {command.door: command for command in (schema.Config, schema.EvaluateConfig)}
 IMPORTED_TORCH = re.compile(r"^import time:.*\| +torch$", re.MULTILINE)
@@ -202,6 +202,47 @@ def test_a_broken_pipe_is_no_error(words, tmp_path):
     assert "import time:" in done.stderr
     assert not IMPORTED_TORCH.search(done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_may_stand_between_overrides(tmp_path):
+    done = command("train.py", "model=cnn", "--cfg", "job", "trainer.max_epochs=7", folder=tmp_path)
+    assert done.status == 0, done.err
+    assert "max_epochs: 7" in done.out
+    assert "_target_: plainloop.models.CNN" in done.out
+
+
+@pytest.mark.slow
+def test_a_working_directory_that_is_gone_is_answered(tmp_path):
+    (tmp_path / "gone").mkdir()
+    typed = f"cd {tmp_path}/gone && rmdir ../gone && {sys.executable} {ROOT}/train.py model=mlp"
+    done = subprocess.run(["sh", "-c", typed], check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: the working directory is gone, deleted or replaced: cd to another one first.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_of_ones_own_that_every_loading_process_would_begin_anew(guarded, tmp_path):
+    """As the README's Python is copied: without the main guard it is answered, and nothing has begun."""
+    lines = [
+        "import plainloop",
+        "",
+        "",
+        "def work():",
+        "    words = ['model=mlp', 'trainer.max_steps=2', 'logger=none']",
+    ]
+    lines += ["    print(plainloop.train([*words, 'loader.num_workers=2']).metrics['steps'])", "", ""]
+    lines += ['if __name__ == "__main__":', "    work()"] if guarded else ["work()"]
+    (tmp_path / "mine.py").write_text("\n".join(lines) + "\n")
+    done = subprocess.run([sys.executable, "mine.py"], check=False, cwd=tmp_path, capture_output=True, text=True)
+    if guarded:
+        assert done.returncode == 0, done.stderr
+        assert "2" in done.stdout.splitlines()
+        assert len(list((tmp_path / "outputs/digits_mlp").iterdir())) == 1
+        return
+    assert done.returncode != 0
+    assert "mine.py, line 9: a loading process imports this script, and would start all of this again" in done.stderr
+    assert not (tmp_path / "outputs").exists()
 
 
 # --- what a command's function gets, and how it may end -----------------------------------------------------------

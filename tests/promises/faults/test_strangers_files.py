@@ -268,3 +268,15 @@ def test_code_in_a_run_is_not_run_from_within_it(place, strangers, monkeypatch):
     with pytest.raises(UserError, match="lies in a run directory, and nothing in one is ever executed"):
         plainloop.evaluate(strangers)
     assert not Path("executed").exists()
+
+
+def test_a_history_that_was_cut_goes_on_with_a_whole_line(strangers, capsys):
+    file = strangers / "history.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:3]) + lines[3][:10])
+    run = plainloop.train([f"resume={strangers}", "trainer.max_epochs=4"])
+    said = capsys.readouterr().out
+    assert f"warning: {strangers}/history.jsonl is shorter than it was: the records behind its line 3 are lost" in said
+    records = run.history()
+    assert len(records) > 3
+    assert records[-1]["epoch"] == 4

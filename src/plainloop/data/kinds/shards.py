@@ -16,6 +16,8 @@ from plainloop import seeding
 from plainloop.errors import UserError
 from plainloop.places import ROOT
 
+BLOCK, BLOCKS = 4096, 1024  # bytes that are looked at in one place, and in how many places altogether
+
 
 @dataclass
 class Shards:
@@ -34,9 +36,18 @@ class Shards:
         return sum(os.path.getsize(file) for file in self.files)
 
     def digest(self) -> str:
-        """A SHA-256 of their names and sizes: nobody wants to read them all to see whether they have changed."""
-        content = [(name, os.path.getsize(file)) for name, file in zip(self.names, self.files, strict=True)]
-        return hashlib.sha256(repr(content).encode()).hexdigest()
+        """A SHA-256 of their names and sizes, and of what stands in evenly spread places, a thousand altogether: nobody
+        wants to read them all to see whether they have changed."""
+        sizes = [os.path.getsize(file) for file in self.files]
+        found = hashlib.sha256(repr(list(zip(self.names, sizes, strict=True))).encode())
+        blocks = max(1, BLOCKS // max(1, len(self.files)))
+        for path, size in zip(self.files, sizes, strict=True):
+            count, last = min(blocks, -(-size // BLOCK)), max(0, size - BLOCK)
+            with open(path, "rb") as file:
+                for number in range(count):
+                    file.seek(last // 2 if count == 1 else number * last // (count - 1))
+                    found.update(file.read(BLOCK))
+        return found.hexdigest()
 
 
 def found_shards(pattern: str, argument: str) -> Shards:

@@ -21,6 +21,7 @@ from plainloop.config import schema
 from plainloop.config.compose import compose
 from plainloop.data import Loader, make_loader
 from plainloop.data.kinds.json_lines import Records, draws, json_lines
+from plainloop.data.kinds.shards import found_shards
 from plainloop.errors import MachineError, UserError
 from tests.conftest import ROOT, one_in
 from tests.formats import write_clouds, write_lines
@@ -565,6 +566,18 @@ def test_files_that_have_changed_are_noticed(tmp_path, capsys):
         plainloop.train([f"resume={run.path}", "trainer.max_epochs=2"])
     plainloop.evaluate(run.path)
     assert "split test" in capsys.readouterr().err
+
+
+def test_another_number_of_the_same_size_is_noticed(tmp_path):
+    """In any place of small files, and in one of the places of a large one."""
+    lines = [f'{{"inputs": [{number}.0, 1.0], "y": {number % 2}}}' for number in range(100, 400)]
+    for number in (0, 1):
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(lines) + "\n")
+    before = found_shards(f"{tmp_path}/*.jsonl", "path").digest()
+    assert found_shards(f"{tmp_path}/*.jsonl", "path").digest() == before
+    lines[150] = lines[150].replace("250.0", "259.0")
+    (tmp_path / "1.jsonl").write_text("\n".join(lines) + "\n")
+    assert found_shards(f"{tmp_path}/*.jsonl", "path").digest() != before
 
 
 @pytest.mark.slow
