@@ -239,6 +239,32 @@ def task_for(columns: Sequence[Any], file: Source) -> tuple[str, str]:
     return "binary" if different == 2 else "multiclass", f"{names} holds {counted(different, kind)} ({shown})"
 
 
+def several_labels(
+    column: Any, separator: str, file: Source, where: Where, known: Sequence[str] | None = None
+) -> tuple[Tensor, list[str]]:
+    """Fields that hold several words (`red|big`) as (N, K) float32 of 0 and 1, and the K words in sorted order. Raises
+    UserError.
+
+    Args:
+        known: the words that there are, of the training rows; None to find them.
+    """
+    import polars
+
+    parts = column.cast(polars.String).str.split(separator).list.eval(polars.element().str.strip_chars())
+    parts = parts.list.eval(polars.element().filter(polars.element() != ""))
+    words = sorted(set(parts.explode().drop_nulls().to_list())) if known is None else list(known)
+    if known is None and not column.cast(polars.String).str.contains(separator, literal=True).any():
+        raise UserError(f"data.labels_separator={separator}: no field of {column.name} in {file} holds one.")
+    number = {word: place for place, word in enumerate(words)}
+    targets = torch.zeros(len(column), len(words))
+    for row, found in enumerate(parts.to_list()):
+        for word in found or ():
+            if word not in number:
+                raise UserError(f"{where(row)}: {column.name} holds {word}, and so does no training row.")
+            targets[row, number[word]] = 1.0
+    return targets, words
+
+
 def read_targets(columns: Sequence[Any], task: str, file: Source, where: Where) -> tuple[Tensor, list[str] | None]:
     """Targets from columns without holes, and the names of the classes where they are classes. Raises UserError."""
     if task not in ("regression", "binary", "multiclass", "multilabel"):

@@ -22,6 +22,7 @@ from plainloop.data.kinds.columns import (
     read_targets,
     refuse_strays,
     remarks_on,
+    several_labels,
     task_for,
     words_of,
 )
@@ -122,6 +123,7 @@ def table(
     task: str = "auto",
     group: str | None = None,
     time: str | None = None,
+    labels_separator: str | None = None,
     split: str = "train",
     val: str | None = None,
     test: str | None = None,
@@ -147,6 +149,7 @@ def table(
             sorted order, so that the second of two is the positive one. multilabel: columns of 0 and 1, (N, T)
             float32. Any other word: as `task_of` says.
         group, time: columns that decide who is in which split: no features, unless `features` names them.
+        labels_separator: what parts several labels in one field of the target (red|big): columns of 0 and 1.
         split: "train", "val" or "test". A column called split that holds these words (or valid, training, ...) says
             which row is in which; else all rows are here "train", to be divided.
         val, test: files of their own for validation and test, with the same columns.
@@ -223,11 +226,15 @@ def table(
     if columns["categories"]:
         words = listed((f"{len(words)} in {name}" for name, words in columns["categories"].items()), 6)
         remarks.insert(0, f"{counted(len(columns['numbers']), 'column')} of numbers, words: {words}")
-    values, classes = read_targets([frame[name] for name in targets], task, file, where)
-    names = None if classes else targets
+    classes: list[str] | None = None
+    if labels_separator is None:
+        values, classes = read_targets([frame[name] for name in targets], task, file, where)
+        names = None if classes else targets
+    else:
+        values, names = several_labels(_one(targets, frame), labels_separator, file, where)
     if split != "train" and others[split] is not None:
-        another = str(others[split]), split, targets, classes
-        file, frame, values, rows = _of_another(*another, categorical, missing_target, reading)
+        another = str(others[split]), split, targets, classes or names or []
+        file, frame, values, rows = _of_another(*another, categorical, missing_target, reading, labels_separator)
     inputs = encode(frame, columns, file)
     if divided:
         parts = frame[divided].str.to_lowercase().replace_strict(SPLIT_OF)
@@ -255,6 +262,13 @@ def _state_of(path: str, reading: Reading) -> Any:
     return file, reading, status and (status.st_size, status.st_mtime_ns)
 
 
+def _one(targets: Sequence[str], frame: Any) -> Any:
+    """The one target column of several labels. Raises UserError."""
+    if len(targets) > 1:
+        raise UserError(f"data.labels_separator goes with one target, and data.target names {len(targets)}.")
+    return frame[targets[0]]
+
+
 def _split_column(frame: Any, targets: Sequence[str], features: Sequence[str] | None) -> str | None:
     """The column that says which row is in which split: called split, and with such words alone."""
     for name in frame.columns:
@@ -269,15 +283,25 @@ def _of_another(
     path: str,
     split: str,
     targets: Sequence[str],
-    classes: Sequence[str] | None,
+    classes: Sequence[str],
     categorical: Sequence[str] | None,
     missing: str,
     reading: Reading,
+    separator: str | None,
 ) -> tuple[Source, Any, Tensor, Any]:
-    """A file of its own for a split: what it is called, its rows, their targets, their numbers in it."""
+    """A file of its own for a split: what it is called, its rows, their targets, their numbers in it.
+
+    Args:
+        classes: the names of the classes, of the labels, or of the targets.
+    """
     file, frame, _ = _opened(path, targets, categorical, reading, key=f"data.{split}")
     frame, rows, _ = _with_targets(frame, file, targets, missing)
-    if classes is None:
+    if separator is not None:
+        labels = several_labels(
+            frame[targets[0]], separator, file, lambda row: place(file, int(rows[row])), known=classes
+        )
+        return file, frame, labels[0], rows
+    if list(classes) == list(targets):
         columns = [frame[name] for name in targets]
         values = [numbers_of(column, file, lambda row: place(file, int(rows[row]))) for column in columns]
         return file, frame, torch.stack(values, dim=1), rows
@@ -300,6 +324,8 @@ def task_of(
     and 1 in any case. Several columns are several labels where they hold 0 and 1 alone, and else several numbers.
     """
     file, frame, targets = _opened(path, target, names_in("categorical", categorical), Reading.among(others))
+    if others.get("labels_separator") is not None:
+        return "multilabel", f"{listed(targets)} holds several labels in a field"
     return task_for([frame[name].drop_nulls() for name in targets], file)
 
 

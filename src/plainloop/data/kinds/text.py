@@ -14,7 +14,7 @@ from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.checks import as_list, check_whole_number
 from plainloop.data.kinds.columns import DATE, in_order, read_targets, task_for
 from plainloop.data.kinds.dialect import Reading
-from plainloop.data.kinds.frames import Source, column_of, opened, place
+from plainloop.data.kinds.frames import Source, check_columns, column_of, opened, place
 from plainloop.data.kinds.vocabulary import MARKS, PADDING, UNKNOWN, facts_of, tokenise
 from plainloop.errors import UserError, counted, did_you_mean, listed
 
@@ -139,7 +139,8 @@ class Texts(BaseDataset):
         """What is said of the texts on the data line."""
         known, what = len(self.vocabulary) - len(MARKS), "words" if self.kind == "word" else "characters"
         short, long = int(self.lengths.min()), int(self.lengths.max())
-        return f"texts of {short} to {long} {what}; {known:,} different ones known"
+        said = f"texts of {short} to {long} {what}; {known:,} different ones known"
+        return "\n".join(filter(None, [self.file.said if self.file else "", said]))
 
 
 @factory("data", provides=("vocab_size", "vocabulary", "padding"))
@@ -153,6 +154,7 @@ def text(
     min_count: int = 2,
     max_words: int = 20_000,
     max_length: int | None = None,
+    empty: str = "error",
     separator: str | None = None,
     decimal: str | None = None,
     thousands: str | None = None,
@@ -171,6 +173,7 @@ def text(
             the second of two is the positive one. multilabel: columns of 0 and 1, (N, T) float32. Any other word: as
             the columns look.
         tokens, lower, min_count, max_words, max_length: as for `Texts`.
+        empty: of rows without a text, or whose text has no token: error, or drop, which leaves them out.
         separator, decimal, thousands, encoding, missing, header: how the file is written, where the file itself
             doesn't tell it rightly: what parts its fields, the marks in its numbers, the words that mean a missing
             value, and whether its first line has the columns' names.
@@ -180,7 +183,15 @@ def text(
     for key, number in (("min_count", min_count), ("max_words", max_words), ("max_length", max_length)):
         check_whole_number(key, number, null=key == "max_length")
     reading = Reading.of(missing, separator, decimal, thousands, encoding, header)
+    if empty not in ("error", "drop"):
+        raise UserError(f"data.empty={empty}: must be error or drop.{did_you_mean(empty, ('error', 'drop'))}")
     file, frame = opened(path, [text], reading)
+    if empty == "drop":
+        check_columns({"data.text": [text]}, frame, file)
+        kept = [bool(value is not None and tokenise(str(value), tokens, lower)) for value in frame[text].to_list()]
+        file.kept, count = [row for row, keep in enumerate(kept) if keep], kept.count(False)
+        frame = frame.filter(kept)
+        file.said = "\n".join(filter(None, [file.said, f"{counted(count, 'empty text')} left out" if count else ""]))
     column, names = column_of(frame, "data.text", text, file), as_list(target)
     if text in names:
         raise UserError(f"data.target={listed(names)}: the text itself would be predicted from itself.")
@@ -204,13 +215,12 @@ def text(
         file,
         frame,
     )
-    data.note = "\n".join(filter(None, [file.said, data.note]))
-    empty = (data.lengths == 0).nonzero()
-    if len(empty):
-        row = int(empty[0])
+    wordless = (data.lengths == 0).nonzero()
+    if len(wordless):
+        row = int(wordless[0])
         raise UserError(
             f"{place(file, row)}: no {tokens} is left of {text} = {texts[row]!r} (so in "
-            f"{counted(len(empty), 'row')}): leave such rows out."
+            f"{counted(len(wordless), 'row')}): leave such rows out, or data.empty=drop does."
         )
     return data
 

@@ -763,3 +763,36 @@ def test_a_column_may_be_called_by_a_number(name, write):
     data = table(path, target=name, features=[2018, "2020"], exclude=[])
     assert data.columns["numbers"] == ["2018", "2020"]
     assert data.classes == ["0", "1"]
+
+
+def test_several_labels_in_one_field(write):
+    path = write("a,tags\n1,red|big\n2,\n3,big\n4,red | small\n", "tags.csv")
+    assert task_of(path, "tags", labels_separator="|")[0] == "multilabel"
+    data = table(path, target="tags", labels_separator="|", missing_target="drop")
+    assert data.target_names == ["big", "red", "small"]
+    assert data.targets.tolist() == [[1, 1, 0], [1, 0, 0], [0, 1, 1]]
+    test = write("a,tags\n5,small\n6,red|green\n", "test.csv")
+    with pytest.raises(UserError, match=r"test\.csv, line 3: tags holds green, and so does no training row"):
+        table(path, target="tags", labels_separator="|", missing_target="drop", split="test", test=test)
+    with pytest.raises(UserError, match=r"data\.labels_separator=;: no field of tags in .* holds one"):
+        table(path, target="tags", labels_separator=";", missing_target="drop")
+
+
+@pytest.mark.slow
+def test_several_labels_are_learned(write):
+    rows = rows_of(200, lambda number: f"{number % 2},{number % 3 // 2},{'|'.join(tags_of(number)) or 'none'}")
+    path = write("a,b,tags\n" + rows)
+    words = [
+        "data=table",
+        f"data.path={path}",
+        "data.target=tags",
+        "data.labels_separator='|'",
+        "trainer.max_epochs=60",
+    ]
+    run = plainloop.train([*words, "logger=none", "optimizer.lr=0.01"])
+    assert run.config.choices.task == "multilabel"
+    assert run.metrics["test/exact_match"] == 1.0
+
+
+def tags_of(number: int) -> list[str]:
+    return ["odd"] * (number % 2) + ["third"] * (number % 3 // 2)

@@ -499,3 +499,15 @@ def test_the_data_configs_choose_what_follows():
     ):
         choices = compose([f"data={data}"]).choices
         assert (choices.model, choices.task) == (model, task)
+
+
+def test_rows_without_a_text_are_left_out_where_that_is_said(tmp_path):
+    (tmp_path / "texts.csv").write_text("said,who\nfine day,x\n,y\n   ,x\nbad day,y\nfine,x\n")
+    with pytest.raises(UserError, match=r"line 3: said is missing"):
+        text(str(tmp_path / "texts.csv"), "said", "who")
+    data = text(str(tmp_path / "texts.csv"), "said", "who", empty="drop", min_count=1)
+    assert [data.sample(index)["text"] for index in range(len(data))] == ["fine day", "bad day", "fine"]
+    assert data.targets.tolist() == [0, 1, 0]
+    assert data.where(1).endswith("line 5")
+    data.fit(torch.arange(3))
+    assert data.note.startswith("2 empty texts left out\n")
