@@ -782,14 +782,8 @@ def test_several_labels_in_one_field(write):
 def test_several_labels_are_learned(write):
     rows = rows_of(200, lambda number: f"{number % 2},{number % 3 // 2},{'|'.join(tags_of(number)) or 'none'}")
     path = write("a,b,tags\n" + rows)
-    words = [
-        "data=table",
-        f"data.path={path}",
-        "data.target=tags",
-        "data.labels_separator='|'",
-        "trainer.max_epochs=60",
-    ]
-    run = plainloop.train([*words, "logger=none", "optimizer.lr=0.01"])
+    words = ["data=table", f"data.path={path}", "data.target=tags", "data.labels_separator='|'", "optimizer.lr=0.01"]
+    run = plainloop.train([*words, "trainer.max_epochs=60", "logger=none"])
     assert run.config.choices.task == "multilabel"
     assert run.metrics["test/exact_match"] == 1.0
 
