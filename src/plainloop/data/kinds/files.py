@@ -24,17 +24,27 @@ class Files(BaseDataset):
     """Samples that are read when they are asked for; `__getitem__` is the subclass's.
 
     Args:
-        samples: (file, class) of each.
-        classes: the names of the classes.
+        samples: (file, class) of each; or (file, number), to be predicted.
+        classes: the names of the classes; None where they are numbers.
+        target_names: and what those are called.
         note: what was found.
         frame: the table, where they come from one, with a row for each sample.
     """
 
-    samples: list[tuple[str, int]]
+    samples: list[tuple[str, Any]]
 
-    def __init__(self, samples: Sequence[tuple[str, int]], classes: Sequence[str], note: str = "", frame: Any = None):
-        self.samples, self.classes, self.note, self.frame = list(samples), list(classes), note, frame
-        self.targets = torch.tensor([label for _, label in self.samples], dtype=torch.int64)
+    def __init__(
+        self,
+        samples: Sequence[tuple[str, Any]],
+        classes: Sequence[str] | None,
+        target_names: Sequence[str] | None = None,
+        note: str = "",
+        frame: Any = None,
+    ):
+        self.samples, self.note, self.frame, self.target_names = list(samples), note, frame, target_names
+        self.classes = None if classes is None else list(classes)
+        labels = [label for _, label in self.samples]
+        self.targets = torch.tensor(labels, dtype=torch.int64) if classes is not None else torch.tensor(labels)[:, None]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -71,11 +81,13 @@ class Found:
     Args:
         path: as the user has typed it.
         what: "images", for errors.
+        numbers: the targets are numbers, and no classes.
     """
 
-    def __init__(self, path: str, what: str):
-        self.path, self.what = path, what
-        self.files: dict[str, list[tuple[str, str]]] = {}  # (file, label) by split
+    def __init__(self, path: str, what: str, numbers: bool = False):
+        self.path, self.what, self.numbers = path, what, numbers
+        self.target = ""  # the column of labels
+        self.files: dict[str, list[tuple[str, Any]]] = {}  # (file, label) by split
         self.rows: dict[str, list[int]] = {}  # where each stands in the table
         self.frame: Any = None
         self.classes: list[str] = []
@@ -104,7 +116,8 @@ class Found:
             self.files[split] = [files[number] for number in kept]
             if self.rows:
                 self.rows[split] = [self.rows[split][number] for number in kept]
-        self._find_classes()
+        if not self.numbers:
+            self._find_classes()
         return told
 
     def _find_classes(self) -> None:
@@ -124,18 +137,24 @@ class Found:
             )
 
     def samples(self, split: str) -> dict[str, Any]:
-        """The arguments `samples`, `classes` and `frame` of `Files`, for a split."""
+        """The arguments `samples`, `classes` and others of `Files`, for a split."""
+        frame = None if self.frame is None else self.frame[self.rows[split]]
+        if self.numbers:
+            return {"samples": self.files[split], "classes": None, "target_names": [self.target], "frame": frame}
         number = {label: number for number, label in enumerate(self.classes)}
         samples = [(file, number[label]) for file, label in self.files[split]]
-        frame = None if self.frame is None else self.frame[self.rows[split]]
         return {"samples": samples, "classes": self.classes, "frame": frame}
 
     def note(self, *remarks: str) -> str:
         """Lines on what was found: the remarks, the classes' sizes, and what was passed over."""
         lines = [remark for remark in remarks if remark]
-        counts = collections.Counter(label for _, label in self.files["train"])
-        least, most = min(counts.values()), max(counts.values())
-        lines.append(f"{f'{least} to ' * (most > least)}{most} {self.what} per class")
+        labels = [label for _, label in self.files["train"]]
+        if self.numbers:
+            lines.append(f"{self.target} from {min(labels):g} to {max(labels):g}")
+        else:
+            counts = collections.Counter(labels)
+            least, most = min(counts.values()), max(counts.values())
+            lines.append(f"{f'{least} to ' * (most > least)}{most} {self.what} per class")
         if self.passed_over:
             lines.append("passed over: " + ", ".join(f"{count} {what}" for what, count in self.passed_over.items()))
         if self.every > 1:
@@ -173,7 +192,9 @@ def _header(file: str, read: Callable[[str], Any]) -> Any:
     return _headers[key]
 
 
-def find(path: str, suffixes: Sequence[str], what: str, columns: Mapping[str, str | None]) -> Found:
+def find(
+    path: str, suffixes: Sequence[str], what: str, columns: Mapping[str, str | None], numbers: bool = False
+) -> Found:
     """The files of a data set, by split. Raises UserError.
 
     Args:
@@ -183,10 +204,13 @@ def find(path: str, suffixes: Sequence[str], what: str, columns: Mapping[str, st
         suffixes: of the files that are meant.
         what: "images".
         columns: {"image": name of the column of paths, "target": of the labels}; None for the usual names.
+        numbers: the labels are numbers to predict.
     """
-    root, found = find_path(path), Found(path, what)
+    root, found = find_path(path), Found(path, what, numbers)
     if not root.exists():
         raise UserError(f"data.path={path}: there is no such file or folder.")
+    if root.is_dir() and numbers:
+        raise UserError(f"data.path={path}: folders of classes have no numbers; task=regression needs a table (CSV).")
     if root.is_dir():
         _from_folders(root, found, suffixes)
     elif root.suffix.lower() in TABLES:
@@ -295,6 +319,8 @@ def _from_table(file: Path, found: Found, columns: Mapping[str, str | None]) -> 
     source = Source(file)
     frame = found.frame = read_frame(source, words)
     image, target = (_column(frame.columns, argument, name, file) for argument, name in columns.items())
+    found.target = target
+    _check_labels(frame[target], source, found)
     divided = next((name for name in frame.columns if name.lower() == "split"), None)
     parts = frame[divided].to_list() if divided else ["train"] * frame.height
     rows = zip(frame[image].to_list(), frame[target].to_list(), parts, strict=True)
@@ -308,8 +334,27 @@ def _from_table(file: Path, found: Found, columns: Mapping[str, str | None]) -> 
         path = file.parent / str(name)
         if not path.is_file():
             raise UserError(f"{place(source, row)}: there is no file {path} (paths start from the table's folder).")
-        found.files.setdefault(split, []).append((str(path), str(label)))
+        found.files.setdefault(split, []).append((str(path), float(label) if found.numbers else str(label)))
         found.rows.setdefault(split, []).append(row)
+
+
+def _check_labels(column: Any, source: Source, found: Found) -> None:
+    """Raises UserError for words where numbers are to be predicted, and for numbers where classes are."""
+    import polars
+
+    numbers = column.cast(polars.Float64, strict=False)
+    wrong = (numbers.is_null() & column.is_not_null()).arg_true()
+    if found.numbers and len(wrong):
+        raise UserError(
+            f"{place(source, wrong[0])}: {column.name} is {column[wrong[0]]!r}, and task=regression needs numbers."
+        )
+    different = numbers.n_unique()
+    whole = bool((numbers.floor() == numbers).all())
+    if not found.numbers and not len(wrong) and (not whole or different > max(20, len(column) / 2)):
+        raise UserError(
+            f"{source}: {column.name} holds {different} different numbers, as {column[0]}, where classes are needed. "
+            "To predict numbers: task=regression"
+        )
 
 
 def _column(columns: Sequence[str], argument: str, name: str | None, file: Path) -> str:

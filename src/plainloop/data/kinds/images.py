@@ -21,7 +21,7 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what stands at the end of a whol
 
 
 class Images(Files):
-    """Images that are decoded when they are asked for: (channels, height, width), and a class each.
+    """Images that are decoded when they are asked for: (channels, height, width), and a class each, or a number.
 
     Args:
         size, channels, deep: as in `decode`.
@@ -32,9 +32,10 @@ class Images(Files):
         super().__init__(**others)
         self.size, self.channels, self.deep = size, channels, deep
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         file, label = self.samples[index]
-        return decode(file, self.size, self.channels, self.deep), label
+        target = label if self.classes is not None else self.targets[index]
+        return decode(file, self.size, self.channels, self.deep), target
 
 
 @factory("data", provides=("in_channels", "image_size"))
@@ -45,8 +46,9 @@ def images(
     channels: int | None = None,
     image: str | None = None,
     target: str | None = None,
+    task: str = "multiclass",
 ) -> Images | None:
-    """Images of your own, and a class for each.
+    """Images of your own, and a class for each, or a number.
 
     Args:
         path: a folder with a folder for each class in it (or with train/, val/ and test/, and in these a folder for
@@ -56,10 +58,11 @@ def images(
         size: height and width of what the model gets, as 64 or [64, 96]; None for `suitable_size`.
         channels: 1 for grey, 3 for colour; None for what the files are.
         image, target: the table's columns of paths and of labels; None for the usual names.
+        task: regression: targets are the table's numbers, (N, 1) float32; else they are classes, (N,) int64.
     """
     check_channels(channels)
     wanted = checked_size(size)
-    found = find(path, SUFFIXES, "images", {"image": image, "target": target})
+    found = find(path, SUFFIXES, "images", {"image": image, "target": target}, numbers=task == "regression")
     headers = found.look(header)
     if split not in found.files:
         return None

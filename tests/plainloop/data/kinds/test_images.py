@@ -780,3 +780,43 @@ def test_the_commands_that_are_typed(tmp_path, type_command):
     assert done.status == 0, done.err
     assert type_command("evaluate.py", f"run={done.run}").status == 0
     assert "equal to the run's own numbers" in type_command("evaluate.py", "run=latest").out
+
+
+# --- a number for each image ----------------------------------------------------------------------------------------
+
+
+def write_shades(folder: Path, count: int = 60) -> Path:
+    """Grey images, and a CSV with how bright each is, from 0 to 1."""
+    rows = ["image,brightness,split"]
+    for number in range(count):
+        shade = number * 255 // (count - 1)
+        Image.fromarray(numpy.full((8, 8), shade, dtype=numpy.uint8)).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,{shade / 255:.4f},{('train', 'val', 'test')[number % 3]}")
+    (folder / "shades.csv").write_text("\n".join(rows) + "\n")
+    return folder / "shades.csv"
+
+
+def test_a_csv_may_have_a_number_for_each_image(tmp_path):
+    path = str(write_shades(tmp_path))
+    data = images(path, "val", target="brightness", task="regression")
+    assert data is not None
+    assert data.classes is None
+    assert data.target_names == ["brightness"]
+    assert data.targets.shape == (20, 1)
+    assert data[3][1].tolist() == pytest.approx([(3 * 3 + 1) * 255 // 59 / 255], abs=1e-4)
+    assert "brightness from 0 to " in data.note
+    with pytest.raises(UserError, match=r"brightness holds 60 different numbers.*task=regression"):
+        images(path, "train", target="brightness")
+    with pytest.raises(UserError, match=r"line 2: split is 'train', and task=regression needs numbers"):
+        images(path, "train", target="split", task="regression")
+    with pytest.raises(UserError, match="folders of classes have no numbers"):
+        images(str(tmp_path), "train", task="regression")
+
+
+@pytest.mark.slow
+def test_how_bright_images_are_is_learned(tmp_path):
+    """By a linear model, exactly: the number is the mean of the pixels."""
+    words = ["data=images", f"data.path={write_shades(tmp_path)}", "data.target=brightness", "task=regression"]
+    run = plainloop.train([*words, "model=linear", "trainer.max_epochs=200", "optimizer.lr=0.01", "logger=none"])
+    assert run.metrics["test/mae"] < 0.02
+    assert plainloop.evaluate(run.path)["test/mae"] == run.metrics["test/mae"]
