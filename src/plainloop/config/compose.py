@@ -54,7 +54,14 @@ def grammatical(word: str) -> str:
     """An override as Hydra's grammar wants it: a value with letters, brackets or signs that it doesn't know is one text
     (data.path=größe, data.target=price [EUR], data.path=a#b.csv)."""
     name, equals, value = word.partition("=")
-    if not equals or not value or value[0] in "'\"[{(" or PLAIN.fullmatch(value) or "${" in value:
+    if (
+        not equals
+        or not value
+        or value[0] in "'\"[{("
+        or PLAIN.fullmatch(value)
+        or "${" in value
+        or value.endswith(",")
+    ):
         return word
     if any(value.count(first) != value.count(last) for first, last in ("[]", "{}", "()")):
         return word  # one is missing, as it seems
