@@ -48,6 +48,14 @@ def slow(row: Any) -> Any:
     return pytest.param(*values, id=name, marks=pytest.mark.slow)
 
 
+LONG = ("test_kill.py", "test_docs.py", "test_recipes.py", "test_fork.py", "test_benchmarks.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @dataclass
 class Done:
     """A command that has ended."""
