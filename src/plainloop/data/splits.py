@@ -16,7 +16,11 @@ from plainloop.data.dataset import IGNORED, SPLITS, asked, length, size, targets
 from plainloop.errors import UserError, first_line, listed
 
 # What people call the folders of a divided data set, and the values of a column that divides it.
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 SPLIT_OF = {word: split for split, words in SPLIT_NAMES.items() for word in words}
 
 

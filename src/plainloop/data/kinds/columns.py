@@ -7,7 +7,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from plainloop.data.kinds.dialect import DATE
+from plainloop.data.kinds.dialect import DATE, NUMBER
 from plainloop.data.kinds.frames import Source
 from plainloop.errors import UserError, counted, listed
 
@@ -61,10 +61,12 @@ def numbers_of(column: Any, file: Source, where: Where) -> Tensor:
     import polars
 
     if not is_number(column):
-        wrong = column.cast(polars.String).cast(polars.Float64, strict=False).is_null().arg_true()
-        words = f" (so in {counted(len(wrong), 'row')} of {len(column)})"
+        words = column.cast(polars.String)
+        wrong = (~words.str.contains(NUMBER)).arg_true()
+        wrong = wrong if len(wrong) else words.cast(polars.Float64, strict=False).is_null().arg_true()
+        so = f" (so in {counted(len(wrong), 'row')} of {len(column)})"
         raise UserError(
-            f"{where(wrong[0])}: {column.name} is {column[wrong[0]]!r}, where a number is needed{words}."
+            f"{where(wrong[0])}: {column.name} is {column[wrong[0]]!r}, where a number is needed{so}."
             if len(wrong)
             else f"{file}, column {column.name}: of type {column.dtype}, where numbers are needed."
         )
@@ -86,7 +88,7 @@ def words_of(column: Any, file: Source, where: Where, declared: bool, embed: boo
     words = texts.drop_nulls().unique().sort().to_list()
     leave_out = f"data.exclude=[{column.name}] leaves the column out."
     # Numbers with a few words among them are a mistake more often than not.
-    wrong = (texts.cast(polars.Float64, strict=False).is_null() & texts.is_not_null()).arg_true()
+    wrong = (~texts.str.contains(NUMBER)).fill_null(False).arg_true()
     stray = ""
     if 0 < len(wrong) < texts.count() / 2 and not declared:
         stray = f"{texts[wrong[0]]!r} in {where(wrong[0]).removeprefix(f'{file}, ')}"
@@ -198,12 +200,13 @@ def refuse_strays(column: Any, key: str, file: Source) -> None:
 
     if column.dtype != polars.String:
         return
-    numbers = column.cast(polars.Float64, strict=False)
-    wrong = (numbers.is_null() & column.is_not_null()).arg_true()
-    if len(wrong) and numbers.count() > column.count() / 2 and numbers.n_unique() > FEW:
+    written = column.str.contains(NUMBER)  # in whatever way
+    wrong = (~written).fill_null(False).arg_true()
+    count = int(written.sum())
+    if len(wrong) and count > column.count() / 2 and column.filter(written.fill_null(False)).n_unique() > FEW:
         word = column[wrong[0]]
         raise UserError(
-            f"{file.place(wrong[0])}: {key}={column.name} is {word!r}, where {counted(numbers.count(), 'row')} of "
+            f"{file.place(wrong[0])}: {key}={column.name} is {word!r}, where {counted(count, 'row')} of "
             f"{column.count()} hold numbers (words in {counted(len(wrong), 'row')}).\n"
             f"Mend the field, or say that it is a missing value: data.missing=[{word}]"
         )
@@ -309,8 +312,7 @@ def _classes(column: Any, task: str, file: Source) -> tuple[Tensor, list[str]]:
 
     name = column.name
     refuse_dates(column, file, is_target=True)
-    if column.dtype.is_numeric() and is_whole(column):
-        column = column.cast(polars.Int64)
+    column = whole_ones(column)
     values = column.unique().sort()
     if column.dtype.is_float() or (column.dtype.is_integer() and len(values) > max(FEW, len(column) / 5)):
         raise UserError(
@@ -326,6 +328,15 @@ def _classes(column: Any, task: str, file: Source) -> tuple[Tensor, list[str]]:
             f"{words[0]!r}: free text, or numbers with a mark for missing ones?"
         )
     return torch.from_numpy(codes_of(column, words) - 1), words
+
+
+def whole_ones(column: Any) -> Any:
+    """A column of whole numbers that are written with a point, 0.0 and 1.0, as whole numbers; others as they are."""
+    import polars
+
+    if not column.dtype.is_float() or not is_whole(column) or not (column.abs() < 2**62).all():
+        return column
+    return column.cast(polars.Int64)
 
 
 def _refuse_one(column: Any, what: str, file: Source) -> NoReturn:

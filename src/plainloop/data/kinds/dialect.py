@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from plainloop.errors import UserError, counted, first_line
+from plainloop.errors import UserError, first_line
 
 # What people, spreadsheets, R, NumPy and pandas write where there is no number.
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?")
@@ -28,6 +28,7 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.decompress,
     ".xz": lzma.decompress,
 }
+csv.field_size_limit(1 << 30)  # a text may be long
 SAMPLE = 1 << 16  # characters that tell how the rest is written
 
 
@@ -77,16 +78,15 @@ class Dialect:
     """How one file is written.
 
     Args:
-        separator: between fields; "" where there is one column only.
-        quote: around fields that hold the separator; "" where quotes are nothing special.
-        escape: a backslash before a quote within quotes; "" where the quote is doubled.
+        separator: between fields.
+        quote: around fields that hold the separator; "" where quotes are signs as others are.
+        blank: blanks may stand between a separator and a quote.
         skip: lines before the header.
-        blank_end: every row ends with a separator, or the header alone does.
     """
 
     separator: str = ","
     quote: str = '"'
-    escape: str = ""
+    blank: bool = False
     skip: int = 0
     encoding: str = "utf-8"
     newline: str = "\n"
@@ -94,21 +94,26 @@ class Dialect:
     @property
     def is_plain(self) -> bool:
         """Whether polars reads it as it is."""
-        return self.separator != " " and self.quote == '"' and not self.escape
+        return self.separator != " " and bool(self.quote) and not self.blank
+
+    def reader(self, text: str) -> Any:
+        """Python's own, of the csv module."""
+        how: dict[str, Any] = {"delimiter": self.separator, "skipinitialspace": self.separator == " " or self.blank}
+        how |= {"quotechar": self.quote} if self.quote else {"quoting": csv.QUOTE_NONE}
+        return csv.reader(io.StringIO(text, newline=""), **how)
 
     def records(self, text: str) -> Iterator[tuple[int, list[str]]]:
-        """(number of its line, fields) of the header and of each row that has a value."""
-        how: dict[str, Any] = {"delimiter": self.separator or "\0", "skipinitialspace": self.separator == " "}
-        if self.quote:
-            how |= {"quotechar": self.quote, "doublequote": not self.escape, "escapechar": self.escape or None}
-        else:
-            how["quoting"] = csv.QUOTE_NONE
-        reader = csv.reader(io.StringIO(text, newline=""), **how)
-        line = 1
+        """(number of its line, fields) of the header and of each row that isn't empty."""
+        reader, line = self.reader(text), 1
         for number, row in enumerate(reader):
-            if number >= self.skip and any(field.strip() not in MISSING for field in row):
+            if number >= self.skip and any(field.strip() for field in row):
                 yield line, _without_end(row) if self.separator == " " else row
             line = reader.line_num + 1
+
+    def all_alike(self, text: str, width: int) -> bool:
+        """Whether every line that isn't empty has so many fields."""
+        rows = self.reader(text)
+        return all(len(row) == width or not any(row) for number, row in enumerate(rows) if number >= self.skip)
 
 
 def _without_end(fields: list[str]) -> list[str]:
@@ -168,22 +173,35 @@ def decoded(data: bytes, file: Path, said: str | None) -> tuple[str, str]:
             return data.decode("utf-8-sig"), "utf-8"
     except UnicodeDecodeError:
         pass
+    text = data.decode("utf-8", errors="surrogateescape")
+    others = re.findall("[^\0-\x7f]", text)
+    broken = [sign for sign in others if "\udc80" <= sign <= "\udcff"]
+    if b"\0" in data[:SAMPLE] or len(broken) > len(others) / 10:  # else it is UTF-8 with a bad byte here and there
+        found = _encoding_of(data, len(broken))
+        try:
+            text = data.decode(found) if found else "\0"
+            if not re.search("[\0-\x08]", text[:SAMPLE]) and re.search("[\r\n]", text):
+                return text, found.lower().replace("windows-", "cp")
+        except (LookupError, UnicodeDecodeError):
+            pass
+    wrong = next((place for place, byte in enumerate(data) if byte > 127), 0)
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        wrong = error.start
+    line = data[:wrong].count(b"\n") + 1
+    raise UserError(f"{file}, line {line}: not text in UTF-8. Which encoding is it? data.encoding=cp1252, say.")
+
+
+def _encoding_of(data: bytes, count: int) -> str:
+    """As chardet finds it; of a few letters only (a degree, a euro) that of Windows in the West."""
+    if b"\0" not in data[:SAMPLE] and count < 8:
+        return "cp1252"
     import chardet
 
     wrong = next((place for place, byte in enumerate(data) if byte > 127), 0)
-    sample = (
-        data[:SAMPLE] + data[max(0, wrong - SAMPLE // 2) : wrong + SAMPLE // 2]
-    )  # what isn't English comes late, perhaps
-    found = chardet.detect(sample)["encoding"]
-    try:
-        if found and found.lower() not in ("utf-8", "ascii"):
-            text = data.decode(found)
-            if not re.search("[\0-\x08]", text[:SAMPLE]) and re.search("[\r\n]", text):
-                return text, found.lower().replace("windows-", "cp")
-    except (LookupError, UnicodeDecodeError):
-        pass
-    line = data[:wrong].count(b"\n") + 1
-    raise UserError(f"{file}, line {line}: not text in UTF-8. Which encoding is it? data.encoding=cp1252, say.")
+    sample = data[:SAMPLE] + data[max(0, wrong - SAMPLE // 2) : wrong + SAMPLE // 2]  # it may come late
+    return chardet.detect(sample)["encoding"] or ""
 
 
 # --- text becomes rows -----------------------------------------------------------------------------------------------
@@ -200,16 +218,17 @@ def dialect_of(text: str, file: Path, said: Reading, encoding: str) -> Dialect:
     skip = 1 if told else 0
     mark = said.separator or (told[1] if told else None)
     mark = mark or ("\t" if file.suffix.lower() in (".tsv", ".tab") else _obvious(sample))
-    quote, escape = '"', "\\" if '\\"' in sample and not re.search(r'(?<!\\)""', sample) else ""
-    if mark is None:
-        mark, quote, escape = _sniffed(sample, escape)
-    return Dialect(mark, quote, escape, skip, encoding, newline)
+    mark = mark or _sniffed(sample)
+    blank = mark != " " and re.search(rf'(^|\n|{re.escape(mark)}) +"', sample) is not None
+    return Dialect(mark, '"', blank, skip, encoding, newline)
 
 
 def _obvious(sample: str) -> str | None:
-    """The one mark by which the header and every row have the same number of fields, more than one."""
+    """The one mark by which the header and every row have the same number of fields, more than one; where two are, not
+    the comma, which stands in numbers and names."""
     fitting = [mark for mark in MARKS[:4] if _share(sample, Dialect(mark)) == 1.0]
-    return fitting[0] if len(fitting) == 1 else None
+    others = [mark for mark in fitting if mark != ","]
+    return fitting[0] if len(fitting) == 1 else others[0] if len(others) == 1 else None
 
 
 def _share(sample: str, dialect: Dialect) -> float:
@@ -223,8 +242,8 @@ def _share(sample: str, dialect: Dialect) -> float:
     return sum(count == counts[0] for count in counts) / len(counts)
 
 
-def _sniffed(sample: str, escape: str) -> tuple[str, str, str]:
-    """Separator, quote and escape, as clevercsv finds them (https://clevercsv.readthedocs.io)."""
+def _sniffed(sample: str) -> str:
+    """The separator as clevercsv finds it (https://clevercsv.readthedocs.io)."""
     import clevercsv
 
     lines = sample.splitlines(keepends=True)[:200]
@@ -232,13 +251,10 @@ def _sniffed(sample: str, escape: str) -> tuple[str, str, str]:
         found = clevercsv.Sniffer().sniff("".join(lines), delimiters="".join(MARKS))
     except clevercsv.Error:
         found = None
-    mark = found.delimiter if found else ""
+    mark = found.delimiter if found is not None else ""
     if mark == " " and _share(sample, Dialect(" ")) < 1.0:  # sentences
         mark = ""
-    if not mark:
-        mark = max(MARKS[:4], key=lambda each: _share(sample, Dialect(each)))
-        mark = mark if _share(sample, Dialect(mark)) > 0 else ","
-    return mark, '"', escape
+    return mark or max(MARKS[:4], key=lambda each: _share(sample, Dialect(each)))
 
 
 # --- words become numbers --------------------------------------------------------------------------------------------
@@ -248,6 +264,7 @@ MINUS = "\u2212\u2012\u2013\ufe63\uff0d"
 CURRENCIES = r"(?:[$€£¥₹₽₩]|USD|EUR|GBP|CHF|JPY)"
 APOSTROPHES = "'\u2019"
 NUMBER = rf"^[+-]?(?:\d[\d.,{APOSTROPHES} ]*|[.,]\d+)(?:[eE][+-]?\d+)?$"
+BRACKETS = r"^\((\d.*)\)$"  # -5, as bookkeepers write it
 
 
 @dataclass(frozen=True)
@@ -268,6 +285,7 @@ def undressed(column: Any) -> Dressed | None:
     import polars
 
     values = column.str.replace_all(f"[{MINUS}]", "-").str.replace_all(f"[{SPACES}]", " ")
+    values = values.str.replace(BRACKETS, "-$1").str.replace(r"^(\d.*)-$", "-$1")
     held = values.drop_nulls()
     if not len(held):
         return None
@@ -301,16 +319,20 @@ class Marks:
         for mark, other in ((".", ","), (",", ".")):
             m, o = re.escape(mark), re.escape(other)
             certain = (  # 0,5 or 0,1234; 1234,567; 1.234,5; 1 234,567
-                rf"^[+-]?\d*{m}(\d{{1,2}}|\d{{4,}})?(e.*)?$|^[+-]?0?{m}\d+|^[+-]?(\d{{4,}}|0\d+){m}\d+|{o}.*{m}|"
+                rf"(?i)^[+-]?\d*{m}(\d{{1,2}}|\d{{4,}})?(e.*)?$|^[+-]?0?{m}\d+|^[+-]?(\d{{4,}}|0\d+){m}\d+|{o}.*{m}|"
                 rf"[{APOSTROPHES} ].*{m}"
             )
             if held.str.contains(certain).any():
                 found.decimals.add(mark)
-            if held.str.contains(rf"{m}\d{{3}}{m}|{m}.*{o}").any():
+            if held.str.contains(rf"{m}\d{{2,3}}{m}|{m}.*{o}").any():
                 found.thousands.add(mark)
             if held.str.contains(rf"^[+-]?[1-9]\d{{0,2}}{m}\d{{3}}$").any():
                 found.unclear.add(mark)
         return found
+
+    def only_unclear(self, mark: str) -> bool:
+        """Whether a mark stands before three digits only, so that it may be either."""
+        return mark in self.unclear and mark not in self.decimals | self.thousands
 
     def add(self, other: "Marks") -> None:
         self.decimals |= other.decimals
@@ -324,40 +346,46 @@ def meaning(own: Marks, file: Marks, said: Reading, separator: str) -> tuple[str
         other = {".": ",", ",": "."}.get(said.decimal, "")
         return said.decimal, said.thousands if said.thousands is not None else other
     decimals, thousands = own.decimals - own.thousands, own.thousands | set(said.thousands or "")
-    for mark in own.unclear - decimals - thousands:
+    if {".", ","} <= own.unclear and not decimals | thousands:
+        return ".", ""  # 1.500 and 1,234 in one column: no numbers
+    for mark in sorted(own.unclear - decimals - thousands):
         other = "," if mark == "." else "."
         as_elsewhere = mark in file.thousands or (mark not in file.decimals and other in file.decimals)
         if other in decimals or as_elsewhere or (mark == "," and separator != ";" and mark not in file.decimals):
             thousands = thousands | {mark}
         else:
             decimals = decimals | {mark}
-    decimal = next(iter(decimals - thousands), "." if "." not in thousands else ",")
-    return decimal, next(iter(thousands - {decimal}), "")
+    decimal = min(decimals - thousands, default="." if "." not in thousands else ",")
+    return decimal, min(thousands - {decimal}, default="")
 
 
 def numbers_in(words: Dressed, decimal: str, thousands: str) -> Any:
     """The numbers (a polars Series of Int64 or Float64), or None where they aren't written so."""
-    import polars
 
     d, groups = re.escape(decimal), APOSTROPHES + " " + thousands
     values = words.values
-    grouped = rf"^[+-]?\d{{1,3}}([{re.escape(groups)}]\d{{3}})+({d}\d*)?$"
+    grouped = rf"^[+-]?\d{{1,3}}([{re.escape(groups)}]\d{{2,3}})*[{re.escape(groups)}]\d{{3}}({d}\d*)?$"  # and 1,00,000
     single = rf"^[+-]?(\d+({d}\d*)?|{d}\d+)([eE][+-]?\d+)?$"
     if not values.drop_nulls().str.contains(f"{grouped}|{single}").all():
         return None
     plain = values.str.replace_all(f"[{re.escape(groups)}]", "")
     if decimal != ".":
         plain = plain.str.replace(decimal, ".", literal=True)
+    return plain_numbers(plain)
+
+
+def plain_numbers(column: Any) -> Any:
+    """Words as Int64 or Float64, as Python reads them; None where they aren't all numbers, or ids of more digits than
+    such a number has."""
+    import polars
+
     for kind in (polars.Int64, polars.Float64):
-        numbers = plain.cast(kind, strict=False)
-        if numbers.null_count() == values.null_count():
-            return numbers
+        numbers = column.cast(kind, strict=False)
+        if numbers.null_count() == column.null_count():
+            too_long = kind == polars.Float64 and column.str.contains(r"^[+-]?\d{19,}$").any()
+            return None if too_long else numbers
     return None
 
 
 def name_of(mark: str) -> str:
     return NAMES.get(mark, mark)
-
-
-def few(count: int, word: str) -> str:
-    return counted(count, word)

@@ -16,7 +16,7 @@ from plainloop.build import factory
 from plainloop.data.dataset import SPLITS, BaseDataset
 from plainloop.data.kinds.checks import as_list, check_whole_number, name_in, names_in
 from plainloop.data.kinds.columns import is_number, numbers_of, read_targets, task_for
-from plainloop.data.kinds.dialect import Reading
+from plainloop.data.kinds.dialect import DATE, Reading
 from plainloop.data.kinds.frames import Source, check_columns, column_of, opened, place
 from plainloop.data.kinds.times import moments_of
 from plainloop.data.preprocess import Standardise, normalisation, statistics
@@ -145,7 +145,7 @@ def series(
     _check_goal(target, label)
     reading = Reading.of(missing, separator, decimal, thousands, encoding, header)
     features, label = names_in("features", features), name_in(label)
-    file, frame = opened(path, (), reading)
+    file, frame = opened(path, list(filter(None, [series, label])), reading)
     notes, wanted, aside = [file.said], as_list(target), (label, *as_list(time), series)
     if holes == "drop":
         frame, dropped = _without_holes(frame, wanted, features, aside, file)
@@ -159,6 +159,8 @@ def series(
         _check_order(moments, sizes, order, clock, file, several=series is not None)
         notes += [remark, _gaps(moments, sizes, order, clock, file)]
     carried = sizes if holes == "carry" else None
+    if holes == "carry":
+        notes.append(_counted_holes(frame, wanted, features, aside))
     # First the goals: a stray word there is told.
     goals = [_filled(_numbers(frame, "data.target", name, file, holes), order, carried, name) for name in wanted]
     values, said = _features(frame, features, aside, file, holes)
@@ -227,10 +229,27 @@ def _without_holes(
     used = [name for name in frame.columns if features is None and name not in aside and is_number(frame[name])]
     check_columns({"data.target": targets, "data.features": features}, frame, file)
     names = [*targets, *(features if features is not None else used)]
-    lacks = frame.select(polars.any_horizontal(polars.col(names).is_null())).to_series()
+    holes = [
+        polars.col(name).is_null() | (polars.col(name).is_nan() if frame[name].dtype.is_float() else False)
+        for name in names
+    ]
+    lacks = frame.select(polars.any_horizontal(holes).fill_null(True)).to_series()
+    if lacks.all():
+        raise UserError(f"data.holes=drop: each row of {file} lacks one of {listed(names)}.")
     file.kept = (~lacks).arg_true()
     count = int(lacks.sum())
     return frame.filter(~lacks), f"{counted(count, 'row')} with a hole left out" if count else ""
+
+
+def _counted_holes(
+    frame: Any, targets: Sequence[str], features: Sequence[str] | None, aside: Sequence[str | None]
+) -> str:
+    """A remark on the holes that are filled: in what is to be predicted, too."""
+    used = [name for name in frame.columns if features is None and name not in aside and is_number(frame[name])]
+    names = dict.fromkeys([*targets, *(features if features is not None else used)])
+    counts = {name: frame[name].null_count() for name in names if name in frame.columns and frame[name].has_nulls()}
+    told = listed((f"{count} in {name}" for name, count in counts.items()), 6)
+    return f"{counted(sum(counts.values()), 'hole')} filled by the value before ({told})" if counts else ""
 
 
 def _filled(values: Tensor, order: Tensor, sizes: Sequence[int] | None, name: str) -> Tensor:
@@ -356,6 +375,9 @@ def _features(
         raise UserError(f"data.features: no column of numbers to predict from. {file} has: {listed(frame.columns)}.")
     left_out = [name for name in rest if name not in numbers] if names is None else []
     note = f"{len(chosen)} features a row: {listed(chosen, 6)}" if len(chosen) > 1 else ""
+    dated = [name for name in left_out if guess_time(frame[name])] if len(others) == 2 else []
+    if dated:
+        note += f"{'; ' * bool(note)}{dated[0]} holds times: data.time={dated[0]} sorts the rows by it"
     if left_out:
         note += f"{'; ' * bool(note)}left out, as they are no numbers: {listed(left_out)}"
     guess = names is None and len(others) == 2 and frame.height > 2  # no time is named
@@ -366,6 +388,12 @@ def _features(
         note += f"{'; ' * bool(note)}{rising[0]} rises from row to row: is it the time? Then data.time={rising[0]}"
     columns = [_numbers(frame, "data.features", name, file, holes) for name in chosen]
     return torch.stack(columns, dim=1), note
+
+
+def guess_time(column: Any) -> bool:
+    """Whether a column of words holds dates or times."""
+    held = column.drop_nulls()
+    return str(column.dtype) == "String" and bool(held.str.contains(DATE).all())
 
 
 def _divided(sizes: Sequence[int], moments: numpy.ndarray | None, fractions: Sequence[float]) -> dict[str, Pieces]:

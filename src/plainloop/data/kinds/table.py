@@ -24,6 +24,7 @@ from plainloop.data.kinds.columns import (
     remarks_on,
     several_labels,
     task_for,
+    whole_ones,
     words_of,
 )
 from plainloop.data.kinds.dialect import Reading
@@ -173,8 +174,10 @@ def table(
     others = {"val": val, "test": test}
     if split != "train" and others[split] is None and not _may_be_divided(path, reading):
         return None
-    file, frame, targets = _opened(path, target, categorical, reading)
-    divided = _split_column(frame, targets, features)
+    file, frame, targets = _opened(
+        path, target, categorical, reading, words=[group] if group and group not in (features or ()) else []
+    )
+    divided = _split_column(frame, file, targets, [*(features or ()), *(exclude or ())])
     if split != "train" and others[split] is None and not divided:
         return None
     if divided and any(others.values()):
@@ -234,7 +237,9 @@ def table(
         values, names = several_labels(_one(targets, frame), labels_separator, file, where)
     if split != "train" and others[split] is not None:
         another = str(others[split]), split, targets, classes or names or []
-        file, frame, values, rows = _of_another(*another, categorical, missing_target, reading, labels_separator)
+        file, frame, values, rows = _of_another(*another, file, missing_target, reading, labels_separator)
+        if file.said:
+            remarks.append(f"{file}: {file.said}")
     inputs = encode(frame, columns, file)
     if divided:
         parts = frame[divided].str.to_lowercase().replace_strict(SPLIT_OF)
@@ -269,13 +274,20 @@ def _one(targets: Sequence[str], frame: Any) -> Any:
     return frame[targets[0]]
 
 
-def _split_column(frame: Any, targets: Sequence[str], features: Sequence[str] | None) -> str | None:
+def _split_column(frame: Any, file: Source, targets: Sequence[str], features: Sequence[str] | None) -> str | None:
     """The column that says which row is in which split: called split, and with such words alone."""
     for name in frame.columns:
-        if name.strip().lower() == "split" and name not in targets and name not in (features or ()):
-            words = frame[name].cast(str).str.to_lowercase()
-            if words.is_in(list(SPLIT_OF)).all() and not words.has_nulls():
-                return name
+        if name.strip().lower() != "split" or name in targets or name in (features or ()):
+            continue
+        known = frame[name].cast(str).str.to_lowercase().is_in(list(SPLIT_OF)).fill_null(False)
+        if known.all():
+            return name
+        if known.sum() > len(known) / 2:
+            row = int((~known).arg_true()[0])
+            raise UserError(
+                f"{place(file, row)}: {name} is {frame[name][row]}, where the others are train, val or test.\n"
+                f"Mend it, or leave the column out: data.exclude=[{name}]"
+            )
     return None
 
 
@@ -284,7 +296,7 @@ def _of_another(
     split: str,
     targets: Sequence[str],
     classes: Sequence[str],
-    categorical: Sequence[str] | None,
+    like: Source,
     missing: str,
     reading: Reading,
     separator: str | None,
@@ -293,8 +305,9 @@ def _of_another(
 
     Args:
         classes: the names of the classes, of the labels, or of the targets.
+        like: the training rows' file, as which this one is read.
     """
-    file, frame, _ = _opened(path, targets, categorical, reading, key=f"data.{split}")
+    file, frame, _ = _opened(path, targets, None, reading, f"data.{split}", like)
     frame, rows, _ = _with_targets(frame, file, targets, missing)
     if separator is not None:
         labels = several_labels(
@@ -305,7 +318,7 @@ def _of_another(
         columns = [frame[name] for name in targets]
         values = [numbers_of(column, file, lambda row: place(file, int(rows[row]))) for column in columns]
         return file, frame, torch.stack(values, dim=1), rows
-    codes = codes_of(frame[targets[0]], classes) - 1
+    codes = codes_of(whole_ones(frame[targets[0]]), classes) - 1
     unknown = (codes < 0).nonzero()[0]
     if len(unknown):
         row = int(unknown[0])
@@ -359,12 +372,14 @@ def _opened(
     categorical: Sequence[str] | None,
     reading: Reading,
     key: str = "data.path",
+    like: Source | None = None,
+    words: Sequence[str] = (),
 ) -> tuple[Source, Any, list[str]]:
     """The file, its rows, and the names of the targets. Raises UserError."""
     import polars
     import polars.selectors as cs
 
-    file, frame = opened(path, categorical or (), reading, key)
+    file, frame = opened(path, [*(categorical or ()), *words], reading, key, like)
     _divided[_state_of(path, reading)] = any(name.strip().lower() == "split" for name in frame.columns)
     if not target:
         raise UserError(

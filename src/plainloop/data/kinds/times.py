@@ -9,8 +9,8 @@ from typing import Any
 from plainloop.errors import UserError
 
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y", "%d.%m.%y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y",
-         "%d/%m/%y", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%b %d %Y", "%b %d, %Y", "%d %B %Y",
-         "%B %d, %Y")  # fmt: skip
+         "%d/%m/%y", "%y/%m/%d", "%y-%m-%d", "%y.%m.%d", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y",
+         "%b %d %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y")  # fmt: skip
 CLOCKS = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p")
 OFFSETS = ("", "%z", " %z")
 FEW = 200  # values that tell which formats may fit the rest
@@ -45,8 +45,13 @@ def moments_of(column: Any, key: str, place: Callable[[int], str], said: str | N
             "2024-05-31T23:59:00 or a number; or say how it is written, as in data.time_format='%d.%m.%Y'"
         )
     chosen = max(whole, key=lambda each: _rising(whole[each]))
+    if "%y" in chosen:  # 62 is 1962, where 2062 is still to come
+        late = whole[chosen].dt.year() > datetime.date.today().year + 1
+        whole[chosen] = whole[chosen].set(late, None).fill_null(whole[chosen].dt.offset_by("-100y"))
     others = [each for each in whole if not whole[each].equals(whole[chosen])]
     remark = ""
+    if not others and "%y" in chosen:
+        remark = f"{column.name} is read as {chosen} ({column[0]} is {whole[chosen][0]:%d %B %Y})"
     if others:
         first = next(row for row in range(len(words)) if whole[others[0]][row] != whole[chosen][row])
         remark = (
@@ -62,6 +67,10 @@ def _plain(column: Any) -> Any:
 
     words = column.cast(polars.String).str.strip_chars()
     words = words.str.replace(r"^(\d{4}-\d{1,2}-\d{1,2})[T ]\s*(\d)", "$1 $2").str.replace(r"\s*(Z|UTC)$", "+0000")
+    words = words.str.replace(r"(:\d{2}),(\d+)", "$1.$2").str.replace(r"^(\d+/\d+/\d+), ", "$1 ")
+    words = words.str.replace(r"(:\d{2}.*[+-]\d{2})$", "${1}00").str.replace(r"^(\d{1,2})/(\d{4})$", "$2-$1-01")
+    words = words.str.replace(r"^([A-Za-z]{3,9}) (\d{4})$", "01 $1 $2")
+    words = words.str.replace(r"^(\d+[./-]\d+[./-]\d+ \d{1,2})$", "$1:00")
     for quarter in range(1, 5):
         words = words.str.replace(rf"(?i)^(\d{{4}})[ -]?Q{quarter}$", f"$1-{3 * quarter - 2:02}-01")
     words = words.str.replace(r"^(\d{4})[-/](\d{1,2})$", "$1-$2-01").str.replace(r"^([A-Za-z]{3})-(\d{2})$", "01-$1-$2")
@@ -85,7 +94,9 @@ def _read(words: Any, form: str) -> Any:
     return times.set(times.dt.year() < 1000, None) if "%Y" in form else times  # %Y takes 05 for the year 5
 
 
-def _rising(times: Any) -> tuple[int, int]:
-    """How often a moment is later than the one before it; and how few different steps there are."""
+def _rising(times: Any) -> tuple[int, bool, int]:
+    """How often a moment is later than the one before it; whether all are first days of a month; and how few different
+    steps there are."""
     steps = times.diff().drop_nulls()
-    return int((steps > datetime.timedelta(0)).sum()), -steps.n_unique()
+    monthly = len(times) > 2 and bool((times.dt.day() == 1).all())
+    return int((steps > datetime.timedelta(0)).sum()), monthly, -steps.n_unique()

@@ -17,7 +17,7 @@ DIALECTS: dict[str, tuple[str, dict[str, list], str]] = {
     "thousands beside decimal commas": (
         "stadt;anteil;leute\nA;0,25;23.162\nB;0,5;983\nC;1,75;1.204\n",
         {"stadt": ["A", "B", "C"], "anteil": [0.25, 0.5, 1.75], "leute": [23162, 983, 1204]},
-        "read as separator ;  decimals ,  thousands .",
+        "read as separator ;  decimals ,  thousands . (leute)",
     ),
     "a comma in a quoted header": (
         '"Price, EUR";amp;y\n1,5;2;a\n2,5;3;b\n',
@@ -30,12 +30,12 @@ DIALECTS: dict[str, tuple[str, dict[str, list], str]] = {
     "quoted thousands": (
         'city,people\nA,"1,002,000"\nB,"3,400"\n',
         {"city": ["A", "B"], "people": [1002000, 3400]},
-        "read as thousands ,",
+        "read as thousands , (people)",
     ),
     "thousands with points behind": (
         'a,b\n"1,234.5",1\n3.25,2\n',
         {"a": [1234.5, 3.25], "b": [1, 2]},
-        "read as thousands ,",
+        "read as thousands , (a)",
     ),
     "decimal commas between tabs": (
         "a\tb\n1,5\t2\n2,25\t3\n",
@@ -51,8 +51,44 @@ DIALECTS: dict[str, tuple[str, dict[str, list], str]] = {
     "rows that end in a comma": ("a,b\n1,2,\n3,4,\n", {"a": [1, 3], "b": [2, 4]}, ""),
     "all that end in a comma": ("a,b,\n1,2,\n3,4,\n", {"a": [1, 3], "b": [2, 4]}, ""),
     "carriage returns alone": ("a,b\r1,2\r3,4\r", {"a": [1, 3], "b": [2, 4]}, ""),
-    "escaped quotes": ('a,b\n"he said \\"no, never\\"",1\nx,2\n', {"a": ['he said "no, never"', "x"], "b": [1, 2]}, ""),
-    "inches": ('name,inch\n5" pipe,5\npipe 6,6\n', {"name": ['5" pipe', "pipe 6"], "inch": [5, 6]}, ""),
+    "escaped quotes": ('a,b\n"he said \\"no, never\\"",1\nx,2\n', {"a": ['he said "no, never"', "x"], "b": [1, 2]},
+                       'quotes within quotes are written \\"'),
+    "inches": ('name,inch\n5" pipe,5\npipe 6,6\n', {"name": ['5" pipe', "pipe 6"], "inch": [5, 6]},
+               "quotes stand in it as they are"),
+    "a quote that is never closed": ('id,a,text\n5,a,"oh no\n6,a,x\n7,b,y\n',
+                                     {"id": [5, 6, 7], "a": ["a", "a", "b"], "text": ['"oh no', "x", "y"]},
+                                     "quotes stand in it as they are"),
+    "paths": ('path,y\n"C:\\temp\\",1\n"C:\\dir\\",2\n', {"path": ["C:\\temp\\", "C:\\dir\\"], "y": [1, 2]}, ""),
+    "thousands that nothing else tells": (
+        "stadt;einwohner\nA;1.234\nB;999\nC;12.500\n",
+        {"stadt": ["A", "B", "C"], "einwohner": [1.234, 999.0, 12.5]},
+        "read as separator ;\n1.234 in einwohner is read as 1.234 (else data.thousands=.)",
+    ),
+    "dates beside numbers": (
+        "datum;preis;menge\n01.05.2024;0,25;1.234\n15.05.2024;1,50;23.162\n",
+        {"datum": ["01.05.2024", "15.05.2024"], "preis": [0.25, 1.5], "menge": [1234, 23162]},
+        "read as separator ;  decimals ,  thousands . (menge)",
+    ),
+    "either mark": (
+        "a;b\n1.500;x\n1,234;y\n",
+        {"a": ["1.500", "1,234"], "b": ["x", "y"]},
+        "read as separator ;",
+    ),
+    "rows of missing words": ("y,x\nNA,NA\nb,1\nNA,2\n", {"y": ["NA", "b", "NA"], "x": [None, 1, 2]},
+                              "taken as a word: NA in y (2 rows); data.missing=[NA] makes it a missing value"),
+    "the header twice": ("c,y\nu,a\nc,y\nv,b\n", {"c": ["u", "v"], "y": ["a", "b"]},
+                         "1 more line with the columns' names left out"),
+    "commas in names and numbers": ("Preis, EUR;Menge, kg\n1,5;2,5\n2,5;3,5\n",
+                                    {"Preis, EUR": [1.5, 2.5], "Menge, kg": [2.5, 3.5]},
+                                    "read as separator ;  decimals ,"),
+    "a blank before a quote": ('a, b\n1, "x, z"\n2, "y"\n', {"a": [1, 2], "b": ["x, z", "y"]}, ""),
+    "bookkeepers' minus": ("a,b\n(5),1\n6-,2\n7,3\n", {"a": [-5, -6, 7], "b": [1, 2, 3]}, ""),
+    "lakh and crore": ('a,b\n"1,00,000",1\n"12,34,567",2\n', {"a": [100000, 1234567], "b": [1, 2]},
+                       "read as thousands , (a)"),
+    "ids of twenty digits": ("id,b\n12345678901234567890,1\n12345678901234567891,2\n",
+                             {"id": ["12345678901234567890", "12345678901234567891"], "b": [1, 2]}, ""),
+    "German powers": ("a;b\n1,23E-05;1\n2,5;2\n", {"a": [1.23e-05, 2.5], "b": [1, 2]},
+                      "read as separator ;  decimals ,"),
     "semicolons in sentences": (
         "text,label\nhello there; you,a\nbye now; all,b\nso what; here,a\n",
         {"text": ["hello there; you", "bye now; all", "so what; here"], "label": ["a", "b", "a"]},
@@ -64,8 +100,8 @@ DIALECTS: dict[str, tuple[str, dict[str, list], str]] = {
         "numbers in % (a), $ (b)",
     ),
     "blanks between thousands": ("a,b\n1 234,1\n12\u00a0000\u202f000,2\n", {"a": [1234, 12000000], "b": [1, 2]},
-                                 "read as thousands blank"),
-    "Swiss": ("a;b\n1'234.50;1\n3.25;2\n", {"a": [1234.5, 3.25], "b": [1, 2]}, "read as separator ;  thousands '"),
+                                 "read as thousands blank (a)"),
+    "Swiss": ("a;b\n1'234.50;1\n3.25;2\n", {"a": [1234.5, 3.25], "b": [1, 2]}, "read as separator ;  thousands ' (a)"),
     "a minus that is no hyphen": ("a,b\n\u22125,1\n3,2\n", {"a": [-5, 3], "b": [1, 2]}, ""),
     "three decimals": ("a,b\n1.234,1\n2.345,2\n", {"a": [1.234, 2.345], "b": [1, 2]}, ""),
     "powers of ten": ("a,b\n1e-5,1\n2.5E3,2\n", {"a": [1e-5, 2500.0], "b": [1, 2]}, ""),
@@ -103,6 +139,7 @@ def test_a_table_is_read_as_it_is_meant(name, tmp_path):
 ENCODINGS = {
     "utf-16": ("stra\u00dfe,n\nK\u00f6ln,1\n", "read as utf-16"),
     "utf-8-sig": ("stra\u00dfe,n\nK\u00f6ln,1\n", ""),
+    "cp1252 ": ("a,n\n5 \u20ac,1\n20 \u00b0C,2\n", "read as cp1252"),
     "cp1252": ("stra\u00dfe,n\nK\u00f6ln,1\nD\u00fcsseldorf,2\nM\u00fcnchen,3\n", "read as cp1252"),
     "cp1251": (
         "\u0446\u0435\u043d\u0430,n\n\u041c\u043e\u0441\u043a\u0432\u0430,1\n\u041a\u0430\u0437\u0430\u043d\u044c,2\n",
@@ -114,7 +151,7 @@ ENCODINGS = {
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_an_encoding_is_told(encoding, tmp_path):
     text, said = ENCODINGS[encoding]
-    found, source = read(tmp_path / "table.csv", text.encode(encoding))
+    found, source = read(tmp_path / "table.csv", text.encode(encoding.strip()))
     lines = [line.split(",") for line in text.splitlines()]
     assert found == {lines[0][0]: [line[0] for line in lines[1:]], "n": [int(line[1]) for line in lines[1:]]}
     assert source.said == said
@@ -196,6 +233,37 @@ def test_what_the_user_says_goes_before_what_is_told(text, said, columns, tmp_pa
 def test_what_cannot_be_meant_is_answered(said, message, tmp_path):
     with pytest.raises(UserError, match=message):
         read(tmp_path / "table.csv", "a,b\n\u00f6,1\n", **said)
+
+
+def test_a_bad_byte_in_utf8_is_no_other_encoding(tmp_path):
+    text = "name,n\n" + "".join(f"K\u00f6ln \u00e4\u00f6\u00fc {number},{number}\n" for number in range(30))
+    data = text.encode().replace(b" 7,", b"\xff 7,")
+    with pytest.raises(UserError, match=r"line 9: not text in UTF-8"):
+        read(tmp_path / "table.csv", data)
+
+
+def test_another_file_is_read_as_the_first(tmp_path):
+    """Its words stay words, its marks mean what they mean there."""
+    (tmp_path / "train.csv").write_text("id;x;n\n01;0,5;1.100\n02;1.234;2.000\nA;2,5;3.000\n")
+    (tmp_path / "val.csv").write_text("id;x;n\n01;1.234;1.100\n02;2.345;2.100\n")
+    first = Source(tmp_path / "train.csv")
+    assert read_frame(first).to_dict(as_series=False) == {
+        "id": ["01", "02", "A"], "x": [0.5, 1234.0, 2.5], "n": [1100, 2000, 3000]
+    }  # fmt: skip
+    second = Source(tmp_path / "val.csv")
+    second.like = first
+    assert read_frame(second).to_dict(as_series=False) == {"id": ["01", "02"], "x": [1234, 2345], "n": [1100, 2100]}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_missing_words_count_in_every_kind_of_file(suffix, tmp_path):
+    frame = polars.DataFrame({"a": [1.5, -999.0], "b": ["x", "-"]})
+    path = tmp_path / f"table.{suffix}"
+    (frame.write_parquet if suffix == "parquet" else frame.write_ndjson)(path)
+    found = read_frame(Source(path, Reading.of(["-999", "-"])))
+    assert found.to_dict(as_series=False) == {"a": [1.5, None], "b": ["x", None]}
+    with pytest.raises(UserError, match=r"data\.decimal=,: .* is no text of separated fields"):
+        read_frame(Source(path, Reading.of(decimal=",")))
 
 
 def test_json_lines_with_nan_and_a_byte_order_mark(tmp_path):

@@ -362,6 +362,12 @@ TIMES = {
     "4/13/2015 16:00:00": ("4/14/2015 16:00:00", 24),
     "13.04.2015": ("14.04.2015", 24),
     "31.12.99 8:00": ("31.12.99 9:00", 1),
+    "Jan 2024": ("Feb 2024", 31 * 24),
+    "03/2024": ("04/2024", 31 * 24),
+    "2024-01-01 0": ("2024-01-01 1", 1),
+    "2024-01-01 12:00:00,123": ("2024-01-01 13:00:00,123", 1),
+    "2024-01-01 12:00:00+02": ("2024-01-01 13:00:00+02", 1),
+    "5/31/2024, 4:00 PM": ("5/31/2024, 5:00 PM", 1),
     "1987-Q1": ("1987-Q2", 90 * 24),
     "1949-01": ("1949-02", 31 * 24),
     "01-Mar-05": ("02-Mar-05", 24),
@@ -379,7 +385,7 @@ def test_a_time_is_read_as_it_is_meant(first):
     second, hours = TIMES[first]
     times, remark = moments_of(polars.Series("t", [first, second]), "data.time", str)
     assert times[1] - times[0] == datetime.timedelta(hours=hours)
-    assert remark == ""
+    assert remark == "" or ("%y" in remark and str(times[0].year) in remark)  # two digits are said
 
 
 def test_whether_the_day_or_the_month_comes_first_is_told_from_the_whole_column_and_said():
@@ -393,6 +399,19 @@ def test_whether_the_day_or_the_month_comes_first_is_told_from_the_whole_column_
     assert months.to_list() == [datetime.datetime(2020, month, 2) for month in (1, 2, 3)]
     with pytest.raises(UserError, match=r"^0: data\.time=t is '01/02/2020', and not of the form %Y"):
         moments_of(days, "data.time", str, "%Y")
+
+
+def test_two_digits_of_a_year_are_past(tmp_path):
+    times, remark = moments_of(polars.Series("t", ["01/15/62", "01/15/69", "01/15/74"]), "data.time", str)
+    assert times.dt.year().to_list() == [1962, 1969, 1974]
+    assert remark == "t is read as %m/%d/%y (01/15/62 is 15 January 1962)"
+
+
+def test_first_days_of_months_are_months():
+    months = polars.Series("t", [f"01/{month:02}/2020" for month in range(1, 13)])
+    times, remark = moments_of(months, "data.time", str)
+    assert times.to_list() == [datetime.datetime(2020, month, 1) for month in range(1, 13)]
+    assert "%d/%m/%Y" in remark
 
 
 def test_a_date_and_a_clock_in_two_columns(tmp_path):
@@ -438,6 +457,9 @@ def test_holes_are_refused_left_out_or_carried(tmp_path):
     assert dropped is not None
     assert dropped.values.flatten().tolist() == [row for row in range(1, 31) if row % 7]
     assert "4 rows with a hole left out" in (dropped.note or "")
+    assert "4 holes filled by the value before (4 in x)" in (
+        series(path, "train", target="x", time="t", window=1, holes="carry").note  # type: ignore[union-attr]
+    )
     carried = series(path, "train", target="x", time="t", window=1, holes="carry", fractions=(1, 0, 0))
     assert carried is not None
     assert carried.values.flatten().tolist() == [row if row % 7 else row - 1 for row in range(1, 31)]

@@ -707,11 +707,11 @@ def test_a_column_of_splits_is_obeyed(write):
     assert parts["train"].columns == {"numbers": ["a"], "categories": {}}
     assert "divided by its column Split" in parts["train"].note
     assert parts["val"].where(0).endswith("line 4")
-    other = write(text.replace("test", "later"), "other.csv")
-    assert table(other, target="kind").columns["categories"] == {
-        "Split": ["Train", "later", "train", "training", "validation"]
-    }
-    assert table(other, target="kind", split="val") is None
+    with pytest.raises(UserError, match=r"line 5: Split is later, where the others are train, val or test"):
+        table(write(text.replace("test", "later"), "other.csv"), target="kind")
+    banana = write("a,kind,split\n1,x,banana\n2,y,orange\n3,x,banana\n", "fruit.csv")
+    assert table(banana, target="kind").columns["categories"] == {"split": ["banana", "orange"]}
+    assert table(banana, target="kind", split="val") is None
 
 
 def test_files_of_their_own_for_validation_and_test(write):
