@@ -468,12 +468,12 @@ def without_numbers(column: Any, missing: Sequence[str]) -> Any:
     for word in missing:
         with contextlib.suppress(ValueError):
             values.append(float(word))
-    return column.set(column.is_in(values), None) if values and column.dtype.is_numeric() else column
+    return where(~column.is_in(values), column) if values and column.dtype.is_numeric() else column
 
 
 def _without_missing(column: Any, reading: Reading) -> Any:
     """A column without the words that stand where a number is missing."""
-    return column if reading.missing is not None else column.set(column.is_in(MISSING), None)
+    return column if reading.missing is not None else where(~column.is_in(MISSING), column)
 
 
 def _words_or_truths(column: Any, held: Any, is_words: bool, kept: dict[str, dict[str, int]]) -> Any:
@@ -543,3 +543,10 @@ class Told:
             some = sorted({word for words in kept.values() for word in words})
             lines.append(f"taken as a word: {told}; data.missing=[{','.join(some)}] makes it a missing value")
         return "\n".join(lines)
+
+
+def where(mask: Any, values: Any) -> Any:
+    """A column, null where a mask isn't true."""
+    import polars
+
+    return polars.select(polars.when(mask).then(values)).to_series().alias(values.name)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from plainloop.data.kinds.frames import where
 from plainloop.errors import UserError
 
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y", "%d.%m.%y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y",
@@ -46,8 +47,8 @@ def moments_of(column: Any, key: str, place: Callable[[int], str], said: str | N
         )
     chosen = max(whole, key=lambda each: _rising(whole[each]))
     if "%y" in chosen:  # 62 is 1962, where 2062 is still to come
-        late = whole[chosen].dt.year() > datetime.date.today().year + 1
-        whole[chosen] = whole[chosen].set(late, None).fill_null(whole[chosen].dt.offset_by("-100y"))
+        past = whole[chosen].dt.year() <= datetime.date.today().year + 1
+        whole[chosen] = where(past, whole[chosen]).fill_null(whole[chosen].dt.offset_by("-100y"))
     others = [each for each in whole if not whole[each].equals(whole[chosen])]
     remark = ""
     if not others and "%y" in chosen:
@@ -91,7 +92,7 @@ def _read(words: Any, form: str) -> Any:
         return None
     if "%z" in form:
         times = times.dt.replace_time_zone(None)
-    return times.set(times.dt.year() < 1000, None) if "%Y" in form else times  # %Y takes 05 for the year 5
+    return where(times.dt.year() >= 1000, times) if "%Y" in form else times  # %Y takes 05 for the year 5
 
 
 def _rising(times: Any) -> tuple[int, bool, int]:
