@@ -4,8 +4,10 @@ import gc
 import sys
 from pathlib import Path
 
-# This checkout's src/ first, then the folder where the command is typed (for modules of your own).
-sys.path[:1] = [str(Path(__file__).resolve().parent / "src"), ""]
+# This checkout's src/ first; last the folder where the command is typed (for modules of your own), so that no file in
+# it takes the place of a package.
+sys.path[0] = str(Path(__file__).resolve().parent / "src")
+sys.path.append("")
 
 from plainloop.commands.cli import door
 from plainloop.config.schema import Config

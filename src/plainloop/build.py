@@ -94,7 +94,8 @@ def locate(path: str, slot: str, kind: Kind, trust: Sequence[str] = (), key: str
         key: what names it, if not SLOT._target_.
     """
     key = key or f"{slot}._target_"
-    target = _imported(str(path), key, trust)
+    path = str(path) if str(path).isprintable() else repr(path)
+    target = _imported(path, key, trust)
     if slot == "data" and not is_named(path) and is_others(_file_of(target)):
         raise UserError(
             f"{key}={path}: a data set may download and write, and this one is named by a run's own config, which may "

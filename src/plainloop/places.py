@@ -1,6 +1,6 @@
 """Where things are: the checkout, its doors, a file of the user's."""
 
-import contextlib
+import re
 import shlex
 import sys
 import zipfile
@@ -24,6 +24,18 @@ def typed(script: str, *words: str) -> str:
     return " ".join(map(quoted, ["python", str(place), *words]))
 
 
+PLAIN = re.compile(r"[A-Za-z0-9_./:@%+-]+")  # what Hydra takes as a word without quotes
+LITERAL = re.compile(r"null|true|false|[+-]?([\d_.]+(e[+-]?\d+)?|nan|inf)", re.IGNORECASE)  # and as none
+
+
+def grammar(text: str) -> str:
+    """A text as a value in Hydra's grammar: in quotes, where it isn't a plain word there."""
+    if PLAIN.fullmatch(text) and not LITERAL.fullmatch(text):
+        return text
+    text = re.sub(r"(\\*)(?='|$)", lambda slashes: slashes[1] * 2, text).replace("'", "\\'").replace("${", "\\${")
+    return f"'{text}'"
+
+
 def quoted(word: str) -> str:
     """A word for the shell: in double quotes where Hydra wants it in single ones."""
     if "'" in word and not set(word) & set('"$`\\!'):
@@ -32,10 +44,16 @@ def quoted(word: str) -> str:
 
 
 def unpacks_to_more(file: IO[bytes]) -> bool:
-    """Whether a file that torch would read is compressed, or has parts in more than one place, as torch never writes
-    it: a few bytes could become more than memory holds."""
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as parts:
-        entries = parts.infolist()
-        size = sum(entry.file_size for entry in entries)
-        return size > file.seek(0, 2) or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    return False
+    """Whether a file that torch would read becomes more than it is: it is compressed, has parts in more than one place,
+    or holds bytes that are only counted. torch writes none of that, and memory has an end."""
+    if file.read(2) != b"PK":
+        return False
+    try:
+        with zipfile.ZipFile(file) as parts:
+            entries = parts.infolist()
+            size = sum(entry.file_size for entry in entries)
+            if size > file.seek(0, 2) or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                return True
+            return any(b"bytearray" in parts.read(entry) for entry in entries if entry.filename.endswith(".pkl"))
+    except Exception:  # zipfile's own, of several kinds: torch's reader may be less strict
+        return True

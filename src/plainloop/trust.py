@@ -7,22 +7,25 @@ docs/security.md says what follows from that.
 
 import contextlib
 import functools
+import importlib
+import importlib.util
 import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from plainloop.errors import UserError
-from plainloop.places import ROOT
+from plainloop.places import ROOT, grammar, quoted
 
 
 def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
     """A run directory, which may be a stranger's, is data: nothing in it, or beside it in a folder `outputs`, is
     imported. Raises UserError."""
-    if place in ("built-in", "frozen"):  # what Python says of its own
+    if place in ("built-in", "frozen") or (place and _is_installed(place)):  # what Python says of its own; a package
         return
     here = Path.cwd().resolve()
     inside = Path(place).resolve() if place else here
@@ -52,6 +55,16 @@ def from_a_run(named: Iterable[str]) -> Iterator[None]:
         _named.reset(token)
 
 
+def optional(name: str) -> ModuleType:
+    """A package that may not be installed. Raises ModuleNotFoundError: also where, while a run's own config is built, a
+    file of that name lies elsewhere."""
+    if name not in sys.modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None or (_named.get() is not None and not _is_installed(spec.origin)):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return importlib.import_module(name)
+
+
 def names_to_trust(config: Any) -> list[str]:
     """The names in a plain config that need the user's word (`trust=[...]`) when it is a run's own; with those that
     have needed it already."""
@@ -77,7 +90,8 @@ def _needs_trust(path: str, slot: str) -> bool:
     if not callable(found):
         return False
     files = [getattr(module, "__file__", None) for module in modules]
-    return not (_is_plain(path) and all(map(_is_installed, files))) or (slot == "data" and is_others(files[-1]))
+    own = getattr(sys.modules.get(getattr(found, "__module__", None) or ""), "__file__", None)
+    return not (_is_plain(path) and all(map(_is_installed, files))) or (slot == "data" and is_others(own))
 
 
 def is_named(path: str) -> bool:
@@ -107,7 +121,10 @@ def is_others(place: str | Path | None) -> bool:
 
 def _is_installed(place: str | Path | None) -> bool:
     """Of a package without a file of its own the folders are asked."""
-    return place is None or _is_ours(place) or any(Path(place).resolve().is_relative_to(each) for each in _packages())
+    if place is None or _is_ours(place):
+        return True
+    both = Path(place).absolute(), Path(place).resolve()  # some installers put links to a cache there
+    return any(each.is_relative_to(folder) for each in both for folder in _packages())
 
 
 @functools.cache
@@ -120,7 +137,7 @@ def _packages() -> tuple[Path, ...]:
     """Where pip, conda and the system put packages."""
     found = {*site.getsitepackages(), site.getusersitepackages()}
     found |= {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    return tuple(Path(place).resolve() for place in found)
+    return tuple({each for place in found for each in (Path(place).absolute(), Path(place).resolve())})
 
 
 def whereabouts(name: str, place: str | Path | None) -> str:
@@ -130,4 +147,5 @@ def whereabouts(name: str, place: str | Path | None) -> str:
 
 
 def trusting(names: Iterable[str]) -> str:
-    return f"'trust=[{','.join(dict.fromkeys(names))}]'"
+    """The word that trusts these, as it is typed."""
+    return quoted(f"trust=[{','.join(grammar(name) for name in dict.fromkeys(names))}]")

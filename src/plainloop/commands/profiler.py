@@ -22,6 +22,8 @@ def profiled(run: RunDir, trainer: Trainer, console: Console, wanted: bool) -> I
     ) as profiler:
         yield
     run.profile.mkdir(exist_ok=True)
+    for name in ("trace.json", "operations.txt"):  # another name may lead to them
+        (run.profile / name).unlink(missing_ok=True)
     profiler.export_chrome_trace(str(run.profile / "trace.json"))
     by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=40)

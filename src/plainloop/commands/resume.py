@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from plainloop import places
 from plainloop.assembly.session import Session
 from plainloop.commands import fingerprint
 from plainloop.config.changes import changed
-from plainloop.config.keys import as_typed, may_change
+from plainloop.config.keys import as_typed, may_change, override
 from plainloop.config.rules import depends_on_length, validate
 from plainloop.config.schema import Config
 from plainloop.errors import MachineError, UserError, first_line
@@ -35,13 +36,14 @@ def resumed_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> D
     for name in ("max_epochs", "max_steps"):
         if cfg.trainer[name] != saved.trainer[name] and depends_on_length(saved):
             longer = f"trainer.{name}={cfg.trainer[name]}"
+            trust = [override("trust", list(composed.trust))] if composed.trust else []
             raise UserError(
                 f"{longer}: the schedule of this run was built for "
                 f"trainer.{name}={saved.trainer[name]}.\n"
-                f"Train longer as a new run: {places.typed('train.py', old.word('extend'), longer)}"
+                f"Train longer as a new run: {places.typed('train.py', old.word('extend'), longer, *trust)}"
             )
     cfg.resume, cfg.extend = str(old), None
-    validate(cfg)
+    check_config(cfg, old)
     return cfg
 
 
@@ -57,8 +59,18 @@ def extended_config(old: RunDir, composed: DictConfig, typed: Sequence[str]) -> 
     saved.paths.outputs = composed.paths.outputs  # a run decides nothing about where another one is written
     cfg = changed(saved, composed, typed, may_change(Config, "extend"), lambda name: why)
     cfg.extend, cfg.resume = str(old), None
-    validate(cfg)
+    check_config(cfg, old)
     return cfg
+
+
+def check_config(cfg: DictConfig, old: RunDir) -> None:
+    """Raises UserError for a config that no run can have, whatever is wrong in it."""
+    try:
+        validate(cfg)
+    except UserError:
+        raise
+    except (OmegaConfBaseException, TypeError, AttributeError, LookupError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{old.composed} can't be used: {first_line(error)[:200]}") from error
 
 
 def check_best(old: RunDir, config: Mapping[str, Any]) -> None:
@@ -104,7 +116,7 @@ def keeps_length(saved: DictConfig, batch_size: int, accumulate_steps: int) -> b
 def load_all(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
     """Everything that the checkpoint remembers: the run goes on where it was saved."""
     was = state["fingerprint"]["batch_size"]
-    with _fitting(old):
+    with fitting(old):
         trainer.load_state_dict(state)
     loader = trainer.train_batches
     if was != loader.batch_size:  # as many samples into the epoch, but for what doesn't fill a batch
@@ -122,7 +134,7 @@ def load_weights(session: Session, state: dict[str, Any]) -> None:
 
 def start_from(trainer: Trainer, state: dict[str, Any], old: RunDir) -> None:
     """Weights and the optimizer's moments, with the new run's own hyper-parameters, position and schedule."""
-    with _fitting(old):
+    with fitting(old):
         trainer.model.load_state_dict(state["model"])
         trainer.average.start_from(state)
         trainer.preprocess.load_state_dict(state["preprocess"])
@@ -139,8 +151,8 @@ def what_differs(error: Exception) -> str:
 
 
 @contextmanager
-def _fitting(old: RunDir) -> Iterator[None]:
+def fitting(old: RunDir) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"the checkpoint in {old} doesn't fit this code any more: {what_differs(error)}") from error

@@ -17,7 +17,6 @@ from plainloop.commands.failures import explained
 from plainloop.config import compose
 from plainloop.config.changes import changed
 from plainloop.config.keys import may_change, override, typed_keys
-from plainloop.config.rules import validate
 from plainloop.config.schema import Config, EvaluateConfig
 from plainloop.data import Data
 from plainloop.errors import MachineError, UserError
@@ -70,17 +69,24 @@ def load_run(path: str | Path = "latest", checkpoint: str = "best", overrides: S
     return load_composed(compose.compose(typed, EvaluateConfig), typed)[0]
 
 
-def named_in(composed: DictConfig) -> set[str]:
-    """The words in a command's own config: what the user, and not a run's config, names."""
+NAMES = ("_target_", "trust", "collate_fn", "worker_init_fn", "lr_lambda")  # keys that name classes and functions
 
-    def words(node: Any) -> Iterator[str]:
-        if isinstance(node, dict | list):
-            for value in node.values() if isinstance(node, dict) else node:
-                yield from words(value)
-        elif isinstance(node, str):
+
+def named_in(composed: DictConfig) -> set[str]:
+    """The classes and functions that a command's own config names: the user, and not a run's config. (What the user
+    calls the run is no such name: it is a folder's, which a stranger may have chosen.)"""
+
+    def words(node: Any, key: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                yield from words(value, str(name))
+        elif isinstance(node, list):
+            for value in node:
+                yield from words(value, key)
+        elif isinstance(node, str) and key in NAMES:
             yield node
 
-    return set(words(OmegaConf.to_container(composed, resolve=False)))
+    return set(words(OmegaConf.to_container(composed, resolve=False), ""))
 
 
 def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
@@ -93,7 +99,7 @@ def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]
     typed = [word for word in typed if word.partition("=")[0] not in commands_own]
     allowed = may_change(schema, "evaluate")
     cfg = changed(saved, composed, typed, allowed, lambda name: "this can't change when a run is evaluated")
-    validate(cfg)
+    resume.check_config(cfg, run)
     name, state = _chosen_checkpoint(run, composed.checkpoint)
     with explained(None), from_a_run(named_in(composed)):
         session = assemble(cfg, loaded=True)

@@ -185,8 +185,9 @@ def _taken_up(
     resume.check_best(old, identity["config"])
     others = fingerprint.check(state.get("fingerprint"), identity, inexact, old)
     resume.load_all(trainer, state, old)
-    for name, logger in loggers.items():
-        logger.load_state_dict(state["loggers"].get(name, {}))
+    with resume.fitting(old):
+        for name, logger in loggers.items():
+            logger.load_state_dict(state["loggers"].get(name, {}))
     return [f"{line}: this run's bits may not be those of one without an interruption" for line in others]
 
 
@@ -264,12 +265,13 @@ def _train(
 
 
 def run_name(cfg: Config) -> str:
-    """The folder of a run under outputs/."""
-    if cfg.name:
-        return cfg.name
-    if cfg.choices.get("debug"):
-        return f"debug_{cfg.choices.debug}"
-    return f"{cfg.choices.get('data')}_{cfg.choices.get('model')}"
+    """The folder of a run under outputs/. Raises UserError for one that would lie elsewhere."""
+    name = cfg.name or f"{cfg.choices.get('data')}_{cfg.choices.get('model')}"
+    if cfg.choices.get("debug") and not cfg.name:
+        name = f"debug_{cfg.choices.debug}"
+    if name.startswith(("/", "~")) or ".." in name.split("/") or not name.isprintable():
+        raise UserError(f"name={name!r}: a run's folder lies below paths.outputs.")
+    return name
 
 
 def _to_all(loggers: Mapping[str, Logger]) -> Callable[[dict[str, Any]], None]:

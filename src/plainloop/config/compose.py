@@ -18,15 +18,23 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from plainloop.config.complaints import check_overrides, explain
-from plainloop.config.keys import PLAIN, groups_of, override
+from plainloop.config.keys import groups_of, override
 from plainloop.config.options import CONFIGS
 from plainloop.config.references import fill_in_the_rest
 from plainloop.config.rules import validate
 from plainloop.config.schema import Command, Config
 from plainloop.errors import UserError
+from plainloop.places import PLAIN
 
 # `${times:10,${optimizer.lr}}` in a config.
-OmegaConf.register_new_resolver("times", lambda *numbers: math.prod(numbers), replace=True)
+OmegaConf.register_new_resolver("times", lambda *numbers: product(numbers), replace=True)
+
+
+def product(numbers: Sequence[Any]) -> Any:
+    """Of numbers alone: words would be repeated. Raises ValueError."""
+    if not all(isinstance(number, int | float) and abs(number) < 1e18 for number in numbers):
+        raise ValueError("times: numbers are needed")
+    return math.prod(numbers)
 
 
 def compose(overrides: Sequence[str], schema: type[Command] = Config) -> DictConfig:

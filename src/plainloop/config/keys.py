@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import field
 from typing import Any
@@ -11,9 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from plainloop.errors import listed
-
-PLAIN = re.compile(r"[A-Za-z0-9_./:@%+-]+")  # what Hydra takes as a word without quotes
-LITERAL = re.compile(r"null|true|false|[+-]?([\d_.]+(e[+-]?\d+)?|nan|inf)", re.IGNORECASE)  # and as none
+from plainloop.places import grammar
 
 
 def key(
@@ -159,11 +156,7 @@ def override(name: str, value: Any) -> str:
 def _in_grammar(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_in_grammar, value))}]"
-    text = as_typed(value)
-    if not isinstance(value, str) or (PLAIN.fullmatch(text) and not LITERAL.fullmatch(text)):
-        return text
-    text = re.sub(r"(\\*)(?='|$)", lambda slashes: slashes[1] * 2, text).replace("'", "\\'").replace("${", "\\${")
-    return f"'{text}'"
+    return grammar(value) if isinstance(value, str) else as_typed(value)
 
 
 def plain(node: Any) -> Any:

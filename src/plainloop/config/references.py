@@ -11,6 +11,7 @@ from plainloop.errors import UserError
 
 # ${spec.num_outputs}, ${.sibling}, ${oc.select:choices.task,auto}; and ${times:10,${optimizer.lr}} around such.
 REFERENCE = re.compile(r"\$\{\s*(?:oc\.select:)?\s*(\.*)([\w.\[\]-]+)\s*(?:,[^${}]*)?\}")
+ESCAPED = re.compile(r"(?<!\\)\\\$\{")  # \${ is text; of \\${ OmegaConf takes the first backslash for text
 TIMES = re.compile(r"\$\{times:[^${}]*\}")
 RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
 
@@ -19,7 +20,7 @@ Place = tuple[str, ...]
 
 def stays_within(text: str) -> bool:
     """Whether a value refers to nothing but keys of its own config, by their names."""
-    rest = REFERENCE.sub("", text.replace("\\${", ""))
+    rest = REFERENCE.sub("", ESCAPED.sub("", text))
     while TIMES.search(rest):
         rest = TIMES.sub("", rest)
     return "${" not in rest
@@ -58,7 +59,7 @@ def check_references(content: Any, most: int) -> None:
         if isinstance(node, Mapping | list):
             parts = node.items() if isinstance(node, Mapping) else enumerate(node)
             return 1 + sum(of((*place, str(name)), value) for name, value in parts)
-        text = str(node).replace("\\${", "")
+        text = ESCAPED.sub("", str(node))
         if not stays_within(text):
             named = ".".join(place)
             raise ValueError(f"{named}: only what a run's config has itself can be filled in, as in ${{optimizer.lr}}")

@@ -45,7 +45,7 @@ class History(Logger):
         return {"length": self.length}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.length = state["length"]
+        self.length = int(state["length"])
 
     def close(self) -> None:
         if self.file is not None:

@@ -1,12 +1,15 @@
 """TensorBoard: train, validation and test curves share a tag and an axis, from one writer each."""
 
 import os
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainloop.loggers.logger import Logger
+from plainloop.runs.atomic import own
+from plainloop.runs.files import everything_in
 
 if TYPE_CHECKING:
     from plainloop.runs.directory import RunDir
@@ -31,7 +34,7 @@ class TensorBoard(Logger):
             for path in self._files():
                 length = self.lengths.get(str(path.relative_to(self.folder)), 0)
                 if path.stat().st_size > length:
-                    os.truncate(path, length)
+                    os.truncate(own(path), length)
         if step == 0:
             text = run.config.read_text("utf-8")
             self._writer("").add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
@@ -57,7 +60,7 @@ class TensorBoard(Logger):
         self.lengths = state.get("lengths")
 
     def _files(self) -> list[Path]:
-        return [path for path in self.folder.rglob("*tfevents*") if path.is_file()]
+        return [path for path, mode in everything_in(self.folder) if "tfevents" in path.name and stat.S_ISREG(mode)]
 
     def _flush(self) -> None:
         self._write()

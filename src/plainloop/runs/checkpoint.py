@@ -8,6 +8,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -142,8 +143,8 @@ def is_ours(path: Path) -> bool:
 
 def step_of(path: Path) -> int:
     """The N of step-N.pt; -1 for other files."""
-    number = path.stem.removeprefix("step-")
-    return int(number) if path.stem.startswith("step-") and number.isdigit() else -1
+    match = re.fullmatch(r"step-([0-9]{1,18})", path.stem)
+    return int(match[1]) if match else -1
 
 
 class Checkpoints:

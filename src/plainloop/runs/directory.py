@@ -77,16 +77,22 @@ class RunDir:
             raise UserError(f"{self.composed} isn't a run's: {first_line(error)[:200]}") from error
         assert isinstance(merged, DictConfig)
         merged.trust = []  # a run can't authorise itself: what is trusted is typed
-        if isinstance(merged.data, DictConfig) and merged.data.get("download"):
+        if isinstance(merged.data, DictConfig) and "download" in merged.data:
             merged.data.download = False  # nor fetch anything: likewise
+        choices = merged.choices
+        if not isinstance(choices, DictConfig) or not all(isinstance(each, str | None) for each in choices.values()):
+            raise UserError(f"{self.composed} isn't a run's: its choices are no words.")
         return merged
 
     def typed(self) -> list[str]:
         """The overrides that the run was started with."""
-        found: Any = (
-            OmegaConf.to_container(files.load_yaml(self.overrides, filled=False)) if self.overrides.is_file() else []
-        )
-        return found
+        if not self.overrides.is_file():
+            return []
+        found = files.load_yaml(self.overrides, filled=False)
+        words: Any = OmegaConf.to_container(found) if OmegaConf.is_list(found) else None
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise UserError(f"{self.overrides} can't be read: it is no list of words.")
+        return words
 
     def has_checkpoints(self) -> bool:
         """Whether there is anything to continue from."""
@@ -120,7 +126,12 @@ class RunDir:
     def read_metrics(self) -> dict[str, float]:
         """metrics.json, or nothing for a run that hasn't finished."""
         advice = "Delete it: resume= measures the result anew."
-        return files.load_json(self.metrics, advice) if self.metrics.is_file() else {}
+        found = files.load_json(self.metrics, advice) if self.metrics.is_file() else {}
+        for name, value in found.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+            if value is not None and not (number or value != value):
+                raise UserError(f"{self.metrics} can't be read: {name!r:.50} is no number. {advice}")
+        return found
 
 
 def create(outputs: str, name: str, given: str | None = None) -> RunDir:

@@ -4,7 +4,7 @@ that can't become much more than what stands there."""
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,28 @@ MOST_FILLED = 16 << 20  # characters, when its ${...} are filled in
 MOST_JSON = 1 << 30  # splits.json lists every sample of a split that was chosen at random
 
 
+def everything_in(*places: Path) -> Iterator[tuple[Path, int]]:
+    """Files, folders and what else lies there, however deep, with its mode; links aren't followed."""
+    left = list(places)
+    while left:
+        path = left.pop()
+        try:
+            mode = path.lstat().st_mode
+            left += path.iterdir() if stat.S_ISDIR(mode) else []
+        except OSError:  # there is none, or it is renamed just now by the process that trains there
+            continue
+        yield path, mode
+
+
 def check_entries(paths: Iterable[Path]) -> None:
     """git and tar keep links: written through one, a file of the user's would be changed, and a pipe is waited for for
     ever. So what plainloop reads and writes in a run directory are files and folders of its own; what other tools put
     beside them is theirs. Raises UserError."""
-    for path in paths:
-        try:
-            mode = path.lstat().st_mode
-            inside = list(path.iterdir()) if stat.S_ISDIR(mode) else []
-        except OSError:  # there is none, or it is renamed just now by the process that trains there
-            continue
+    for path, mode in everything_in(*paths):
         if stat.S_ISLNK(mode):
             raise UserError(f"{path} is a link, and a run directory holds its own files: put a copy in its place.")
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise UserError(f"{path} is no file and no folder (a pipe, perhaps): it has no place in a run directory.")
-        check_entries(inside)
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:
@@ -70,6 +77,8 @@ def load_yaml(path: Path, filled: bool = True) -> Any:
         if filled:
             check_references(OmegaConf.to_container(config, resolve=False), MOST_FILLED)
         return config
+    except AssertionError as error:  # OmegaConf's, for YAML that is a number alone
+        raise UserError(f"{path} can't be read: it is no mapping and no list.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark is not None else ""

@@ -51,7 +51,7 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
 def latest(outputs: str, key: str = "run") -> RunDir:
     """The newest run that isn't a debug run and has a checkpoint."""
     newest = sorted(
-        Path(outputs).glob("**/checkpoints/step-*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True
+        Path(outputs).glob("**/checkpoints/step-*.pt"), key=lambda path: path.lstat().st_mtime_ns, reverse=True
     )
     seen: set[Path] = set()
     for checkpoint in newest:
@@ -59,9 +59,13 @@ def latest(outputs: str, key: str = "run") -> RunDir:
         if path in seen or not (path / "config.yaml").is_file():
             continue
         seen.add(path)
-        if not re.search(r"^  debug: (?!null)", (path / "config.yaml").read_text("utf-8"), re.MULTILINE):
+        if not re.search(r"^  debug: (?!null)", _text(path / "config.yaml"), re.MULTILINE):
             return RunDir(path).checked()
     raise UserError(
         f"{key}=latest: there is no run with a checkpoint in {outputs}/. Train one first, or give its directory as "
         f"{key}=DIRECTORY."
     )
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace")

@@ -21,8 +21,10 @@ import torch
 from omegaconf import OmegaConf
 
 import plainloop
+from plainloop.config.compose import compose
 from plainloop.errors import MachineError, UserError
 from plainloop.runs.checkpoint import Checkpoints
+from plainloop.runs.files import everything_in
 from tests.conftest import one_in
 from tests.promises.faults.fragile import sealed
 
@@ -185,6 +187,29 @@ def in_torchs_format(run: Path) -> bytes:
     return sealed(file.getvalue())
 
 
+def torch_saved(state: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return sealed(file.getvalue())
+
+
+def deep(folder: Path) -> None:
+    """Two hundred folders within each other. (More can't be deleted by Python itself.)"""
+    here = os.getcwd()
+    os.chdir(folder)
+    for _ in range(200):
+        os.mkdir("a")
+        os.chdir("a")
+    os.chdir(here)
+
+
+def write_postscript(folder: Path) -> None:
+    """Called as pictures, and none."""
+    for name in ("a/1.png", "a/2.png", "b/3.png", "b/4.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+
+
 def shape_bomb(run: Path) -> bytes:
     """A file of torch's that is small, and whose one tensor has a stride of nothing: 8 TB, if it were copied."""
     file = io.BytesIO()
@@ -221,6 +246,19 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
         "_target_": "plainloop.models.torchvision_model", "name": "resnet18", "weights": "DEFAULT",
         "num_classes": 10, "in_channels": 1}})),
     "finetune: weights of another": edited(lambda cfg: cfg.finetune.update({"weights": "/etc/passwd"})),
+    "model: a repository whose name is a command": edited(lambda cfg: cfg.update({"model": {
+        "_target_": "plainloop.models.hub_model", "repo": "a/b:v1]';touch executed;#", "entrypoint": "Net"}})),
+    "data: pictures that are programs": lambda run: (write_postscript(run / "pics"), edited(lambda cfg: cfg.update({
+        "data": {"_target_": "plainloop.data.images", "path": f"{run}/pics"}}))(run))[1],
+    "data: downloaded by reference": edited(lambda cfg: cfg.update({"data": {
+        "_target_": "plainloop.data.torchvision_set", "name": "MNIST", "root": "elsewhere",
+        "download": "${trainer.max_epochs}"}})),
+    "choices: lead elsewhere": edited(lambda cfg: cfg.choices.update({"data": f"{Path.cwd()}/elsewhere"})),
+    "choices: no mapping": edited(lambda cfg: cfg.update({"choices": 3})),
+    "name: no text": edited(lambda cfg: cfg.update({"name": "a\0b"})),
+    "name: the environment, escaped twice": edited(lambda cfg: cfg.update({"name": "\\\\${oc.env:HOME}"})),
+    "name: repeated": edited(lambda cfg: cfg.update({"name": '${times:"x",10000000000}'})),
+    "monitor: itself": edited(lambda cfg: cfg.update({"monitor": "${monitor}"})),
     "paths: written elsewhere": edited(lambda cfg: cfg.paths.update({"outputs": "elsewhere"})),
     "name: leads elsewhere": edited(lambda cfg: cfg.update({"name": "../../elsewhere"})),
     "trainer: a trace that is written": edited(lambda cfg: cfg.trainer.update({"profile": True})),
@@ -229,6 +267,15 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "best.pt: torch's": replaced("checkpoints/best.pt", in_torchs_format),
     "best.pt: of 4 TB": replaced("checkpoints/best.pt", shape_bomb),
     "best.pt: compressed": replaced("checkpoints/best.pt", one_part_many_times),
+    "best.pt: counted bytes": replaced("checkpoints/best.pt", lambda run: torch_saved(bytearray(1 << 20))),
+    "best.pt: compressed, and no zip to Python": replaced(
+        "checkpoints/best.pt", lambda run: sealed(one_part_many_times(run)[:-60] + b"PK\5\6" + b"\x40" * 18)),
+    "the newest checkpoint: another content": replaced("the newest", lambda run: torch_saved({"position": 3})),
+    "checkpoints: a name": lambda run: shutil.copy(run / "checkpoints/best.pt", run / "checkpoints/step-\u00b2.pt"),
+    "tensorboard: very deep": lambda run: deep(run / "tensorboard"),
+    "metrics.json: no numbers": replaced("metrics.json", lambda run: b'{"best/step": "x", "val/loss": 1e400}'),
+    "overrides.yaml: a number": replaced("overrides.yaml", lambda run: b"3\n"),
+    "composed.yaml: a number": replaced("composed.yaml", lambda run: b"3\n"),
     "metrics.json: a pickle": replaced("metrics.json", lambda run: pickle.dumps(Executes())),
     "metrics.json: names that lead elsewhere": replaced(
         "metrics.json", lambda run: json.dumps({"../../elsewhere": 1.0, "best/step": "1; touch executed"}).encode()),
@@ -273,10 +320,61 @@ def test_nothing_of_a_strangers_is_executed(attack, way, strangers, watch, far_f
     assert found == [], "\n".join(found)
     assert len(said.splitlines()) <= 3
     assert len(said) < 1000
-    assert not list(Path().glob("**/executed"))
-    assert not list(Path().glob("**/elsewhere*"))
+    names = [path.name for path, _ in everything_in(Path())]
+    assert not [name for name in names if name == "executed" or name.startswith("elsewhere")]
     after = {name for name in sys.modules if name.split(".")[0] in ("helper", "shared", "venv", "idlelib", "pip")}
     assert after == before
+
+
+@pytest.mark.parametrize("way", ["evaluate", "extend", "resume", "finetune"])
+def test_what_a_run_is_called_names_nothing(way, strangers, far_from_all):
+    """The folder of the run is helper.Net, as an archive may have it, and helper.py lies beside."""
+    ATTACKS["model: beside the run"](strangers)
+    run = strangers.rename(Path("helper.Net"))
+    if way == "finetune":  # which takes its weights alone
+        WAYS[way](run)
+    else:
+        with pytest.raises(UserError, match=r"'trust=\[helper\.Net\]'"):
+            WAYS[way](run)
+    assert not Path("executed").exists()
+
+
+def test_what_is_advised_to_be_trusted_can_be_pasted(strangers):
+    """Whatever a stranger calls a repository: one word for the shell, one for Hydra."""
+    import shlex
+
+    folder = strangers / "a b';touch executed;'"
+    folder.mkdir()
+    (folder / "hubconf.py").write_text(EVIL)
+    name = f"shared/run/{folder.name}"
+    edited(lambda cfg: cfg.update({"model": {
+        "_target_": "plainloop.models.hub_model", "repo": name, "entrypoint": "Net"}}))(strangers)  # fmt: skip
+    with pytest.raises(UserError, match="would be executed") as error:
+        plainloop.evaluate(strangers)
+    (word,) = shlex.split(str(error.value).rpartition("the command line: ")[2])
+    assert compose([word]).trust == [name]
+
+
+def test_a_file_beside_is_no_package(strangers, far_from_all):
+    """Of a package that isn't installed: `import timm` would take it."""
+    Path("zstandard.py").write_text(EVIL)
+    (strangers / "t.csv.zst").write_bytes(b"nothing")
+    edited(lambda cfg: cfg.update({"data": {
+        "_target_": "plainloop.data.table", "path": f"{strangers}/t.csv.zst", "target": "y"}}))(strangers)  # fmt: skip
+    with pytest.raises(UserError, match=r"unpacked by the package zstandard|it can't be unpacked"):
+        plainloop.evaluate(strangers)
+    assert not Path("executed").exists()
+
+
+def test_hard_links_in_what_tensorboard_and_the_profiler_write(tmp_path):
+    """tar keeps them: the user's file stays as it was."""
+    (tmp_path / "own").write_text("mine")
+    run = plainloop.train(["trainer.max_epochs=1", "trainer.limit_batches=2", "trainer.profile=true"])
+    for place in ("tensorboard/x.tfevents", "profile/operations.txt"):
+        (run.path / place).unlink(missing_ok=True)
+        os.link(tmp_path / "own", run.path / place)
+    plainloop.train([f"resume={run.path}", "trainer.max_epochs=2"])
+    assert (tmp_path / "own").read_text() == "mine"
 
 
 @pytest.mark.parametrize("place", one_in(3, [name for name in ATTACKS if name.endswith("beside the run")]))

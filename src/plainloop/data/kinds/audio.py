@@ -17,6 +17,7 @@ from plainloop.build import factory
 from plainloop.data.kinds.files import Files, find
 from plainloop.data.preprocess import Standardise, normalisation, statistics
 from plainloop.errors import UserError
+from plainloop.trust import optional
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au")
 LONGEST = 10.0  # seconds, where nobody has said it
@@ -106,7 +107,7 @@ def audio(
 
 def _soundfile() -> Any:
     try:
-        import soundfile
+        soundfile = optional("soundfile")
     except (ImportError, OSError) as error:  # OSError: the C library isn't there
         raise UserError(
             "data=audio reads files with soundfile, which isn't installed: pip install soundfile "

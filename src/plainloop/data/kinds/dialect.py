@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.errors import UserError, first_line
+from plainloop.trust import optional
 
 # What people, spreadsheets, R, NumPy and pandas write where there is no number.
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?")
@@ -139,7 +140,7 @@ def unpacked(file: Path) -> bytes:
 
 def _unpacked_zst(file: Path) -> bytes:
     try:
-        import zstandard
+        zstandard: Any = optional("zstandard")
     except ModuleNotFoundError:
         raise UserError(f"{file}: .zst files are unpacked by the package zstandard: pip install zstandard") from None
     try:

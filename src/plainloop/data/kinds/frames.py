@@ -29,6 +29,7 @@ from plainloop.data.kinds.dialect import (
 )
 from plainloop.errors import UserError, counted, did_you_mean, first_line, listed
 from plainloop.places import find_path
+from plainloop.trust import optional
 
 SHEETS = (".xlsx", ".xls", ".xlsb", ".ods")
 LINES = (".jsonl", ".ndjson")
@@ -193,7 +194,7 @@ def _read_sheet(source: Source) -> Any:
     import polars
 
     try:
-        import fastexcel
+        fastexcel: Any = optional("fastexcel")
     except ModuleNotFoundError:
         raise UserError(
             f'{source}: spreadsheets are read by the package fastexcel: pip install "plainloop[excel]", or save it as '

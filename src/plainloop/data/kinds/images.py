@@ -9,6 +9,7 @@ from plainloop.build import factory
 from plainloop.data.kinds.files import Files, find
 from plainloop.data.kinds.pictures import (
     DEEP_MODES,
+    FORMATS,
     GREY_MODES,
     check_channels,
     checked_size,
@@ -79,7 +80,7 @@ def header(file: str) -> tuple[int, int, str]:
     one that seems to be cut off is decoded, and raises OSError if it is."""
     from PIL import Image
 
-    with Image.open(file) as image:
+    with Image.open(file, formats=FORMATS) as image:
         found = image.height, image.width, image.mode
         if image.format in ENDS and not _has_end(file, ENDS[image.format]):
             image.load()

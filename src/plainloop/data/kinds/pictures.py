@@ -15,6 +15,9 @@ DEEP_MODES = GREY_MODES[4:]  # of more than 8 bits
 LARGEST = 224  # the side of the images that most networks are tried on
 MOST = 1_000_000_000  # bytes of images that are held in memory
 
+# What is opened, whatever a file is called: Pillow would start a program for PostScript.
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+
 
 def check_channels(channels: int | None) -> None:
     """Of `data.channels`. Raises UserError."""
@@ -57,7 +60,7 @@ def decode(file: Any, size: tuple[int, int], channels: int, deep: bool = False) 
     """
     from PIL import Image, ImageOps
 
-    with Image.open(file) as image:
+    with Image.open(file, formats=FORMATS) as image:
         # A JPEG is decoded at a half, a quarter or an eighth of its size, where that is twice the wanted one or more.
         image.draft("L" if channels == 1 else None, (2 * max(size), 2 * max(size)))
         ImageOps.exif_transpose(image, in_place=True)

@@ -180,6 +180,10 @@ MISSING = ("not found", "not present", "does not exist")  # torchvision's own wo
 
 def _opened(kind: Any, folder: Path, arguments: Mapping[str, Any], download: bool) -> Any:
     """torchvision's object, with its files downloaded if need be. Raises UserError."""
+    from PIL import Image
+
+    Image.init()
+    Image.OPEN.pop("EPS", None)  # for which Pillow would start a program
     name = kind.__name__
     can_download = any(word in inspect.signature(kind).parameters for word in ("download", "kwargs"))
     off = {"download": False} if can_download and name != "ImageNet" else {}

@@ -21,10 +21,10 @@ from plainloop.build import check_arguments, factory
 from plainloop.errors import UserError, did_you_mean, first_line, listed, origin, out_of_memory
 from plainloop.models.zoo.pretrained import first_convolution, replace_first_convolution
 from plainloop.places import ROOT
-from plainloop.trust import refuse_a_runs_own
+from plainloop.trust import refuse_a_runs_own, trusting
 
 MOVING = ("main", "master", "HEAD", "develop", "dev", "trunk")  # names of branches, which are other code tomorrow
-GITHUB = re.compile(r"([\w.-]+)/([\w.-]+)(?::([^:\s]+))?")
+GITHUB = re.compile(r"([\w.-]+)/([\w.-]+)(?::([\w./+-]+))?")
 
 
 @factory("model")
@@ -57,7 +57,7 @@ def hub_model(
     if repo not in trusted:
         raise UserError(
             f"model.repo={repo}: its hubconf.py is code, and would be executed. If you know it, say so on "
-            f"the command line: 'trust=[{repo}]'"
+            f"the command line: {trusting([repo])}"
         )
     folder = _fetched(repo) if folder is None else folder
     refuse_a_runs_own(folder / "hubconf.py", f"model.repo={repo}")

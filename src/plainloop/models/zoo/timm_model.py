@@ -10,6 +10,7 @@ from plainloop.build import factory
 from plainloop.errors import UserError, did_you_mean, first_line
 from plainloop.models.preset import Preset
 from plainloop.models.zoo.pretrained import check_takes
+from plainloop.trust import optional
 
 
 @factory("model", pretrained_by="pretrained")
@@ -95,7 +96,7 @@ timm_model.preset_of = preset_of  # type: ignore[attr-defined]
 
 def _timm() -> Any:
     try:
-        import timm
+        timm = optional("timm")
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise
