@@ -16,7 +16,7 @@ LARGEST = 224  # the side of the images that most networks are tried on
 MOST = 1_000_000_000  # bytes of images that are held in memory
 
 # What is opened, whatever a file is called: Pillow would start a program for PostScript.
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 
 
 def check_channels(channels: int | None) -> None:

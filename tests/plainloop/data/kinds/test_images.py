@@ -583,10 +583,10 @@ def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
     formats.write_images(tmp_path, {"cat": 2, "dog": 2})
     real_scandir, real_open = os.scandir, Image.open
 
-    def refused(path: Any, *_: Any) -> Any:
+    def refused(path: Any, *_: Any, **options: Any) -> Any:
         if str(path).endswith(forbidden):
             raise PermissionError(13, "Permission denied", str(path))
-        return (real_scandir if "." not in Path(path).name else real_open)(path)
+        return (real_scandir if "." not in Path(path).name else real_open)(path, **options)
 
     monkeypatch.setattr(os, "scandir", refused)
     monkeypatch.setattr(Image, "open", refused)
