@@ -48,7 +48,11 @@ def shown(error: UserError | MachineError | Interrupted) -> int:
     if os.environ.get("PLAINLOOP_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     label = "stopped" if isinstance(error, Interrupted) else "error"
-    tell(f"{label}: {error}", sys.stderr)
+    # What a stranger wrote into a config or a file may hold signs that a terminal obeys.
+    text = "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in str(error)
+    )
+    tell(f"{label}: {text}", sys.stderr)
     return error.status
 
 

@@ -16,7 +16,7 @@ from hydra._internal.utils import get_args_parser
 
 from plainloop.commands import cli, startup, train
 from plainloop.config import compose, keys, options, schema, sections
-from plainloop.errors import Interrupted, MachineError, UserError, tell
+from plainloop.errors import Interrupted, MachineError, UserError, shown, tell
 from tests.conftest import ROOT, command, copy_configs
 
 COMMANDS = {command.door: command for command in (schema.Config, schema.EvaluateConfig)}
@@ -243,6 +243,12 @@ def test_a_script_of_ones_own_that_every_loading_process_would_begin_anew(guarde
     assert done.returncode != 0
     assert "mine.py, line 9: a loading process imports this script, and would start all of this again" in done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_terminal_obeys_nothing_in_an_error(capsys):
+    """Colours, a moved cursor, a window's title: what is in a file is shown, and not done."""
+    assert shown(UserError("class \x1b[2J\x9b31m\x07 größe\ttwo\nlines")) == 2
+    assert capsys.readouterr().err == "error: class \\x1b[2J\\x9b31m\\x07 größe\\ttwo\nlines\n"
 
 
 # --- what a command's function gets, and how it may end -----------------------------------------------------------
