@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from plainloop.errors import MachineError, UserError, did_you_mean, first_line, listed, origin, out_of_memory, told
-from plainloop.trust import is_named, is_others, may_be_named, refuse_a_runs_own, trusting, whereabouts
+from plainloop.trust import is_named, is_others, refuse_a_runs_own, refuse_unknown, trusting
 
 # Names that other libraries give to arguments of torch's.
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "epsilon": "eps", "p": "dropout"}
@@ -149,17 +149,13 @@ def _module(parts: Sequence[str], what: str, trust: Sequence[str]) -> tuple[Modu
         name = ".".join(parts[:depth])
         try:
             if name not in sys.modules:  # what has been imported before executes nothing now
+                refuse_unknown(path, None, what, trust)  # to look for some is to run something, too
                 spec = importlib.util.find_spec(name)
                 if spec is None:
                     break
                 for place in (spec.origin, *(spec.submodule_search_locations or [])):
                     refuse_a_runs_own(place, what)
-                    if not is_named(path) and not (may_be_named(path, place)):
-                        raise UserError(
-                            f"{what}: a run's own config, which may be a stranger's, names what was installed or lies "
-                            f"in the checkout's src/, and this is {whereabouts(parts[0], place)}.\n"
-                            f"If you know it, say so on the command line: {trusting([*trust, path])}"
-                        )
+                    refuse_unknown(path, place, what, trust)
             module, used = importlib.import_module(name), depth
         except UserError:
             raise

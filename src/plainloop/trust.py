@@ -12,7 +12,7 @@ import importlib.util
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
@@ -99,9 +99,25 @@ def is_named(path: str) -> bool:
     return named is None or path in named
 
 
-def may_be_named(path: str, place: str | Path | None) -> bool:
-    """Whether a run's own config may name what lies in this place."""
-    return _is_plain(path) and _is_installed(place)
+def refuse_unknown(path: str, place: str | Path | None, what: str, trust: Sequence[str]) -> None:
+    """Raises UserError for a name in a run's own config that the user has to vouch for.
+
+    Args:
+        path: the dotted name.
+        place: where its module lies, or None.
+        what: the key and the value, for the error.
+        trust: what the user trusts already.
+    """
+    if is_named(path) or (_is_plain(path) and _is_installed(place)):
+        return
+    if path.split(".")[0] in sys.stdlib_module_names:
+        where = "Python's own"
+    else:
+        where = f"in {Path(place).parent}" if place and not _is_installed(place) else "a package's own affair"
+    raise UserError(
+        f"{what}: a run's own config, which may be a stranger's, names what was installed or lies in the checkout's "
+        f"src/, and this is {where}.\nIf you know it, say so on the command line: {trusting([*trust, path])}"
+    )
 
 
 def _is_plain(path: str) -> bool:
@@ -138,12 +154,6 @@ def _packages() -> tuple[Path, ...]:
     found = {*site.getsitepackages(), site.getusersitepackages()}
     found |= {sysconfig.get_path(name) for name in ("purelib", "platlib")}
     return tuple({each for place in found for each in (Path(place).absolute(), Path(place).resolve())})
-
-
-def whereabouts(name: str, place: str | Path | None) -> str:
-    if name in sys.stdlib_module_names:
-        return "Python's own"
-    return f"in {Path(place).parent}" if place and not _is_installed(place) else "a package's own affair"
 
 
 def trusting(names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ SMALLEST = {
     "data.py": "--rounds 1",
     "throughput.py": "--rounds 1 --images 64 --pixels 64 48 --workers 1",
     "digests.py": "record --only points_line",
-    "stream.py": "--megabytes 5",
+    "stream.py": "--megabytes 1",
     "startup.py": "--rounds 1 --only 'train.py --help'",
     "resuming.py": "--rounds 1",
     "overfitting.py": "--seeds 1 --epochs 10 --only dropout SWA --picture picture.svg",

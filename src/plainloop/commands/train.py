@@ -269,7 +269,7 @@ def run_name(cfg: Config) -> str:
     name = cfg.name or f"{cfg.choices.get('data')}_{cfg.choices.get('model')}"
     if cfg.choices.get("debug") and not cfg.name:
         name = f"debug_{cfg.choices.debug}"
-    if name.startswith(("/", "~")) or ".." in name.split("/") or not name.isprintable():
+    if name.startswith("/") or ".." in name.split("/") or not name.isprintable():
         raise UserError(f"name={name!r}: a run's folder lies below paths.outputs.")
     return name
 

@@ -183,7 +183,8 @@ def _opened(kind: Any, folder: Path, arguments: Mapping[str, Any], download: boo
     from PIL import Image
 
     Image.init()
-    Image.OPEN.pop("EPS", None)  # for which Pillow would start a program
+    if "EPS" in Image.ID:  # for which Pillow would start a program
+        Image.ID.remove("EPS")
     name = kind.__name__
     can_download = any(word in inspect.signature(kind).parameters for word in ("download", "kwargs"))
     off = {"download": False} if can_download and name != "ImageNet" else {}

@@ -102,7 +102,7 @@ def test_a_model_of_each_family_takes_two_steps(name):
 # --- one by one ---------------------------------------------------------------------------------------------------
 
 SMALL = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5"]
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "vit_b_16", "convnext_tiny", "densenet121")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("vit_b_16", "densenet121")]
 
 
 @pytest.mark.parametrize("name", [*SMALL, *SLOW])
@@ -172,10 +172,7 @@ def test_torchvision_names_that_do_not_exist(name, arguments, message):
     "name",
     [
         "squeezenet1_0",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("googlenet", "alexnet", "vgg11", "densenet121", "swin_t")
-        ),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("googlenet", "alexnet", "swin_t")),
     ],
 )
 def test_images_too_small_are_answered_with_the_smallest_size(name):
