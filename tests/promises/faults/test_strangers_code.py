@@ -306,7 +306,7 @@ TRIED = [
 ]
 
 
-@pytest.mark.parametrize(("attack", "way"), one_in(13, TRIED))
+@pytest.mark.parametrize(("attack", "way"), one_in(17, TRIED))
 def test_nothing_of_a_strangers_is_executed(attack, way, strangers, watch, far_from_all):
     """It is refused in a line or two, or the run is used and the attack means nothing in it."""
     ATTACKS[attack](strangers)
@@ -326,7 +326,7 @@ def test_nothing_of_a_strangers_is_executed(attack, way, strangers, watch, far_f
     assert after == before
 
 
-@pytest.mark.parametrize("way", ["evaluate", "extend", "resume", "finetune"])
+@pytest.mark.parametrize("way", one_in(4, ["evaluate", "extend", "resume", "finetune"]))
 def test_what_a_run_is_called_names_nothing(way, strangers, far_from_all):
     """The folder of the run is helper.Net, as an archive may have it, and helper.py lies beside."""
     ATTACKS["model: beside the run"](strangers)
@@ -366,6 +366,7 @@ def test_a_file_beside_is_no_package(strangers, far_from_all):
     assert not Path("executed").exists()
 
 
+@pytest.mark.slow
 def test_hard_links_in_what_tensorboard_and_the_profiler_write(tmp_path):
     """tar keeps them: the user's file stays as it was."""
     (tmp_path / "own").write_text("mine")
@@ -392,6 +393,7 @@ def test_what_lies_beside_a_run_has_to_be_trusted(place, way, strangers, far_fro
 OWN = "from plainloop.models import MLP\n\n\nclass Net(MLP):\n    pass\n"
 
 
+@pytest.mark.slow
 def test_what_is_trusted_is_imported(far_from_all):
     """One's own model in the working directory, named anew when a run's own config has it."""
     Path("ownmodel.py").write_text(OWN)
