@@ -1,7 +1,7 @@
 """Tables of rows and columns: `frames.py` reads a file, `columns.py` looks at what its columns hold, and
 `table_encoder.py` is what happens to its rows on the device."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,39 +196,14 @@ def table(
             raise UserError(f"{where(row)}: split.{key}={name} is missing: which split should the row be in?")
     if time is not None:
         frame = frame.with_columns(in_order(frame[time], where))
-    empty = [name for name in chosen if frame[name].null_count() == frame.height]
-    columns: dict[str, Any] = {"numbers": [], "categories": {}}
-    unfit: dict[str, NoFeature] = {}
-    for name in chosen:
-        if name in empty:
-            continue
-        if is_number(frame[name]):
-            remarks += check_numbers(frame[name], where)
-            columns["numbers"].append(name)
-            continue
-        declared = name in (categorical or ())
-        try:
-            known, said = words_of(frame[name], file, where, declared, categories == "embed")
-        except NoFeature as error:
-            if features is not None or declared:  # asked for by name
-                raise
-            unfit[name] = error
-            continue
-        columns["categories"][name] = known
-        remarks += said
-    used = [*columns["numbers"], *columns["categories"]]
-    if not used and unfit:
-        raise next(iter(unfit.values()))
-    if unfit:
-        remarks.append(f"left out: {listed((f'{name} ({error.why})' for name, error in unfit.items()), 6)}")
-    if not used:
+    embed, declared = categories == "embed", categorical or ()
+    columns, said = _looked_at(frame, chosen, where, file, declared, named=features is not None, embed=embed)
+    if not columns["numbers"] and not columns["categories"]:
         raise UserError(f"{file}: no column with a value is left to predict {listed(targets)} from.")
-    if empty:
-        remarks.append(f"without any value, left out: {listed(empty)}")
-    remarks += remarks_on([frame[name] for name in used])
     if columns["categories"]:
         words = listed((f"{len(words)} in {name}" for name, words in columns["categories"].items()), 6)
         remarks.insert(0, f"{counted(len(columns['numbers']), 'column')} of numbers, words: {words}")
+    remarks += said
     classes: list[str] | None = None
     if labels_separator is None:
         values, classes = read_targets([frame[name] for name in targets], task, file, where)
@@ -250,7 +225,51 @@ def table(
         frame, rows = frame[mine], rows[mine]
         inputs, values = (each[torch.from_numpy(mine.to_numpy().astype(numpy.int64))] for each in (inputs, values))
     told, numbers = "\n".join(remarks), torch.from_numpy(rows.to_numpy().astype(numpy.int64))
-    return Table(inputs, values, columns, categories == "embed", frame, classes, names, told, file, numbers)
+    return Table(inputs, values, columns, embed, frame, classes, names, told, file, numbers)
+
+
+def _looked_at(
+    frame: Any,
+    chosen: Sequence[str],
+    where: Callable[[int], str],
+    file: Source,
+    declared: Sequence[str],
+    named: bool,
+    embed: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """What the features hold, as a `Table` has it, and remarks on them. Raises UserError for one that can't be used.
+
+    Args:
+        where: the place of a row, for errors.
+        declared: the columns of numbers that are names all the same.
+        named: the features were asked for by name: none is left out.
+        embed: the words of categories won't become columns.
+    """
+    columns: dict[str, Any] = {"numbers": [], "categories": {}}
+    remarks: list[str] = []
+    unfit: dict[str, NoFeature] = {}
+    empty = [name for name in chosen if frame[name].null_count() == frame.height]
+    for name in (name for name in chosen if name not in empty):
+        if is_number(frame[name]):
+            remarks += check_numbers(frame[name], where)
+            columns["numbers"].append(name)
+            continue
+        try:
+            columns["categories"][name], said = words_of(frame[name], file, where, name in declared, embed)
+        except NoFeature as error:
+            if named or name in declared:
+                raise
+            unfit[name] = error
+            continue
+        remarks += said
+    used = [*columns["numbers"], *columns["categories"]]
+    if not used and unfit:
+        raise next(iter(unfit.values()))
+    if unfit:
+        remarks.append(f"left out: {listed((f'{name} ({error.why})' for name, error in unfit.items()), 6)}")
+    if empty:
+        remarks.append(f"without any value, left out: {listed(empty)}")
+    return columns, [*remarks, *remarks_on([frame[name] for name in used])]
 
 
 # Whether a table has a column of splits, by its path and state: it is built for each split, and needn't be read again.
