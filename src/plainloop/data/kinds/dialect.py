@@ -81,12 +81,14 @@ class Dialect:
     Args:
         separator: between fields.
         quote: around fields that hold the separator; "" where quotes are signs as others are.
+        escaped: a quote within quotes is written \\", as C writes it, and not "".
         blank: blanks may stand between a separator and a quote.
         skip: lines before the header.
     """
 
     separator: str = ","
     quote: str = '"'
+    escaped: bool = False
     blank: bool = False
     skip: int = 0
     encoding: str = "utf-8"
@@ -110,6 +112,11 @@ class Dialect:
             if number >= self.skip and any(field.strip() for field in row):
                 yield line, _without_end(row) if self.separator == " " else row
             line = reader.line_num + 1
+
+    def ends_within_quotes(self, text: str) -> bool:
+        """Whether a quote is still open where a text ends: then a line behind it is no line of its own."""
+        *_, last = self.reader(f"{text}\nendofthetext\n")
+        return last != ["endofthetext"]
 
     def all_alike(self, text: str, width: int) -> bool:
         """Whether every line that isn't empty has so many fields."""
@@ -168,7 +175,10 @@ def decoded(data: bytes, file: Path, said: str | None) -> tuple[str, str]:
     marks = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     for mark, name in marks.items():
         if data.startswith(mark):
-            return data.decode(name, errors="replace"), name
+            try:
+                return data.decode(name), name
+            except UnicodeDecodeError as error:
+                raise UserError(f"{file}: not whole text in {name}, as it begins ({first_line(error)}).") from error
     try:
         if b"\0" not in data[:SAMPLE]:
             return data.decode("utf-8-sig"), "utf-8"
@@ -221,7 +231,7 @@ def dialect_of(text: str, file: Path, said: Reading, encoding: str) -> Dialect:
     mark = mark or ("\t" if file.suffix.lower() in (".tsv", ".tab") else _obvious(sample))
     mark = mark or _sniffed(sample)
     blank = mark != " " and re.search(rf'(^|\n|{re.escape(mark)}) +"', sample) is not None
-    return Dialect(mark, '"', blank, skip, encoding, newline)
+    return Dialect(mark, blank=blank, skip=skip, encoding=encoding, newline=newline)
 
 
 def _obvious(sample: str) -> str | None:

@@ -74,7 +74,7 @@ class Source:
         """'FILE, line 7': where a row of its frame, counted from 0, stands."""
         row = row if self.kept is None else int(self.kept[row])
         if self.kind in LINES:
-            lines = (number for number, line in enumerate(self.text()[0].splitlines(), 1) if line.strip())
+            lines = (number for number, line in enumerate(self.text()[0].split("\n"), 1) if line.strip())
             return f"{self}, line {next(itertools.islice(lines, row, None), row + 1)}"
         if self.dialect is None:
             return f"{self}, row {row + 1 + (self.kind in SHEETS)}"
@@ -238,7 +238,7 @@ def _read_json(source: Source) -> Any:
 
 def _objects(source: Source, text: str) -> Iterator[dict[str, Any]]:
     """The object on each line. Raises UserError for the first line that is none."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # others, as U+2028, may stand in a text
         if not line.strip():
             continue
         try:
@@ -257,8 +257,10 @@ def _objects(source: Source, text: str) -> Iterator[dict[str, Any]]:
 
 
 def _whole(source: Source, text: str) -> str:
-    """A text with line feeds where it has carriage returns alone."""
-    return text.replace("\r", "\n") if source.dialect is not None and source.dialect.newline == "\r" else text
+    """A text with line feeds where it has carriage returns alone, and quotes within quotes as CSV has them."""
+    dialect = source.dialect
+    text = text.replace("\r", "\n") if dialect is not None and dialect.newline == "\r" else text
+    return text.replace('\\"', '""') if dialect is not None and dialect.escaped else text
 
 
 def _read_text(source: Source, words: Sequence[str]) -> Any:
@@ -298,8 +300,11 @@ def _as_words(source: Source, text: str) -> tuple[Any, list[str]]:
     if '"' not in text:
         return (_by_hand(source, text) if frame is None else frame), []
     if frame is None and '\\"' in text:  # a quote within quotes, as C writes it, and not CSV
-        frame = _by_polars(source, text.replace('\\"', '""'))
-        if frame is not None:
+        source.dialect = dataclasses.replace(dialect, escaped=True)
+        frame = _by_polars(source, _whole(source, text))
+        if frame is None:
+            source.dialect = dialect
+        else:
             return frame, ['quotes within quotes are written \\"']
     lines = [line for line in text.split("\n")[dialect.skip :] if line.strip()]
     width = lines[0].count(dialect.separator)
@@ -308,8 +313,7 @@ def _as_words(source: Source, text: str) -> tuple[Any, list[str]]:
         # Each line is whole by itself: a quote that isn't closed would have swallowed lines.
         source.dialect = dataclasses.replace(dialect, quote="")
         return _by_hand(source, text), ["quotes stand in it as they are"]
-    if frame is not None and text.count('"') % 2:
-        frame = None  # a quote is still open at the end
+    if text.count('"') % 2 and dialect.ends_within_quotes(text):
         _refuse_open_quote(source, text)
     return (_by_hand(source, text) if frame is None else frame), []
 

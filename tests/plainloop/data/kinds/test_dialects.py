@@ -266,6 +266,33 @@ def test_missing_words_count_in_every_kind_of_file(suffix, tmp_path):
         read_frame(Source(path, Reading.of(decimal=",")))
 
 
+def test_a_row_is_found_again_where_quotes_are_escaped(tmp_path):
+    text = 'a,b\n"he said \\"no,\nnever\\"",1\nx,2\n'
+    found, source = read(tmp_path / "table.csv", text)
+    assert found == {"a": ['he said "no,\nnever"', "x"], "b": [1, 2]}
+    assert [place(source, row).rpartition(" ")[2] for row in (0, 1)] == ["2", "4"]
+
+
+def test_a_single_quote_mark_among_quoted_fields_is_a_sign(tmp_path):
+    """Inches: an odd number of quotes, and none of them open at the end."""
+    found, _ = read(tmp_path / "table.csv", 'name,note\n"a, b",x\npipe 5",y\n"c, d",z\n')
+    assert found == {"name": ["a, b", 'pipe 5"', "c, d"], "note": ["x", "y", "z"]}
+    with pytest.raises(UserError, match=r"line 4: a quote .* is opened in this line and not closed"):
+        read(tmp_path / "table.csv", 'name,note\n"a, b",x\nc,y\nd,"z, and\nno end\n')
+
+
+def test_half_of_a_sign_of_utf16_is_told(tmp_path):
+    with pytest.raises(UserError, match="not whole text in utf-16"):
+        read(tmp_path / "table.csv", "a,b\n1,2\n".encode("utf-16") + b"x")
+
+
+def test_a_line_separator_within_a_text_ends_no_line_of_json(tmp_path):
+    text = '{"a": NaN, "b": "one\u2028two"}\n{"a": 1.5, "b": "x"}\n'
+    found, source = read(tmp_path / "table.jsonl", text)
+    assert found == {"a": [None, 1.5], "b": ["one\u2028two", "x"]}
+    assert place(source, 1).endswith("line 2")
+
+
 def test_json_lines_with_nan_and_a_byte_order_mark(tmp_path):
     """As pandas and Windows write them; polars' own reader takes neither."""
     text = '\ufeff{"a": 1.5, "b": "x"}\n{"a": NaN, "b": "y"}\n{"a": Infinity, "b": null}\n'
