@@ -324,6 +324,7 @@ def test_evaluate_refuses_a_strangers_run(strangers_run, type_command):
     assert not executed.exists()
 
 
+@pytest.mark.slow
 def test_the_user_can_trust_a_function_of_a_run(short_run, tmp_path):
     """With trust= on the command line (and only then) the same directory is rebuilt."""
     path = tmp_path / "run"

@@ -170,6 +170,7 @@ def test_a_fine_tuned_run_is_resumed_without_its_first_weights():
     assert plainloop.evaluate(part.path)["test/loss"] == again.metrics["test/loss"]
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_the_same_by_hand():
     """Three steps of SGD on the head alone, over features that a plain loop computes in eval mode."""
     first = plainloop.train(["model=cnn", *SHORT])

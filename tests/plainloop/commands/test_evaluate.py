@@ -63,6 +63,7 @@ def test_the_evaluate_command_finds_the_latest_run(digits: Done):
     assert "equal to the run's own numbers" in done.out
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_before_its_first_log_point_has_a_training_loss():
     run = plainloop.train(["model=linear", "trainer.max_steps=2", "trainer.log_every=50", "logger=none"])
     logged = plainloop.train(["model=linear", "trainer.max_steps=2", "trainer.log_every=2", "logger=none"])

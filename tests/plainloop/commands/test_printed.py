@@ -73,6 +73,7 @@ def test_one_value_with_a_comma_is_told_from_a_sweep():
     assert compose(["data=table", *typed]).data.target == "cases per 100,000 people"
 
 
+@pytest.mark.slow
 def test_a_class_may_be_called_like_a_reference(tmp_path: Path):
     """`${...}` in a class, a column or a word of a vocabulary is text, also when the run goes on."""
     rows = "\n".join(f"{number},{'${oc.env:HOME}' if number % 2 else '${seed}'}" for number in range(40))

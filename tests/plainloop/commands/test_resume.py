@@ -99,6 +99,7 @@ def test_what_happened_when_it_was_resumed_is_recorded():
     assert resumed.metrics["seconds"] > run.metrics["seconds"]
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_by_one_process_at_a_time():
     run = trained()
     import os
@@ -163,6 +164,7 @@ def test_what_the_numbers_follow_from_cannot_change_on_resume():
             plainloop.train([f"resume={run.path}", word])
 
 
+@pytest.mark.slow
 def test_extend_is_a_new_run_from_the_weights_with_a_schedule_of_its_own():
     run = trained("scheduler=cosine")
     longer = plainloop.train([f"extend={run.path}", "trainer.max_epochs=3", "optimizer.lr=5e-4"])

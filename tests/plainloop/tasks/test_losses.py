@@ -132,6 +132,7 @@ TORCHS = [name for name in dir(nn) if name.endswith("Loss")]
 KNOWN = {target.__name__: option for option, (target, _) in LOSSES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_in(4, TORCHS))
 def test_every_loss_of_torchs_trains_or_says_why_not(name, tmp_path):
     """By its class, as loss=custom; a class that torch adds must be given a line in losses.py."""

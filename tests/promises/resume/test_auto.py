@@ -34,6 +34,7 @@ def test_auto_starts_continues_and_says_when_it_is_finished(uninterrupted, tmp_p
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_auto_starts_again_what_died_before_its_first_checkpoint(uninterrupted, tmp_path):
     """What had been written until then is void, in the history and in TensorBoard."""
     words = auto(tmp_path, "logger=tensorboard", "trainer.log_every=1")

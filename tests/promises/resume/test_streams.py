@@ -179,6 +179,7 @@ def test_epochs_of_a_stream_differ():
         assert not torch.isin(first[:, 2:], other[:, 2:]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "workers"), one_in(4, [(Kept, 2), (Kept, 0), (Raw, 0), (Raw, 2), (Mixed, 0), (Mixed, 2)])
 )
@@ -219,6 +220,7 @@ class Restarting(Kept):
         return {"held": list(self.held) or list(range(self.count))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_that_has_ended_is_not_entered_again(workers):
     loader = loader_of(Restarting(), workers)

@@ -17,6 +17,7 @@ from tests.promises.resume.runs import RUNS, Images, Net, Scaled, fitted, own, t
 from tests.resuming import newest, resumed, unequal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "words",
@@ -45,6 +46,7 @@ def test_a_trainer_goes_on_from_its_states(words, every):
     assert len(whole.states) > whole.trainer.step
 
 
+@pytest.mark.slow
 def test_a_gradient_scaler_goes_on():
     """Half precision on the CPU, which is refused on the command line (it is slow), has one too."""
 

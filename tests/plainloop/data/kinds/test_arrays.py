@@ -248,6 +248,7 @@ def test_one_hot_targets_are_classes(written, dtype):
         assert arrays(path, task="gaussian_regression").targets.shape == (4, 3)
 
 
+@pytest.mark.slow
 def test_what_is_ignored_counts_nowhere(tmp_path):
     """Labels of -100: neither in the loss nor in the metrics."""
     targets = numpy.array([0, 1, 2, -100] * 10)
@@ -333,6 +334,7 @@ def weights_of(run: Any) -> dict[str, torch.Tensor]:
     return torch.load(max(files, key=lambda file: int(file.stem[5:])), weights_only=True)["model"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("targets", "metric", "least"),
     one_in(3, [("kinds", "accuracy", 0.8), ("values", "r2", 0.9), ("labels", "label_accuracy", 0.8)]),

@@ -635,6 +635,7 @@ def equal_weights(one: Any, other: Any) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_trains_from_one_command(tmp_path, capsys):
     """It learns them, prints what it found, and is measured again with the same numbers."""
     formats.write_images(tmp_path / "pets", {"cat": 30, "dog": 30, "owl": 10})

@@ -314,6 +314,7 @@ def test_the_shipped_tables_are_learned(data, metric, least):
 # --- what the model gets -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_encoding_is_scikit_learns_fitted_on_the_training_rows(patients):
     """Mean imputation, standardisation and one-hot columns of ColumnTransformer, for the rows of all splits."""
     run = plainloop.train(words_for(patients))
