@@ -25,7 +25,7 @@ FLOOR = 1e-10  # energy under which everything is silence: a logarithm of 0 woul
 
 
 class Sounds(Files):
-    """Waveforms (samples,) float32 from -1 to 1, and a class each.
+    """Waveforms (samples,) float32 from -1 to 1, and a class, numbers or labels each.
 
     A file's channels are averaged, another rate is resampled, what is longer is cut to its middle and what is
     shorter gets silence on both sides.
@@ -49,9 +49,9 @@ class Sounds(Files):
             "num_features": mels * frames,
         }
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         file, label = self.samples[index]
-        return waveform(file, self.rate, self.count), label
+        return waveform(file, self.rate, self.count), label if self.classes is not None else self.targets[index]
 
     def make_preprocess(self, normalize: Any, batches: Iterable[Any]) -> "LogMel":
         """The spectrogram, normalised as `transforms.normalize` says: each band by its mean and deviation over the
@@ -71,9 +71,11 @@ def audio(
     window: float = 0.025,
     hop: float = 0.01,
     audio: str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
+    labels_separator: str | None = None,
+    task: str = "multiclass",
 ) -> Sounds | None:
-    """Sounds of your own, and a class for each.
+    """Sounds of your own, and a class for each; or, from a table, numbers, or several labels.
 
     Args:
         path: a folder with a folder for each class in it (or with train/, val/ and test/, and in these a folder for
@@ -84,13 +86,14 @@ def audio(
         sample_rate: in Hz; None for the rate that most files have.
         mels, window, hop: bands of a spectrogram; seconds in one of its frames, and from one to the next.
         audio, target: the table's columns of paths and of labels; None for the usual names.
+        labels_separator, task: as of `images`.
     """
     numbers = {"seconds": seconds, "sample_rate": sample_rate, "mels": mels, "window": window, "hop": hop}
     for name, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UserError(f"data.{name}={value}: must be a number above 0.")
     _soundfile()
-    found = find(path, SUFFIXES, "sound files", {"audio": audio, "target": target})
+    found = find(path, SUFFIXES, "sound files", ("audio", audio), target, task, labels_separator)
     headers = found.look(header)
     if split not in found.files:
         return None

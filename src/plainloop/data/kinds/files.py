@@ -3,7 +3,7 @@ is in one file; here they are found, looked at and counted."""
 
 import collections
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 
 from plainloop.data.classes import place_among_classes
 from plainloop.data.dataset import BaseDataset
+from plainloop.data.kinds.checks import as_list
+from plainloop.data.kinds.columns import is_whole, read_targets, refuse_strays, several_labels, task_for
 from plainloop.data.kinds.frames import Source, place, read_frame
 from plainloop.data.splits import SPLIT_NAMES, SPLIT_OF
 from plainloop.errors import UserError, did_you_mean, first_line, listed
@@ -24,7 +26,7 @@ class Files(BaseDataset):
     """Samples that are read when they are asked for; `__getitem__` is the subclass's.
 
     Args:
-        samples: (file, class) of each; or (file, number), to be predicted.
+        samples: (file, class) of each; or (file, [number, ...]): to be predicted, or 1 for each label.
         classes: the names of the classes; None where they are numbers.
         target_names: and what those are called.
         note: what was found.
@@ -44,7 +46,7 @@ class Files(BaseDataset):
         self.samples, self.note, self.frame, self.target_names = list(samples), note, frame, target_names
         self.classes = None if classes is None else list(classes)
         labels = [label for _, label in self.samples]
-        self.targets = torch.tensor(labels, dtype=torch.int64) if classes is not None else torch.tensor(labels)[:, None]
+        self.targets = torch.tensor(labels, dtype=torch.float32 if classes is None else torch.int64)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -81,12 +83,12 @@ class Found:
     Args:
         path: as the user has typed it.
         what: "images", for errors.
-        numbers: the targets are numbers, and no classes.
     """
 
-    def __init__(self, path: str, what: str, numbers: bool = False):
-        self.path, self.what, self.numbers = path, what, numbers
-        self.target = ""  # the column of labels
+    def __init__(self, path: str, what: str):
+        self.path, self.what = path, what
+        self.target_names: list[str] | None = None  # of the numbers or the labels, where there are no classes
+        self.several = False  # whether those are labels
         self.files: dict[str, list[tuple[str, Any]]] = {}  # (file, label) by split
         self.rows: dict[str, list[int]] = {}  # where each stands in the table
         self.frame: Any = None
@@ -116,7 +118,7 @@ class Found:
             self.files[split] = [files[number] for number in kept]
             if self.rows:
                 self.rows[split] = [self.rows[split][number] for number in kept]
-        if not self.numbers:
+        if self.target_names is None:
             self._find_classes()
         return told
 
@@ -139,8 +141,8 @@ class Found:
     def samples(self, split: str) -> dict[str, Any]:
         """The arguments `samples`, `classes` and others of `Files`, for a split."""
         frame = None if self.frame is None else self.frame[self.rows[split]]
-        if self.numbers:
-            return {"samples": self.files[split], "classes": None, "target_names": [self.target], "frame": frame}
+        if self.target_names is not None:
+            return {"samples": self.files[split], "classes": None, "target_names": self.target_names, "frame": frame}
         number = {label: number for number, label in enumerate(self.classes)}
         samples = [(file, number[label]) for file, label in self.files[split]]
         return {"samples": samples, "classes": self.classes, "frame": frame}
@@ -149,8 +151,10 @@ class Found:
         """Lines on what was found: the remarks, the classes' sizes, and what was passed over."""
         lines = [remark for remark in remarks if remark]
         labels = [label for _, label in self.files["train"]]
-        if self.numbers:
-            lines.append(f"{self.target} from {min(labels):g} to {max(labels):g}")
+        if self.target_names is not None:
+            for name, values in zip(self.target_names, zip(*labels, strict=True), strict=True):
+                numbers = f"{name} from {min(values):g} to {max(values):g}"
+                lines.append(f"{sum(values):g} {self.what} of {name}" if self.several else numbers)
         else:
             counts = collections.Counter(labels)
             least, most = min(counts.values()), max(counts.values())
@@ -193,7 +197,13 @@ def _header(file: str, read: Callable[[str], Any]) -> Any:
 
 
 def find(
-    path: str, suffixes: Sequence[str], what: str, columns: Mapping[str, str | None], numbers: bool = False
+    path: str,
+    suffixes: Sequence[str],
+    what: str,
+    column: tuple[str, str | None],
+    target: str | Sequence[str] | None,
+    task: str,
+    labels_separator: str | None,
 ) -> Found:
     """The files of a data set, by split. Raises UserError.
 
@@ -203,18 +213,22 @@ def find(
             is called `split`.
         suffixes: of the files that are meant.
         what: "images".
-        columns: {"image": name of the column of paths, "target": of the labels}; None for the usual names.
-        numbers: the labels are numbers to predict.
+        column: ("image", name of the column of paths, or None for the usual ones).
+        target: the column of labels, or several; None for the usual names.
+        task: regression: the columns hold numbers. multilabel: 0 and 1, or see `labels_separator`. binary,
+            multiclass: one column of classes. Any other word: what the columns hold.
+        labels_separator: what parts several labels in one field (red|big).
     """
-    root, found = find_path(path), Found(path, what, numbers)
+    root, found = find_path(path), Found(path, what)
     if not root.exists():
         raise UserError(f"data.path={path}: there is no such file or folder.")
-    if root.is_dir() and numbers:
-        raise UserError(f"data.path={path}: folders of classes have no numbers; task=regression needs a table (CSV).")
+    if root.is_dir() and task in ("regression", "multilabel"):
+        has = "numbers" if task == "regression" else "several labels"
+        raise UserError(f"data.path={path}: folders of classes have no {has}; task={task} needs a table (CSV).")
     if root.is_dir():
         _from_folders(root, found, suffixes)
     elif root.suffix.lower() in TABLES:
-        _from_table(root, found, columns)
+        _from_table(root, found, column, as_list(target), task, labels_separator)
     else:
         archive = " Unpack it first." if root.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar") else ""
         raise UserError(
@@ -313,44 +327,71 @@ USUAL = {
 }
 
 
-def _from_table(file: Path, found: Found, columns: Mapping[str, str | None]) -> None:
-    usual = [name for names in USUAL.values() for name in names]
-    words = [*filter(None, columns.values()), *usual, *map(str.capitalize, usual), *map(str.upper, usual)]
+def _from_table(
+    file: Path,
+    found: Found,
+    column: tuple[str, str | None],
+    named: Sequence[str | None],
+    task: str,
+    separator: str | None,
+) -> None:
+    classes = task in ("binary", "multiclass") or separator is not None  # words, as they stand: 007 isn't 7
+    usual = [*USUAL[""], *(USUAL["target"] if classes else ())]
+    words = [*filter(None, [column[1], *(named if classes else ())]), *usual, *map(str.capitalize, usual)]
+    words += map(str.upper, usual)
     source = Source(file)
     frame = found.frame = read_frame(source, words)
-    image, target = (_column(frame.columns, argument, name, file) for argument, name in columns.items())
-    found.target = target
-    _check_labels(frame[target], source, found)
+    paths = _column(frame.columns, *column, file)
+    targets = [_column(frame.columns, "target", name, file) for name in named or [None]]
     divided = next((name for name in frame.columns if name.lower() == "split"), None)
+    for name in (paths, *targets, *([divided] if divided else ())):
+        if frame[name].has_nulls():
+            none = f" A field of {separator} alone has no label." if separator and name in targets else ""
+            raise UserError(f"{place(source, frame[name].is_null().arg_true()[0])}: {name} is missing.{none}")
+    labels, found.target_names = _labels([frame[name] for name in targets], source, task, separator)
+    found.several = task == "multilabel"
     parts = frame[divided].to_list() if divided else ["train"] * frame.height
-    rows = zip(frame[image].to_list(), frame[target].to_list(), parts, strict=True)
-    for row, (name, label, part) in enumerate(rows):
-        for column, value in ((image, name), (target, label), (divided, part)):
-            if value is None:
-                raise UserError(f"{place(source, row)}: {column} is missing.")
+    for row, (name, label, part) in enumerate(zip(frame[paths].to_list(), labels, parts, strict=True)):
         split = SPLIT_OF.get(str(part).strip().lower())
         if split is None:
             raise UserError(f"{place(source, row)}: split is {part}; it must be train, val or test.")
         path = file.parent / str(name)
         if not path.is_file():
             raise UserError(f"{place(source, row)}: there is no file {path} (paths start from the table's folder).")
-        found.files.setdefault(split, []).append((str(path), float(label) if found.numbers else str(label)))
+        found.files.setdefault(split, []).append((str(path), label))
         found.rows.setdefault(split, []).append(row)
 
 
-def _check_labels(column: Any, source: Source, found: Found) -> None:
-    """Raises UserError for words where numbers are to be predicted, and for numbers where classes are."""
+def _labels(
+    columns: Sequence[Any], source: Source, task: str, separator: str | None
+) -> tuple[list[Any], list[str] | None]:
+    """A class for each row, and None; or numbers for each row, and their names. Raises UserError."""
+    if separator is not None and (task != "multilabel" or len(columns) > 1):
+        raise UserError(f"data.labels_separator={separator} goes with one target, and with task=multilabel.")
+    if separator is not None:
+        several, words = several_labels(columns[0], separator, source, lambda row: place(source, row))
+        return several.tolist(), words
+    if task not in ("regression", "binary", "multiclass", "multilabel"):
+        task, _ = task_for(columns, source)
+    if task in ("regression", "multilabel"):
+        for column in columns:
+            refuse_strays(column, "data.target", source)
+        values, _ = read_targets(columns, task, source, lambda row: place(source, row))
+        return values.tolist(), [column.name for column in columns]
+    if len(columns) > 1:
+        names = listed(column.name for column in columns)
+        raise UserError(f"data.target=[{names}]: several go with task=regression (numbers) or multilabel (0 and 1).")
+    _refuse_many_numbers(columns[0], source)
+    return list(map(str, columns[0].to_list())), None
+
+
+def _refuse_many_numbers(column: Any, source: Source) -> None:
+    """Raises UserError for numbers where classes are needed."""
     import polars
 
     numbers = column.cast(polars.Float64, strict=False)
-    wrong = (numbers.is_null() & column.is_not_null()).arg_true()
-    if found.numbers and len(wrong):
-        raise UserError(
-            f"{place(source, wrong[0])}: {column.name} is {column[wrong[0]]!r}, and task=regression needs numbers."
-        )
     different = numbers.n_unique()
-    whole = bool((numbers.floor() == numbers).all())
-    if not found.numbers and not len(wrong) and (not whole or different > max(20, len(column) / 2)):
+    if not numbers.has_nulls() and (not is_whole(numbers) or different > max(20, len(column) / 2)):
         raise UserError(
             f"{source}: {column.name} holds {different} different numbers, as {column[0]}, where classes are needed. "
             "To predict numbers: task=regression"

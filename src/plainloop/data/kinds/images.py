@@ -22,7 +22,7 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what stands at the end of a whol
 
 
 class Images(Files):
-    """Images that are decoded when they are asked for: (channels, height, width), and a class each, or a number.
+    """Images that are decoded when they are asked for: (channels, height, width), and a class, numbers or labels.
 
     Args:
         size, channels, deep: as in `decode`.
@@ -46,10 +46,11 @@ def images(
     size: int | Sequence[int] | None = None,
     channels: int | None = None,
     image: str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
+    labels_separator: str | None = None,
     task: str = "multiclass",
 ) -> Images | None:
-    """Images of your own, and a class for each, or a number.
+    """Images of your own, and a class for each; or, from a table, numbers, or several labels.
 
     Args:
         path: a folder with a folder for each class in it (or with train/, val/ and test/, and in these a folder for
@@ -59,11 +60,13 @@ def images(
         size: height and width of what the model gets, as 64 or [64, 96]; None for `suitable_size`.
         channels: 1 for grey, 3 for colour; None for what the files are.
         image, target: the table's columns of paths and of labels; None for the usual names.
-        task: regression: targets are the table's numbers, (N, 1) float32; else they are classes, (N,) int64.
+        labels_separator: what parts several labels in one field (red|big).
+        task: regression: targets are the numbers of T columns, (N, T) float32. multilabel: T columns of 0 and 1, or
+            the T labels that fields hold, (N, T) float32. Else they are classes, (N,) int64.
     """
     check_channels(channels)
     wanted = checked_size(size)
-    found = find(path, SUFFIXES, "images", {"image": image, "target": target}, numbers=task == "regression")
+    found = find(path, SUFFIXES, "images", ("image", image), target, task, labels_separator)
     headers = found.look(header)
     if split not in found.files:
         return None

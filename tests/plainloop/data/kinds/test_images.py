@@ -808,10 +808,94 @@ def test_a_csv_may_have_a_number_for_each_image(tmp_path):
     assert "brightness from 0 to " in data.note
     with pytest.raises(UserError, match=r"brightness holds 60 different numbers.*task=regression"):
         images(path, "train", target="brightness")
-    with pytest.raises(UserError, match=r"line 2: split is 'train', and task=regression needs numbers"):
+    with pytest.raises(UserError, match=r"data.target=split: a column of words.*task=regression needs numbers"):
         images(path, "train", target="split", task="regression")
     with pytest.raises(UserError, match="folders of classes have no numbers"):
         images(str(tmp_path), "train", task="regression")
+
+
+def test_one_word_among_the_numbers_of_images_is_named(tmp_path):
+    path = write_shades(tmp_path)
+    path.write_text(path.read_text().replace("5.png,0.0824", "5.png,dark"))
+    with pytest.raises(UserError, match=r"line 7.*'dark'"):
+        images(str(path), "train", target="brightness", task="regression")
+
+
+def test_a_csv_may_have_several_numbers_for_each_image(pets):
+    """Those of its columns, in the order in which they are named."""
+    rows = {"path": PATHS, "x": [k / 8 for k in range(12)], "y": [float(-k) for k in range(12)]}
+    data = images(table(pets / "pets.csv", rows), "train", target=["y", "x"], task="regression")
+    assert data is not None
+    assert data.target_names == ["y", "x"]
+    assert data.targets.tolist() == [[-k, k / 8] for k in range(12)]
+    assert torch.equal(data[3][1], torch.tensor([-3.0, 0.375]))
+    assert "y from -11 to 0\nx from 0 to 1.375" in data.note
+
+
+TAGS = ["red|big", "big", "|", "red"] * 3  # in a field
+COLUMNS = {"red": [1, 0, 0, 1] * 3, "big": [1, 1, 0, 0] * 3}  # the same, in columns
+
+
+@pytest.mark.parametrize("way", ["field", "columns"])
+def test_a_csv_may_have_several_labels_for_each_image(pets, way):
+    parts = ["train", "val", "train"] * 4
+    rows: dict[str, list[Any]] = {"path": PATHS, "split": parts}
+    rows |= {"tags": TAGS} if way == "field" else COLUMNS
+    file = table(pets / "pets.csv", rows)
+    options: Any = {"target": "tags", "labels_separator": "|"} if way == "field" else {"target": ["big", "red"]}
+    data = images(file, "train", task="multilabel", **options)
+    assert data is not None
+    assert data.classes is None
+    assert data.target_names == ["big", "red"]
+    mine = [k for k in range(12) if parts[k] == "train"]
+    assert data.targets.tolist() == [[COLUMNS["big"][k], COLUMNS["red"][k]] for k in mine]
+    assert data.targets.dtype == data[0][1].dtype == torch.float32
+    assert "4 images of big\n4 images of red" in data.note
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ({"tags": [*TAGS[:11], None]}, {}, r"line 13: tags is missing. A field of \| alone has no label"),
+        ({"tags": ["red", "big"] * 6}, {}, r"data.labels_separator=\|: no field of tags in .*pets.csv holds one"),
+        (
+            {"tags": TAGS},
+            {"task": "multiclass"},
+            r"data.labels_separator=\| goes with one target, and with task=multila",
+        ),
+        (
+            {"tags": [0, 1, 2] * 4},
+            {"labels_separator": None},
+            "line 4: tags is 2, and task=multilabel needs columns of",
+        ),
+        (
+            {"tags": TAGS},
+            {"labels_separator": None, "target": ["tags", "path"], "task": "multiclass"},
+            "several go with",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(pets, rows, options, message):
+    given: Any = {"target": "tags", "labels_separator": "|", "task": "multilabel", **options}
+    with pytest.raises(UserError, match=message):
+        images(table(pets / "pets.csv", {"path": PATHS, **rows}), "train", **given)
+
+
+@pytest.mark.slow
+def test_several_labels_of_images_are_learned(tmp_path):
+    """Whether the left half is bright, and whether the right one is: each pixel tells."""
+    rows = ["image,tags"]
+    for number in range(60):
+        left, right = number % 2, number // 2 % 2
+        pixels = numpy.zeros((8, 8), dtype=numpy.uint8)
+        pixels[:, :4], pixels[:, 4:] = 190 * left + number, 190 * right
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png," + ("left" * left + ";" + "right" * right))
+    (tmp_path / "tags.csv").write_text("\n".join(rows) + "\n")
+    words = ["data=images", f"data.path={tmp_path / 'tags.csv'}", "data.target=tags", "data.labels_separator=';'"]
+    run = plainloop.train([*words, "task=multilabel", "model=linear", "trainer.max_epochs=20", "logger=none"])
+    assert run.metrics["test/label_f1"] == 1.0
+    assert plainloop.evaluate(run.path)["test/label_f1"] == 1.0
 
 
 @pytest.mark.slow
