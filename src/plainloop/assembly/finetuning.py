@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from plainloop.config.sections import Finetune
@@ -11,6 +12,7 @@ from plainloop.errors import MachineError, UserError
 from plainloop.models.freezing import freeze
 from plainloop.models.weights import load_weights, read_weights
 from plainloop.runs import checkpoint as checkpoint_room
+from plainloop.runs.belonging import check_checkpoint
 from plainloop.runs.checkpoint import Checkpoints
 from plainloop.runs.finding import find, latest
 from plainloop.training.averaging import chosen_weights
@@ -79,8 +81,14 @@ def initial_weights(text: str, outputs: str) -> tuple[Mapping[str, Tensor], Mapp
     else:
         run = find(text, outputs, key)
     best = run.checkpoints / "best.pt"
+    config: Any = OmegaConf.to_container(run.saved_config())
     try:
-        state = checkpoint_room.read_state(best) if best.exists() else Checkpoints(run.checkpoints).last()[1]
-    except (checkpoint_room.Damaged, MachineError) as error:
+        if best.exists():
+            state, step = checkpoint_room.read_state(best), run.read_metrics().get("best/step")
+            check_checkpoint(state, best, config, step)
+        else:
+            path, state = Checkpoints(run.checkpoints).last()
+            check_checkpoint(state, path, config)
+    except MachineError as error:
         raise UserError(f"{key}={text}: {error}") from error
     return chosen_weights(state), state["preprocess"], str(run)

@@ -2,24 +2,19 @@
 
 import platform
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from plainloop.assembly.session import Session
-from plainloop.config.keys import as_typed, is_among, may_change, plain
-from plainloop.config.schema import Config
+from plainloop.config.keys import plain
 from plainloop.data.dataset import SPLITS
 from plainloop.errors import UserError
+from plainloop.runs.belonging import other_settings
 from plainloop.runs.directory import RunDir
 from plainloop.runs.files import load_json
 from plainloop.training.trainer import Trainer
-
-# What doesn't say whose a checkpoint is: what may change, what follows from other keys, and what a run is called.
-MAY_CHANGE = list(may_change(Config, "resume", "inexact"))
-NOT_SETTINGS = ("spec", "choices", "name", "extend", "loader.drop_last")
 
 
 def of(session: Session, trainer: Trainer) -> dict[str, Any]:
@@ -86,30 +81,6 @@ def check(was: dict[str, Any] | None, now: dict[str, Any], inexact: bool, old: R
     ]
 
 
-def check_best(best: Mapping[str, Any], path: Path, config: Mapping[str, Any], step: float | None) -> None:
-    """best.pt must be of the run in whose directory it lies: it is measured, and believed. Raises UserError.
-
-    Args:
-        best: what it holds.
-        config: the run's, not filled in.
-        step: of the run's best validation, where that is known.
-    """
-    own = "Put the run's own back, or delete it."
-    try:
-        config_of_best, at = best["fingerprint"]["config"], best["position"]["step"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} doesn't say of which run it is: it isn't this run's. {own}") from error
-    was, now = _settings(config_of_best), _settings(dict(config))
-    other = next((name for name, found in now.items() if was.get(name, found) != found), None)
-    if other is not None:
-        before, found = as_typed(was[other]), as_typed(now[other])
-        raise UserError(
-            f"{path} was made with {other}={before}, and this run has {other}={found}: it isn't this run's. {own}"
-        )
-    if step is not None and at != step:
-        raise UserError(f"{path} is of step {at}, and this run was best in step {step}: it isn't this run's. {own}")
-
-
 def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What two checkpoints of one run have in common and these don't: what it was, and what it is."""
     for name, found in now["kinds"].items():
@@ -118,20 +89,7 @@ def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str
     for name in ("seed", "sizes", "class_names"):
         if was[name] != now[name]:
             yield f"{name} {was[name]}", now[name]
-    before = _settings(was["config"])
-    for name, found in _settings(now["config"]).items():
-        if before.get(name, found) != found:
-            yield f"{name}={as_typed(before[name])}", f"{name}={as_typed(found)}"
-
-
-def _settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What a run's numbers follow from, as {"optimizer.lr": 0.001}: its config without what may change on resume."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name not in NOT_SETTINGS and not is_among(name, MAY_CHANGE):
-            found |= _settings(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
+    yield from other_settings(was["config"], now["config"])
 
 
 def changed_splits(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:

@@ -10,12 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plainloop import places
 from plainloop.assembly.session import Session
-from plainloop.commands import fingerprint
 from plainloop.config.changes import changed
 from plainloop.config.keys import as_typed, may_change, override
 from plainloop.config.rules import depends_on_length, validate
 from plainloop.config.schema import Config
 from plainloop.errors import MachineError, UserError, first_line
+from plainloop.runs.belonging import check_checkpoint
 from plainloop.runs.checkpoint import Damaged, read_state
 from plainloop.runs.directory import RunDir
 from plainloop.training.averaging import chosen_weights
@@ -82,7 +82,7 @@ def check_best(old: RunDir, config: Mapping[str, Any]) -> None:
     best = old.checkpoints / "best.pt"
     try:
         # Of which step is asked at the end: killed between two files, a run finds the same best again.
-        fingerprint.check_best(read_state(best), best, config, None)
+        check_checkpoint(read_state(best), best, config)
     except FileNotFoundError:
         pass
     except Damaged as error:

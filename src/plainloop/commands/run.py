@@ -21,6 +21,7 @@ from plainloop.config.schema import Config, EvaluateConfig
 from plainloop.data import Data
 from plainloop.errors import MachineError, UserError
 from plainloop.runs import checkpoint as checkpoint_room
+from plainloop.runs.belonging import check_checkpoint, check_result, remark_on_config
 from plainloop.runs.checkpoint import Checkpoints
 from plainloop.runs.directory import RunDir
 from plainloop.runs.finding import find
@@ -100,14 +101,19 @@ def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]
     allowed = may_change(schema, "evaluate")
     cfg = changed(saved, composed, typed, allowed, lambda name: "this can't change when a run is evaluated")
     resume.check_config(cfg, run)
-    name, state = _chosen_checkpoint(run, composed.checkpoint)
+    name, state, path = _chosen_checkpoint(run, composed.checkpoint)
     with explained(None), from_a_run(named_in(composed)):
         session = assemble(cfg, loaded=True)
-    fingerprint.check_same_data(saved, session, run)
+    metrics = run.read_metrics()
+    if name != "other":
+        own: Any = OmegaConf.to_container(saved)
+        check_checkpoint(state, path, own, metrics.get("best/step") if name == "best" else None)
     if name == "best":
-        step = run.read_metrics().get("best/step")
-        config: Any = OmegaConf.to_container(saved)
-        fingerprint.check_best(state, run.checkpoints / "best.pt", config, step)
+        check_result(run, metrics, state)
+    remark = remark_on_config(run, saved)
+    if remark:
+        print(f"warning: {remark}", file=sys.stderr)
+    fingerprint.check_same_data(saved, session, run)
     for split in fingerprint.changed_splits(saved.spec.digests, session.config.spec.digests):
         print(f"warning: the content of split {split} isn't what this run was trained and tested on.", file=sys.stderr)
     try:
@@ -117,21 +123,23 @@ def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]
             f"checkpoint={composed.checkpoint} doesn't fit the model of {run}: {resume.what_differs(error)}"
         ) from error
     session.model.eval()
-    return Run(run.path, session, run.read_metrics()), name
+    return Run(run.path, session, metrics), name
 
 
-def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any]]:
+def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any], Path]:
+    """What it is called, what it holds, and its file."""
     checkpoints = Checkpoints(run.checkpoints)
     best = run.checkpoints / "best.pt"
     if which == "best" and best.exists():
         try:
-            return "best", checkpoint_room.read_state(best)
+            return "best", checkpoint_room.read_state(best), best
         except checkpoint_room.Damaged as error:
             raise MachineError(f"{error} The newest weights instead: checkpoint=last") from error
     if which in ("best", "last"):  # without validation nothing was selected: the last one is what there is
         if not checkpoints.all():
             raise UserError(f"run={run}: it has no checkpoint.")
-        return "last", checkpoints.last()[1]
+        path, state = checkpoints.last()
+        return "last", state, path
     if not Path(which).is_file():
         raise UserError(f"checkpoint={which}: must be best, last, or the path of a file.")
     try:
@@ -139,4 +147,4 @@ def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any]]:
     except checkpoint_room.Damaged as error:
         raise UserError(f"checkpoint={which}: {error}") from error
     inside = Path(which).resolve().parent == run.checkpoints.resolve()
-    return Path(which).stem if inside else "other", state
+    return Path(which).stem if inside else "other", state, Path(which)

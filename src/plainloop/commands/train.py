@@ -32,6 +32,7 @@ from plainloop.loggers import Console, History, Logger
 from plainloop.reports import pictures, tables, terminal
 from plainloop.runs import atomic
 from plainloop.runs import checkpoint as checkpoint_room
+from plainloop.runs.belonging import check_checkpoint, check_result, remark_on_config
 from plainloop.runs.checkpoint import Checkpoints
 from plainloop.runs.directory import (
     RunDir,
@@ -116,8 +117,10 @@ def _prepared(
         console.say(
             f"done    this run is finished ({trainer.reason}); {origin.run.shown('extend')} trains longer, as a new run"
         )
-        _load_chosen(session, trainer, origin.run)
-        return Run(origin.run.path, session, origin.run.read_metrics())
+        metrics, best = origin.run.read_metrics(), _load_chosen(session, trainer, origin.run)
+        if best is not None:
+            check_result(origin.run, metrics, best)
+        return Run(origin.run.path, session, metrics)
     continued = origin.run if origin.continued else None
     run = continued or create(config.paths.outputs, run_name(config), directory)
     trust = terminal.trust_words(session)
@@ -157,6 +160,9 @@ def _begun(
     continued, foreign = not cfg.extend, from_a_run(named_in(cfg))
     cfg = (resume.resumed_config if continued else resume.extended_config)(old, cfg, typed)
     console.say(f"{'resume' if continued else 'extend'}  {old}")
+    remark = remark_on_config(old, old.saved_config())
+    if remark:
+        console.say(f"warning: {remark}")
     return cfg, Origin(old, continued, auto, Checkpoints(old.checkpoints).last(console.say)[1]), foreign
 
 
@@ -318,7 +324,7 @@ def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, A
         return None
     state = checkpoint_room.read_state(best)
     config: Any = OmegaConf.to_container(session.composed)
-    fingerprint.check_best(state, best, config, trainer.best.step)
+    check_checkpoint(state, best, config, trainer.best.step)
     resume.load_weights(session, state)
     return state
 

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from plainloop.loggers.logger import Logger
@@ -19,17 +21,26 @@ class History(Logger):
     def __init__(self) -> None:
         self.file: BinaryIO | None = None
         self.length = 0
+        self.digest: int | None = 0  # CRC-32 of what was written; None in checkpoints that are older than it
 
     def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         self.file = open(own(run.history), "ab")  # noqa: SIM115
-        if self.file.tell() < self.length:  # after a power cut; or somebody has cut it
-            whole = run.history.read_bytes()
-            self.length, lines = whole.rfind(b"\n") + 1, whole.count(b"\n")
-            print(
-                f"warning: {run.history} is shorter than it was: the records behind its line {lines} are lost",
-                flush=True,
-            )
+        self._check(run.history)
         self.file.truncate(self.length)
+
+    def _check(self, path: Path) -> None:
+        """After a power cut the file may be shorter than the checkpoint remembers, or somebody has changed it."""
+        kept = path.read_bytes()[: self.length]
+        if len(kept) == self.length and self.digest in (None, zlib.crc32(kept)):
+            return
+        short, lines = len(kept) < self.length, kept.count(b"\n")
+        self.length = kept.rfind(b"\n") + 1
+        self.digest = zlib.crc32(kept[: self.length])
+        cut = f"is shorter than it was: the records behind its line {lines} are lost"
+        print(
+            f"warning: {path} {cut if short else f'has changed: its {lines} lines stay, and may be of another run'}",
+            flush=True,
+        )
 
     def log(self, record: Mapping[str, Any]) -> None:
         assert self.file is not None
@@ -38,14 +49,15 @@ class History(Logger):
         self.file.write(line)
         self.file.flush()
         self.length += len(line)
+        self.digest = None if self.digest is None else zlib.crc32(line, self.digest)
 
     def state_dict(self) -> dict[str, Any]:
         if self.file is not None:
             os.fsync(self.file.fileno())  # the checkpoint that remembers this length is synced too
-        return {"length": self.length}
+        return {"length": self.length, "digest": self.digest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.length = int(state["length"])
+        self.length, self.digest = int(state["length"]), state.get("digest")
 
     def close(self) -> None:
         if self.file is not None:

@@ -5,6 +5,7 @@
     environment.py    what it was made with
     checkpoint.py     what it must remember
     atomic.py         files that are whole or not there
+    belonging.py      whether what lies in it is its own
     files.py          what is read of a run that may be a stranger's
 
 Imports: config, ground.

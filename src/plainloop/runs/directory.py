@@ -66,6 +66,8 @@ class RunDir:
 
     def saved_config(self) -> DictConfig:
         """The run's config before its `${...}` were filled in, so that a changed key reaches all that refer to it."""
+        if not self.composed.is_file():
+            raise UserError(f"{self.composed} is missing: put the run's own back, from which it is built anew.")
         typed = OmegaConf.structured(Config)  # so that a key which is newer than the run has its default
         saved = files.load_yaml(self.composed)
         missing = [name for name in groups_of(Config) if not isinstance(saved, DictConfig) or name not in saved]
@@ -88,10 +90,14 @@ class RunDir:
         """The overrides that the run was started with."""
         if not self.overrides.is_file():
             return []
-        found = files.load_yaml(self.overrides, filled=False)
+        advice = "Delete it: the run goes on without."
+        try:
+            found = files.load_yaml(self.overrides, filled=False)
+        except UserError as error:
+            raise UserError(f"{error} {advice}") from error
         words: Any = OmegaConf.to_container(found) if OmegaConf.is_list(found) else None
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise UserError(f"{self.overrides} can't be read: it is no list of words.")
+            raise UserError(f"{self.overrides} can't be read: it is no list of words. {advice}")
         return words
 
     def has_checkpoints(self) -> bool:

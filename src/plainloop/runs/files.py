@@ -90,7 +90,7 @@ def load_yaml(path: Path, filled: bool = True) -> Any:
 def load_json(path: Path, advice: str) -> dict[str, Any]:
     """The object that a JSON file holds. Raises UserError with what may be done, where it can't be read."""
     try:
-        found = json.loads(read_regular(path, MOST_JSON))
+        found = json.loads(read_regular(path, MOST_JSON).decode())
         if not isinstance(found, dict):
             raise ValueError("it holds no object {...}")
         return found
@@ -105,4 +105,6 @@ def load_json(path: Path, advice: str) -> dict[str, Any]:
 
 def _why(error: Exception) -> str:
     """Of what a stranger wrote no more than a few words are shown."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is no text (UTF-8)"
     return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)[:200]

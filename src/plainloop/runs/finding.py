@@ -42,9 +42,13 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
     if not os.path.exists(path):  # which is False of a name that is too long, too
         raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
     if not (path / "config.yaml").is_file() or not (path / "composed.yaml").is_file():
-        inside = sorted(path.glob("**/config.yaml"))[:1]
-        hint = f" Inside it there is {inside[0].parent}." if inside else ""
-        raise UserError(f"{key}={text}: not a run directory (it needs config.yaml and composed.yaml).{hint}")
+        own = path / "config.yaml"
+        inside = sorted(file.parent for file in path.glob("**/config.yaml") if file != own)[:1]
+        hint = f" Inside it there is {inside[0]}." if inside else ""
+        missing = "it needs config.yaml and composed.yaml"
+        if (path / "checkpoints").is_dir():
+            missing = f"{'composed.yaml' if own.is_file() else 'config.yaml'} is missing: put it back"
+        raise UserError(f"{key}={text}: not a run directory ({missing}).{hint}")
     return RunDir(path).checked()
 
 

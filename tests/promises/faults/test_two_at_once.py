@@ -76,7 +76,7 @@ def test_a_run_directory_that_lost_a_part_is_told_apart(copied, tmp_path):
             plainloop.train(started)
         assert sorted(path.rglob("*")) == before
     for name in ("config.yaml", "composed.yaml"):
-        with pytest.raises(UserError, match=r"it needs config\.yaml and composed\.yaml"):
+        with pytest.raises(UserError, match=rf"not a run directory \({name} is missing: put it back\)"):
             plainloop.evaluate(left(name))
 
 
