@@ -9,9 +9,9 @@ A kind that nobody needs is deleted with its file and its config.
     json_lines.py                    records too many for the memory (record.py: one of them; shards.py: their files)
     torchvision_set.py, fake.py      torchvision's sets, and invented images
 
-What several share: checks.py (what a file must hold), frames.py (how a table is read; dialect.py: how it is written),
-columns.py (what its columns hold), times.py (dates and times in words), pictures.py (how a picture becomes a tensor),
-vocabulary.py (how words become numbers).
+What several share: checks.py (what a file must hold), frames.py (how a table is read; source.py: its file; dialect.py:
+how that is written), numerals.py (words that are numbers), columns.py (what columns hold), times.py (dates and times in
+words), pictures.py (how a picture becomes a tensor), vocabulary.py (how words become numbers).
 
 Imports: data, ground.
 """

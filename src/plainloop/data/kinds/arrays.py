@@ -1,5 +1,6 @@
 """Arrays in files: whole-number targets are classes, others are values."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,13 +38,14 @@ def arrays(
         task: with regression, whole numbers are values too.
     """
     held = NamedArrays(find_path(path), path)
+    notes: list[str] = []
     tensor = _numbers(held, "inputs", inputs, path)
     if tensor.dtype != torch.uint8:
-        tensor = tensor.float()
+        tensor = _as_float32(tensor, inputs, notes)
     elif tensor.ndim == 3:
         tensor = tensor.unsqueeze(1)
     if targets is None:
-        return checked_arrays(InMemory(tensor, torch.zeros(len(tensor))), str(path))
+        return checked_arrays(InMemory(tensor, torch.zeros(len(tensor)), note="\n".join(notes)), str(path))
     labels = _numbers(held, "targets", targets, path)
     if len(labels) != len(tensor):
         raise UserError(
@@ -51,7 +53,8 @@ def arrays(
         )
     one_hot = task in (None, "auto", "multiclass") and _is_one_hot(labels)
     if (labels.is_floating_point() and not one_hot) or task in ("regression", "multilabel"):
-        return checked_arrays(InMemory(tensor, labels.float()), str(path))
+        values = _as_float32(labels, targets, notes)
+        return checked_arrays(InMemory(tensor, values, note="\n".join(notes)), str(path))
     note = ""
     names = [str(name) for name in held[classes]] if isinstance(classes, str) and classes in held else None
     names = names if isinstance(classes, str) else [str(name) for name in classes]
@@ -66,7 +69,20 @@ def arrays(
         mine = torch.isin(whole, torch.tensor(kept))
         tensor, whole = tensor[mine], torch.searchsorted(torch.tensor(kept), whole[mine])
         names = [names[number] for number in kept]
-    return checked_arrays(InMemory(tensor, whole, classes=names, note=note), str(path))
+    return checked_arrays(
+        InMemory(tensor, whole, classes=names, note="\n".join(filter(None, [note, *notes]))), str(path)
+    )
+
+
+def _as_float32(numbers: Tensor, name: str, notes: list[str]) -> Tensor:
+    """Numbers as float32, with a note where that is too coarse for them."""
+    narrow = numbers.float()
+    if numbers.dtype in (torch.float64, torch.int32, torch.int64, torch.uint32, torch.uint64):
+        wide = numbers.double()
+        error, deviation = float((narrow.double() - wide).abs().max()), float(wide.std())
+        if math.isfinite(error) and error > 1e-3 * deviation > 0:
+            notes.append(f"{name} are rounded to the 7 digits of float32: subtract a constant from them")
+    return narrow
 
 
 def _is_one_hot(labels: Tensor) -> bool:

@@ -7,8 +7,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from plainloop.data.kinds.dialect import DATE, NUMBER
-from plainloop.data.kinds.frames import Source
+from plainloop.data.kinds.numerals import DATE, NUMBER, as_missing
+from plainloop.data.kinds.source import Source
+from plainloop.data.kinds.times import moments_of
 from plainloop.errors import UserError, counted, listed
 
 FEW = 20  # so many different values can be classes, or a category, in a table of any length
@@ -50,6 +51,8 @@ def check_numbers(column: Any, where: Where) -> list[str]:
             f"{counted(infinite.sum(), 'row')}). Leave the field empty, or the row out."
         )
     error, deviation = (wide - narrow.cast(polars.Float64)).abs().max() or 0.0, wide.std() or 0.0
+    if column.dtype.is_integer() and wide.abs().max() >= 2**53:  # more digits than a double has
+        error, deviation = (narrow.cast(polars.Int128) - column).abs().max(), (column - column.min()).std() or 0.0
     if error > 1e-3 * deviation > 0:
         return [f"{column.name} is rounded to the 7 digits of float32: subtract a constant from it"]
     return []
@@ -92,11 +95,15 @@ def words_of(column: Any, file: Source, where: Where, declared: bool, embed: boo
     stray = ""
     if 0 < len(wrong) < texts.count() / 2 and not declared:
         stray = f"{texts[wrong[0]]!r} in {where(wrong[0]).removeprefix(f'{file}, ')}"
+    elif column.name in file.misfits and not declared:
+        stray = f"{texts[file.misfits[column.name]]!r} in {where(file.misfits[column.name]).removeprefix(f'{file}, ')}"
     if len(words) > FEW and len(words) > texts.count() / 2:
-        if stray:
+        if stray and not len(wrong):
+            raise UserError(f"{which}: numbers, but not all written in one way, as {stray}: mend it; {leave_out}")
+        if stray and len(wrong) <= texts.count() / 10:  # of more, it is a code
             raise UserError(
-                f"{which}: numbers, but for {counted(len(wrong), 'word')} (the first is {stray}).\n"
-                f"Leave a field empty where the number is missing; {leave_out}"
+                f"{which}: numbers, but for {counted(len(wrong), 'word')} (the first is {stray}).\nLeave a field empty "
+                f"where the number is missing, or write {as_missing([texts[wrong[0]]])}; {leave_out}"
             )
         raise NoFeature(
             f"{which}: {len(words)} different words in {texts.count()} rows, as {words[0]!r}: is it free "
@@ -129,6 +136,15 @@ def refuse_dates(column: Any, file: Source, is_target: bool = False) -> None:
         raise NoFeature(f"{where}: {kind}, where numbers or words are needed.{without}", kind)
 
 
+def unknown_words(column: Any, words: Sequence[str]) -> str:
+    """A remark on words that training doesn't have, as which the model sees nothing."""
+    column = whole_ones(column)
+    unknown = column.filter((codes_of(column, words) == 0) & column.is_not_null().to_numpy())
+    if not len(unknown):
+        return ""
+    return f"{len(unknown)} of {column.count()} words in {column.name} are in no training row (as {unknown[0]})"
+
+
 def codes_of(column: Any, words: Sequence[str]) -> numpy.ndarray:
     """The number of each value among the words, from 1, as (N,) int64; 0 for a missing or unknown one."""
     import polars
@@ -138,24 +154,30 @@ def codes_of(column: Any, words: Sequence[str]) -> numpy.ndarray:
 
 
 def in_order(column: Any, where: Where) -> Any:
-    """A column of times, which can be put in order; dates that are words are read. Raises UserError."""
+    """A column of times, which can be put in order; dates that are words are read. Raises UserError for what is no
+    time, or could be read in two ways."""
     import polars
 
     if column.dtype.is_numeric() or column.dtype.is_temporal():
         return column
-    words = column.cast(polars.String)
+    words, key = column.cast(polars.String), f"split.time={column.name}"
     wrong = (~words.str.contains(YEAR_FIRST)).arg_true()
-    if len(wrong):
-        raise UserError(
-            f"{where(wrong[0])}: split.time={column.name} is {words[wrong[0]]}, from which before and "
-            "after can't be told. Write 2024-05-31, 2024-05-31T23:59:00 or a number."
-        )
+    if not len(wrong):
+        try:
+            return words.str.to_datetime(strict=True).alias(column.name)
+        except polars.exceptions.PolarsError:
+            pass  # not all of one form, perhaps
+    row = wrong[0] if len(wrong) else 0
     try:
-        return words.str.to_datetime(strict=True).alias(column.name)
-    except polars.exceptions.PolarsError as error:
+        times, remark = moments_of(words, "split.time", where)
+    except UserError as error:
         raise UserError(
-            f"split.time={column.name}: all times must be of one form, as 2024-05-31 or 2024-05-31T23:59:00."
+            f"{where(row)}: {key} is {words[row]}, from which before and after can't be told. Write 2024-05-31, "
+            "2024-05-31T23:59:00 or a number, all of one form."
         ) from error
+    if remark:
+        raise UserError(f"{where(row)}: {key} could be read in two ways: write 2024-05-31 for {words[row]}.")
+    return times.alias(column.name)
 
 
 def remarks_on(columns: Sequence[Any]) -> list[str]:
@@ -200,6 +222,12 @@ def refuse_strays(column: Any, key: str, file: Source) -> None:
 
     if column.dtype != polars.String:
         return
+    if column.name in file.misfits and column.n_unique() > FEW:
+        row = file.misfits[column.name]
+        raise UserError(
+            f"{file.place(row)}: {key}={column.name} is {column[row]!r}, and not written as most of its numbers are "
+            f"(as {next(each for each in column if each != column[row])!r}): mend it."
+        )
     written = column.str.contains(NUMBER)  # in whatever way
     wrong = (~written).fill_null(False).arg_true()
     count = int(written.sum())
@@ -208,7 +236,7 @@ def refuse_strays(column: Any, key: str, file: Source) -> None:
         raise UserError(
             f"{file.place(wrong[0])}: {key}={column.name} is {word!r}, where {counted(count, 'row')} of "
             f"{column.count()} hold numbers (words in {counted(len(wrong), 'row')}).\n"
-            f"Mend the field, or say that it is a missing value: data.missing=[{word}]"
+            f"Mend the field, or say that it is a missing value: {as_missing([word])}"
         )
 
 

@@ -18,10 +18,6 @@ from typing import Any
 from plainloop.errors import UserError, first_line
 from plainloop.trust import optional
 
-# What people, spreadsheets, R, NumPy and pandas write where there is no number.
-MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?")
-# A date (2024-05-31, 31.5.2024, 5/31/24), with or without a time behind it, or a time alone.
-DATE = r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{2}|\d{4}))([T ].*)?$|^\d{1,2}:\d{2}(:\d{2}.*)?$"
 MARKS = (",", ";", "\t", "|", " ")  # what may part fields
 NAMES = {"\t": "tab", " ": "blank"}
 UNPACK: dict[str, Callable[[bytes], bytes]] = {
@@ -200,6 +196,12 @@ def decoded(data: bytes, file: Path, said: str | None) -> tuple[str, str]:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         wrong = error.start
+    zero = data.find(b"\0")
+    if zero >= 0:
+        line = data[:zero].count(b"\n") + 1
+        raise UserError(
+            f"{file}, line {line}: a NUL byte, so not text in UTF-8. Which encoding is it? data.encoding=utf-16, say."
+        )
     line = data[:wrong].count(b"\n") + 1
     raise UserError(f"{file}, line {line}: not text in UTF-8. Which encoding is it? data.encoding=cp1252, say.")
 
@@ -221,39 +223,47 @@ def _encoding_of(data: bytes, count: int) -> str:
 def dialect_of(text: str, file: Path, said: Reading, encoding: str) -> Dialect:
     """How the rows of a text are written."""
     newline = "\r" if "\n" not in text and "\r" in text else "\n"
-    sample = text[:SAMPLE]
-    if len(text) > SAMPLE:  # whole lines only
+    sample, whole = text[:SAMPLE], len(text) <= SAMPLE
+    if not whole:
         sample = sample[: sample.rfind(newline) + 1] or sample
     first = sample.split(newline, 1)[0].strip("\r")
     told = re.fullmatch(r'"?sep=(.)"?', first)  # Excel's own way to say it
     skip = 1 if told else 0
     mark = said.separator or (told[1] if told else None)
-    mark = mark or ("\t" if file.suffix.lower() in (".tsv", ".tab") else _obvious(sample))
-    mark = mark or _sniffed(sample)
+    mark = mark or ("\t" if file.suffix.lower() in (".tsv", ".tab") else _obvious(sample, whole))
+    mark = mark or _sniffed(sample, whole)
     blank = mark != " " and re.search(rf'(^|\n|{re.escape(mark)}) +"', sample) is not None
     return Dialect(mark, blank=blank, skip=skip, encoding=encoding, newline=newline)
 
 
-def _obvious(sample: str) -> str | None:
+def _obvious(sample: str, whole: bool) -> str | None:
     """The one mark by which the header and every row have the same number of fields, more than one; where two are, not
     the comma, which stands in numbers and names."""
-    fitting = [mark for mark in MARKS[:4] if _share(sample, Dialect(mark)) == 1.0]
+    fitting = [mark for mark in MARKS[:4] if _share(sample, Dialect(mark), whole) == 1.0]
     others = [mark for mark in fitting if mark != ","]
     return fitting[0] if len(fitting) == 1 else others[0] if len(others) == 1 else None
 
 
-def _share(sample: str, dialect: Dialect) -> float:
-    """The share of rows with as many fields as the header; 0 where that has one only."""
+def _share(sample: str, dialect: Dialect, whole: bool) -> float:
+    """The share of rows with as many fields as the header; 0 where that has one only. Where every row has one more, it
+    begins with a name, as R writes it.
+
+    Args:
+        whole: that is all of the text; else its last record may be cut.
+    """
     try:
         counts = [len(fields) for _, fields in dialect.records(sample)]
     except csv.Error:
         return 0.0
+    counts = counts if whole or len(counts) < 3 else counts[:-1]
     if not counts or counts[0] < 2:
         return 0.0
+    if len(counts) > 1 and all(count == counts[0] + 1 for count in counts[1:]):
+        return 1.0
     return sum(count == counts[0] for count in counts) / len(counts)
 
 
-def _sniffed(sample: str) -> str:
+def _sniffed(sample: str, whole: bool) -> str:
     """The separator as clevercsv finds it (https://clevercsv.readthedocs.io)."""
     import clevercsv
 
@@ -263,139 +273,9 @@ def _sniffed(sample: str) -> str:
     except clevercsv.Error:
         found = None
     mark = found.delimiter if found is not None else ""
-    if mark == " " and _share(sample, Dialect(" ")) < 1.0:  # sentences
+    if mark == " " and _share(sample, Dialect(" "), whole) < 1.0:  # sentences
         mark = ""
-    return mark or max(MARKS[:4], key=lambda each: _share(sample, Dialect(each)))
-
-
-# --- words become numbers --------------------------------------------------------------------------------------------
-
-SPACES = " \u00a0\u2009\u202f"
-MINUS = "\u2212\u2012\u2013\ufe63\uff0d"
-CURRENCIES = r"(?:[$€£¥₹₽₩]|USD|EUR|GBP|CHF|JPY)"
-APOSTROPHES = "'\u2019"
-NUMBER = rf"^[+-]?(?:\d[\d.,{APOSTROPHES} ]*|[.,]\d+)(?:[eE][+-]?\d+)?$"
-BRACKETS = r"^\((\d.*)\)$"  # -5, as bookkeepers write it
-
-
-@dataclass(frozen=True)
-class Dressed:
-    """Words of a column that may be numbers: without what stands around them.
-
-    Args:
-        values: a polars Series of words, marks still in them; those that mean a missing value are null.
-        unit: "%", "€", ...: what was taken off all of them.
-    """
-
-    values: Any
-    unit: str
-
-
-def undressed(column: Any) -> Dressed | None:
-    """A column of words (stripped, missing ones null) as `Dressed`; None where they aren't numbers."""
-    import polars
-
-    values = column.str.replace_all(f"[{MINUS}]", "-").str.replace_all(f"[{SPACES}]", " ")
-    values = values.str.replace(BRACKETS, "-$1").str.replace(r"^(\d.*)-$", "-$1")
-    held = values.drop_nulls()
-    if not len(held):
-        return None
-    unit = ""
-    for pattern in (r"\s*(%)$", rf"\s*({CURRENCIES})$", rf"^[+-]?({CURRENCIES})\s*"):
-        units = held.str.extract(pattern, 1)
-        if not units.has_nulls() and units.n_unique() == 1:
-            unit = units[0]
-            off = rf"^([+-]?){CURRENCIES}\s*" if pattern.startswith("^") else pattern
-            values = values.str.replace(off, "${1}" if pattern.startswith("^") else "")
-            held = values.drop_nulls()
-            break
-    if not held.str.contains(NUMBER).all():
-        return None
-    assert values.dtype == polars.String
-    return Dressed(values, unit)
-
-
-@dataclass
-class Marks:
-    """What the points and commas of a file's numbers mean, as far as its numbers tell."""
-
-    decimals: set[str]
-    thousands: set[str]
-    unclear: set[str]  # 1,234 alone may be either
-
-    @classmethod
-    def of(cls, values: Any) -> "Marks":
-        found = cls(set(), set(), set())
-        held = values.drop_nulls()
-        for mark, other in ((".", ","), (",", ".")):
-            m, o = re.escape(mark), re.escape(other)
-            certain = (  # 0,5 or 0,1234; 1234,567; 1.234,5; 1 234,567
-                rf"(?i)^[+-]?\d*{m}(\d{{1,2}}|\d{{4,}})?(e.*)?$|^[+-]?0?{m}\d+|^[+-]?(\d{{4,}}|0\d+){m}\d+|{o}.*{m}|"
-                rf"[{APOSTROPHES} ].*{m}"
-            )
-            if held.str.contains(certain).any():
-                found.decimals.add(mark)
-            if held.str.contains(rf"{m}\d{{2,3}}{m}|{m}.*{o}").any():
-                found.thousands.add(mark)
-            if held.str.contains(rf"^[+-]?[1-9]\d{{0,2}}{m}\d{{3}}$").any():
-                found.unclear.add(mark)
-        return found
-
-    def only_unclear(self, mark: str) -> bool:
-        """Whether a mark stands before three digits only, so that it may be either."""
-        return mark in self.unclear and mark not in self.decimals | self.thousands
-
-    def add(self, other: "Marks") -> None:
-        self.decimals |= other.decimals
-        self.thousands |= other.thousands
-
-
-def meaning(own: Marks, file: Marks, said: Reading, separator: str) -> tuple[str, str]:
-    """The decimal mark of a column and its mark for thousands ("" for none): as the user says, as its own numbers tell,
-    as the file's do; else a point is a decimal one, and a comma too where semicolons part the fields."""
-    if said.decimal is not None:
-        other = {".": ",", ",": "."}.get(said.decimal, "")
-        return said.decimal, said.thousands if said.thousands is not None else other
-    decimals, thousands = own.decimals - own.thousands, own.thousands | set(said.thousands or "")
-    if {".", ","} <= own.unclear and not decimals | thousands:
-        return ".", ""  # 1.500 and 1,234 in one column: no numbers
-    for mark in sorted(own.unclear - decimals - thousands):
-        other = "," if mark == "." else "."
-        as_elsewhere = mark in file.thousands or (mark not in file.decimals and other in file.decimals)
-        if other in decimals or as_elsewhere or (mark == "," and separator != ";" and mark not in file.decimals):
-            thousands = thousands | {mark}
-        else:
-            decimals = decimals | {mark}
-    decimal = min(decimals - thousands, default="." if "." not in thousands else ",")
-    return decimal, min(thousands - {decimal}, default="")
-
-
-def numbers_in(words: Dressed, decimal: str, thousands: str) -> Any:
-    """The numbers (a polars Series of Int64 or Float64), or None where they aren't written so."""
-
-    d, groups = re.escape(decimal), APOSTROPHES + " " + thousands
-    values = words.values
-    grouped = rf"^[+-]?\d{{1,3}}([{re.escape(groups)}]\d{{2,3}})*[{re.escape(groups)}]\d{{3}}({d}\d*)?$"  # and 1,00,000
-    single = rf"^[+-]?(\d+({d}\d*)?|{d}\d+)([eE][+-]?\d+)?$"
-    if not values.drop_nulls().str.contains(f"{grouped}|{single}").all():
-        return None
-    plain = values.str.replace_all(f"[{re.escape(groups)}]", "")
-    if decimal != ".":
-        plain = plain.str.replace(decimal, ".", literal=True)
-    return plain_numbers(plain)
-
-
-def plain_numbers(column: Any) -> Any:
-    """Words as Int64 or Float64, as Python reads them; None where they aren't all numbers, or ids of more digits than
-    such a number has."""
-    import polars
-
-    for kind in (polars.Int64, polars.Float64):
-        numbers = column.cast(kind, strict=False)
-        if numbers.null_count() == column.null_count():
-            too_long = kind == polars.Float64 and column.str.contains(r"^[+-]?\d{19,}$").any()
-            return None if too_long else numbers
-    return None
+    return mark or max(MARKS[:4], key=lambda each: _share(sample, Dialect(each), whole))
 
 
 def name_of(mark: str) -> str:

@@ -12,8 +12,9 @@ import torch
 from plainloop.data.classes import place_among_classes
 from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.checks import as_list
-from plainloop.data.kinds.columns import is_whole, read_targets, refuse_strays, several_labels, task_for
-from plainloop.data.kinds.frames import Source, place, read_frame
+from plainloop.data.kinds.columns import check_numbers, is_whole, read_targets, refuse_strays, several_labels, task_for
+from plainloop.data.kinds.frames import read_frame
+from plainloop.data.kinds.source import Source, place
 from plainloop.data.splits import SPLIT_NAMES, SPLIT_OF
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 from plainloop.places import find_path
@@ -89,6 +90,7 @@ class Found:
         self.path, self.what = path, what
         self.target_names: list[str] | None = None  # of the numbers or the labels, where there are no classes
         self.several = False  # whether those are labels
+        self.remark = ""  # on how the table is written
         self.files: dict[str, list[tuple[str, Any]]] = {}  # (file, label) by split
         self.rows: dict[str, list[int]] = {}  # where each stands in the table
         self.frame: Any = None
@@ -149,7 +151,7 @@ class Found:
 
     def note(self, *remarks: str) -> str:
         """Lines on what was found: the remarks, the classes' sizes, and what was passed over."""
-        lines = [remark for remark in remarks if remark]
+        lines = [remark for remark in (self.remark, *remarks) if remark]
         labels = [label for _, label in self.files["train"]]
         if self.target_names is not None:
             for name, values in zip(self.target_names, zip(*labels, strict=True), strict=True):
@@ -349,6 +351,7 @@ def _from_table(
             none = f" A field of {separator} alone has no label." if separator and name in targets else ""
             raise UserError(f"{place(source, frame[name].is_null().arg_true()[0])}: {name} is missing.{none}")
     labels, found.target_names = _labels([frame[name] for name in targets], source, task, separator)
+    found.remark = source.said
     found.several = task == "multilabel"
     parts = frame[divided].to_list() if divided else ["train"] * frame.height
     for row, (name, label, part) in enumerate(zip(frame[paths].to_list(), labels, parts, strict=True)):
@@ -369,14 +372,15 @@ def _labels(
     if separator is not None and (task != "multilabel" or len(columns) > 1):
         raise UserError(f"data.labels_separator={separator} goes with one target, and with task=multilabel.")
     if separator is not None:
-        several, words = several_labels(columns[0], separator, source, lambda row: place(source, row))
+        several, words = several_labels(columns[0], separator, source, source.place)
         return several.tolist(), words
     if task not in ("regression", "binary", "multiclass", "multilabel"):
         task, _ = task_for(columns, source)
     if task in ("regression", "multilabel"):
         for column in columns:
             refuse_strays(column, "data.target", source)
-        values, _ = read_targets(columns, task, source, lambda row: place(source, row))
+        values, _ = read_targets(columns, task, source, source.place)
+        source.notes += [said for column in columns for said in check_numbers(column, source.place)]
         return values.tolist(), [column.name for column in columns]
     if len(columns) > 1:
         names = listed(column.name for column in columns)

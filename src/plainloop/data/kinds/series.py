@@ -15,9 +15,11 @@ from torch import Tensor
 from plainloop.build import factory
 from plainloop.data.dataset import SPLITS, BaseDataset
 from plainloop.data.kinds.checks import as_list, check_whole_number, name_in, names_in
-from plainloop.data.kinds.columns import is_number, numbers_of, read_targets, task_for
-from plainloop.data.kinds.dialect import DATE, Reading
-from plainloop.data.kinds.frames import Source, check_columns, column_of, opened, place
+from plainloop.data.kinds.columns import check_numbers, is_number, numbers_of, read_targets, task_for
+from plainloop.data.kinds.dialect import Reading
+from plainloop.data.kinds.frames import check_columns, column_of, opened
+from plainloop.data.kinds.numerals import DATE, NUMBER
+from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.times import moments_of
 from plainloop.data.preprocess import Standardise, normalisation, statistics
 from plainloop.data.splits import by_position
@@ -164,6 +166,8 @@ def series(
     # First the goals: a stray word there is told.
     goals = [_filled(_numbers(frame, "data.target", name, file, holes), order, carried, name) for name in wanted]
     values, said = _features(frame, features, aside, file, holes)
+    seen = [name for name in frame.columns if name in wanted or (is_number(frame[name]) and name not in aside)]
+    notes += [each for name in seen if is_number(frame[name]) for each in check_numbers(frame[name], file.place)]
     values, note = _filled(values, order, carried, "data.features"), "\n".join(filter(None, [*notes, said]))
 
     pieces = _divided(sizes, moments, fractions)
@@ -302,9 +306,20 @@ def _moments(frame: Any, names: Sequence[str], form: str | None, file: Source) -
     if len(columns) > 1:
         words = [each.cast(polars.String).str.strip_chars() for each in columns]
         column = polars.select(polars.concat_str(words, separator=" ")).to_series().alias(names[0])
-    elif column.dtype.is_temporal() or (column.dtype.is_numeric() and form is None):
+    elif column.dtype.is_integer() and form is None and column.is_between(1000_01_01, 9999_12_31).all():
+        days = column.cast(polars.String).str.to_datetime("%Y%m%d", strict=False, time_unit="us")
+        if not days.has_nulls():
+            return days.to_physical().to_numpy(), f"{column.name} is read as %Y%m%d ({column[0]} is {days[0]:%d %B %Y})"
+    if len(columns) == 1 and (column.dtype.is_temporal() or (column.dtype.is_numeric() and form is None)):
         return column.to_physical().to_numpy(), ""
-    times, remark = moments_of(column.cast(polars.String), "data.time", file.place, form)
+    words = column.cast(polars.String)
+    stray = words.cast(polars.Float64, strict=False).is_null().arg_true()
+    if 0 < len(stray) < len(words) / 2:
+        raise UserError(
+            f"{file.place(stray[0])}: data.time={names[0]} is {words[stray[0]]!r}, where the others are numbers: leave "
+            "the row out."
+        )
+    times, remark = moments_of(words, "data.time", file.place, form)
     return times.to_physical().to_numpy(), remark
 
 
@@ -373,9 +388,9 @@ def _features(
     chosen = numbers if names is None else names
     if not chosen:
         raise UserError(f"data.features: no column of numbers to predict from. {file} has: {listed(frame.columns)}.")
-    left_out = [name for name in rest if name not in numbers] if names is None else []
+    left_out = [_stray(frame[name], file) for name in rest if name not in numbers] if names is None else []
     note = f"{len(chosen)} features a row: {listed(chosen, 6)}" if len(chosen) > 1 else ""
-    dated = [name for name in left_out if guess_time(frame[name])] if len(others) == 2 else []
+    dated = [name for name in rest if guess_time(frame[name])] if names is None and len(others) == 2 else []
     if dated:
         note += f"{'; ' * bool(note)}{dated[0]} holds times: data.time={dated[0]} sorts the rows by it"
     if left_out:
@@ -388,6 +403,18 @@ def _features(
         note += f"{'; ' * bool(note)}{rising[0]} rises from row to row: is it the time? Then data.time={rising[0]}"
     columns = [_numbers(frame, "data.features", name, file, holes) for name in chosen]
     return torch.stack(columns, dim=1), note
+
+
+def _stray(column: Any, file: Source) -> str:
+    """The name of a column that is left out; of one that holds numbers but for a few words, with the first of these."""
+    import polars
+
+    if column.dtype != polars.String:
+        return column.name
+    stray = (~column.str.contains(NUMBER)).fill_null(False).arg_true()
+    if not 0 < len(stray) < column.count() / 2:
+        return column.name
+    return f"{column.name} ({column[stray[0]]!r} in {file.place(stray[0]).removeprefix(f'{file}, ')})"
 
 
 def guess_time(column: Any) -> bool:

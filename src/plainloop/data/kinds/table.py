@@ -24,11 +24,13 @@ from plainloop.data.kinds.columns import (
     remarks_on,
     several_labels,
     task_for,
+    unknown_words,
     whole_ones,
     words_of,
 )
 from plainloop.data.kinds.dialect import Reading
-from plainloop.data.kinds.frames import Source, check_columns, opened, place
+from plainloop.data.kinds.frames import check_columns, opened
+from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.table_encoder import TableEncoder
 from plainloop.data.preprocess import normalisation
 from plainloop.data.splits import SPLIT_OF
@@ -174,9 +176,9 @@ def table(
     others = {"val": val, "test": test}
     if split != "train" and others[split] is None and not _may_be_divided(path, reading):
         return None
-    file, frame, targets = _opened(
-        path, target, categorical, reading, words=[group] if group and group not in (features or ()) else []
-    )
+    as_words = [group] if group and group not in (features or ()) else []
+    as_words += as_list(target) if labels_separator is not None else []  # 1,2 is no number
+    file, frame, targets = _opened(path, target, categorical, reading, words=as_words)
     divided = _split_column(frame, file, targets, [*(features or ()), *(exclude or ())])
     if split != "train" and others[split] is None and not divided:
         return None
@@ -208,13 +210,16 @@ def table(
     if labels_separator is None:
         values, classes = read_targets([frame[name] for name in targets], task, file, where)
         names = None if classes else targets
+        if names:
+            remarks += [each for name in names for each in check_numbers(frame[name], where)]
     else:
         values, names = several_labels(_one(targets, frame), labels_separator, file, where)
     if split != "train" and others[split] is not None:
         another = str(others[split]), split, targets, classes or names or []
         file, frame, values, rows = _of_another(*another, file, missing_target, reading, labels_separator)
-        if file.said:
-            remarks.append(f"{file}: {file.said}")
+        found = [file.said, *(unknown_words(frame[name], columns["categories"][name]) for name in columns["categories"]
+                             if name in frame.columns)]  # fmt: skip
+        remarks += [f"{file}: {line}" for line in found if line]
     inputs = encode(frame, columns, file)
     if divided:
         parts = frame[divided].str.to_lowercase().replace_strict(SPLIT_OF)
@@ -381,7 +386,7 @@ def encode(frame: Any, columns: Mapping[str, Any], file: Source | Path | str) ->
             raise UserError(f"{file}, column {name}: words (as {frame[name].drop_nulls()[0]}) where numbers belong.")
         parts.append(frame[name].cast(polars.Float32).to_numpy())
     for name, words in columns["categories"].items():
-        parts.append(codes_of(frame[name], words).astype(numpy.float32))
+        parts.append(codes_of(whole_ones(frame[name]), words).astype(numpy.float32))
     return torch.from_numpy(numpy.stack(parts, axis=1))
 
 
@@ -408,7 +413,8 @@ def _opened(
     targets = as_list(target)
     check_columns({"data.target": targets, "data.categorical": categorical}, frame, path)
     frame = frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
-    frame = frame.with_columns(polars.col(list(categorical or ())).cast(polars.String))
+    # 1.0 in a file whose numbers have holes is 1 in another.
+    frame = frame.with_columns(whole_ones(frame[name]).cast(polars.String) for name in categorical or ())
     for name in targets:
         refuse_strays(frame[name], "data.target", file)
         if frame[name].null_count() == frame.height:

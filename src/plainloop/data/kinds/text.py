@@ -14,7 +14,8 @@ from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.checks import as_list, check_whole_number
 from plainloop.data.kinds.columns import DATE, in_order, read_targets, task_for
 from plainloop.data.kinds.dialect import Reading
-from plainloop.data.kinds.frames import Source, check_columns, column_of, opened, place
+from plainloop.data.kinds.frames import check_columns, column_of, opened
+from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.vocabulary import MARKS, PADDING, UNKNOWN, facts_of, tokenise
 from plainloop.errors import UserError, counted, did_you_mean, listed
 
@@ -191,7 +192,7 @@ def text(
         kept = [bool(value is not None and tokenise(str(value), tokens, lower)) for value in frame[text].to_list()]
         file.kept, count = [row for row, keep in enumerate(kept) if keep], kept.count(False)
         frame = frame.filter(kept)
-        file.said = "\n".join(filter(None, [file.said, f"{counted(count, 'empty text')} left out" if count else ""]))
+        file.notes.append(f"{counted(count, 'empty text')} left out" if count else "")
     column, names = column_of(frame, "data.text", text, file), as_list(target)
     if text in names:
         raise UserError(f"data.target={listed(names)}: the text itself would be predicted from itself.")

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from plainloop.data.kinds.frames import where
+from plainloop.data.kinds.numerals import where
 from plainloop.errors import UserError
 
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y", "%d.%m.%y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y",
@@ -72,10 +72,18 @@ def _plain(column: Any) -> Any:
     words = words.str.replace(r"(:\d{2}.*[+-]\d{2})$", "${1}00").str.replace(r"^(\d{1,2})/(\d{4})$", "$2-$1-01")
     words = words.str.replace(r"^([A-Za-z]{3,9}) (\d{4})$", "01 $1 $2")
     words = words.str.replace(r"^(\d+[./-]\d+[./-]\d+ \d{1,2})$", "$1:00")
+    words = words.str.replace(r"^(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})(\d{2})", "$1-$2-$3 $4:$5:$6")
+    words = words.str.replace(r"^(\d{4})M(\d{1,2})$", "$1-$2-01")
     for quarter in range(1, 5):
         words = words.str.replace(rf"(?i)^(\d{{4}})[ -]?Q{quarter}$", f"$1-{3 * quarter - 2:02}-01")
     words = words.str.replace(r"^(\d{4})[-/](\d{1,2})$", "$1-$2-01").str.replace(r"^([A-Za-z]{3})-(\d{2})$", "01-$1-$2")
-    return words.str.replace(r"(:\d{2}.*[+-]\d{2}):(\d{2})$", "$1$2")
+    words = words.str.replace(r"(:\d{2}.*[+-]\d{2}):(\d{2})$", "$1$2")
+    clocked = words.str.contains(r" \d{1,2}:\d{2}")
+    if not clocked.any() or clocked.all():
+        return words
+    zero = " 00:00:00" if words.filter(clocked).str.contains(r":\d{2}:\d{2}").any() else " 00:00"
+    date = words.str.contains(r"^\d+[./-]\d+[./-]\d+$")  # R, pandas and spreadsheets leave midnight out
+    return where(~date, words).fill_null(words + zero)
 
 
 def _formats() -> list[str]:
@@ -86,6 +94,8 @@ def _read(words: Any, form: str) -> Any:
     """Moments, null where a word isn't of this form; None where polars doesn't know the form."""
     import polars
 
+    if form.startswith("%y"):  # which takes one digit too
+        words = where(words.str.contains(r"^\d{2}\D"), words)
     try:
         times = words.str.to_datetime(form, strict=False, time_unit="us")
     except polars.exceptions.PolarsError:
@@ -99,5 +109,5 @@ def _rising(times: Any) -> tuple[int, bool, int]:
     """How often a moment is later than the one before it; whether all are first days of a month; and how few different
     steps there are."""
     steps = times.diff().drop_nulls()
-    monthly = len(times) > 2 and bool((times.dt.day() == 1).all())
+    monthly = len(times) > 2 and bool((times == times.dt.truncate("1mo")).all())
     return int((steps > datetime.timedelta(0)).sum()), monthly, -steps.n_unique()

@@ -364,3 +364,15 @@ def test_the_kind_of_file_does_not_matter(tmp_path):
     for run in runs[1:]:
         torch.testing.assert_close(weights_of(run), weights_of(runs[0]), rtol=0, atol=0)
         assert run.metrics["test/loss"] == runs[0].metrics["test/loss"]
+
+
+@pytest.mark.parametrize("name", ["inputs", "targets"])
+def test_digits_that_float32_does_not_have_are_told(name, tmp_path):
+    values = {"inputs": numpy.arange(24.0).reshape(6, 4), "targets": numpy.arange(6.0)}
+    numpy.savez(tmp_path / "plain.npz", **values)
+    assert arrays(str(tmp_path / "plain.npz")).note == ""
+    numpy.savez(tmp_path / "large.npz", **(values | {name: values[name] + 1.7e9}))
+    assert (
+        arrays(str(tmp_path / "large.npz")).note
+        == f"{name} are rounded to the 7 digits of float32: subtract a constant from them"
+    )

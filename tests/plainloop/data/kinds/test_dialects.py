@@ -9,7 +9,8 @@ import polars
 import pytest
 
 from plainloop.data.kinds.dialect import Reading
-from plainloop.data.kinds.frames import Source, place, read_frame
+from plainloop.data.kinds.frames import read_frame
+from plainloop.data.kinds.source import Source, place
 from plainloop.errors import UserError
 
 # What is written, and as which file; the columns; and what is said.
@@ -82,7 +83,47 @@ DIALECTS: dict[str, tuple[str, dict[str, list], str]] = {
                                     {"Preis, EUR": [1.5, 2.5], "Menge, kg": [2.5, 3.5]},
                                     "read as separator ;  decimals ,"),
     "a blank before a quote": ('a, b\n1, "x, z"\n2, "y"\n', {"a": [1, 2], "b": ["x, z", "y"]}, ""),
-    "bookkeepers' minus": ("a,b\n(5),1\n6-,2\n7,3\n", {"a": [-5, -6, 7], "b": [1, 2, 3]}, ""),
+    "bookkeepers' minus": ("a,b\n(5),1\n6-,2\n7,3\n", {"a": [-5, -6, 7], "b": [1, 2, 3]}, "(5) in a is read as -5"),
+    "standard errors": ("name,coef,se\nage,0.52,(0.12)\nsex,1.31,(0.40)\n",
+                        {"name": ["age", "sex"], "coef": [0.52, 1.31], "se": [0.12, 0.4]}, "numbers in brackets (se)"),
+    "losses in dollars": ("a,b\n($5),1\n$7.50,2\n", {"a": [-5.0, 7.5], "b": [1, 2]},
+                          "($5) in a is read as -5\nnumbers in $ (a)"),
+    "and less": ("a,b\n5-,1\n10-,2\n", {"a": ["5-", "10-"], "b": [1, 2]}, ""),
+    "thousands that another column proves": (
+        "a;b\n1.234.567;2.345\n12.000;9.876\n", {"a": [1234567, 12000], "b": [2345, 9876]},
+        "read as separator ;  thousands . (a, b)"),
+    "thousands that a decimal point proves": (
+        "qty;price\n1,234;5.5\n2,345;7.25\n", {"qty": [1234, 2345], "price": [5.5, 7.25]},
+        "read as separator ;  thousands , (qty)"),
+    "unclear points beside a unit": (
+        "rate;income\n5 %;12.345\n7 %;9.876\n", {"rate": [5, 7], "income": [12.345, 9.876]},
+        "read as separator ;\n12.345 in income is read as 12.345 (else data.thousands=.)\nnumbers in % (rate)"),
+    "powers of ten with commas": ("a;b\n1,234E+05;1\n2,345E+05;2\n9,876E-02;3\n",
+                      {"a": [123400.0, 234500.0, 0.09876], "b": [1, 2, 3]}, "read as separator ;  decimals ,"),
+    "addresses": ("ip,b\n192.168.100.200,1\n192.168.100.201,2\n",
+                  {"ip": ["192.168.100.200", "192.168.100.201"], "b": [1, 2]}, ""),
+    "telephones": ("a,b\n030 123 456,1\n040 123 456,2\n", {"a": ["030 123 456", "040 123 456"], "b": [1, 2]}, ""),
+    "a postcode": ("zip,b\n01234,1\n12345,2\n", {"zip": [1234, 12345], "b": [1, 2]},
+                   "01234 in zip is the number 1234 (in a table, data.categorical=[zip] keeps such words)"),
+    "no header": ("5.1,3.5,a\n4.9,3.0,b\n", {"5.1": [4.9], "3.5": [3.0], "a": ["b"]},
+                  "the first line is taken for the columns' names, and looks like data (5.1, 3.5): "
+                  "data.header=false"),
+    "lines within quotes": (
+        'text,label\n"Hi Bob, see\nyou",ham\n"Dear Sir, you\nwin",spam\nfree cash,spam\n',
+        {"text": ["Hi Bob, see\nyou", "Dear Sir, you\nwin", "free cash"], "label": ["ham", "spam", "spam"]}, ""),
+    "an escaped quote at a field's end": ('a,b\n"He said \\"hi\\"",x\nplain,y\n',
+                                          {"a": ['He said "hi"', "plain"], "b": ["x", "y"]},
+                                          'quotes within quotes are written \\"'),
+    "columns without a name or a value": ("a;b;;\n1,5;2;;\n2,5;3;;\n;;;\n", {"a": [1.5, 2.5], "b": [2, 3]},
+                                          "read as separator ;  decimals ,"),
+    "columns without a name": (",,b\n1,x,2\n2,y,3\n", {"column_1": [1, 2], "column_2": ["x", "y"], "b": [2, 3]},
+                               "without a name in the file, and called by their place: column_1, column_2"),
+    "R's row names": ('"x" "y"\n"1" 5 a\n"2" 6 b\n', {"x": [5, 6], "y": ["a", "b"]},
+                      "read as separator blank\nthe first field of each row, for which the header has no name, is "
+                      "left out"),
+    "rows without a value": ("a,b\n1,2\n,\n3,4\n,\n", {"a": [1, 3], "b": [2, 4]}, "1 row without any value left out"),
+    "dashes and spreadsheets' errors": ("a,b\n1.5,-\n#DIV/0!,2\n--,3\n",
+                                        {"a": [1.5, None, None], "b": [None, 2, 3]}, ""),
     "lakh and crore": ('a,b\n"1,00,000",1\n"12,34,567",2\n', {"a": [100000, 1234567], "b": [1, 2]},
                        "read as thousands , (a)"),
     "ids of twenty digits": ("id,b\n12345678901234567890,1\n12345678901234567891,2\n",
@@ -311,3 +352,50 @@ def test_it_is_as_polars_reads_it_where_nothing_is_special(tmp_path):
     found, source = read(tmp_path / "table.csv", "x,n,word\n" + "\n".join(rows) + "\n")
     assert found == polars.read_csv(tmp_path / "table.csv").to_dict(as_series=False)
     assert source.said == ""
+
+
+def test_a_long_text_is_cut_within_quotes_and_read(tmp_path):
+    """What tells the separator is the beginning of the file, of which the last record may be open."""
+    texts = ["a; b, c\nd; e; f " * 90 for _ in range(60)]
+    text = "text,label\n" + "".join(f'"{each}",x{number % 2}\n' for number, each in enumerate(texts))
+    assert len(text) > 65536
+    found, _ = read(tmp_path / "table.csv", text)
+    assert found["text"] == [each.strip() for each in texts]
+
+
+def test_numbers_written_as_text(tmp_path):
+    """In a spreadsheet they are numbers; where the file says itself that they are words, they stay words, and it is
+    said. Blanks around them don't count."""
+    frame = polars.DataFrame({"a ": ["1.5", " 2", "-"], "b": ["x ", "x", " y"]})
+    frame.write_ndjson(tmp_path / "table.jsonl")
+    source = Source(tmp_path / "table.jsonl")
+    assert read_frame(source).to_dict(as_series=False) == {"a": ["1.5", "2", "-"], "b": ["x", "x", "y"]}
+    assert source.said == "numbers that are written as text are taken as words: a"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_a_whole_number_may_mean_a_missing_one(suffix, tmp_path):
+    path = tmp_path / f"table.{suffix}"
+    frame = polars.DataFrame({"x": [1, -999, 3], "y": [1, 0, 1]})
+    {"csv": frame.write_csv, "parquet": frame.write_parquet, "jsonl": frame.write_ndjson}[suffix](path)
+    assert read_frame(Source(path, Reading.of(missing=[-999])))["x"].to_list() == [1, None, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1,2]\n[3,4]\n", r"line 1: an object is needed on each line"),
+        ('{"x":[1]}\n\n{"x":2}\n', r"line 3: x is a single value, and a list before"),
+        ('{"x":1}\n{"x":{"a":2}}\n', r"line 2: x is an object, and a single value before"),
+    ],
+)
+def test_json_lines_of_another_shape_are_told(text, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "table.jsonl", text)
+
+
+def test_a_name_that_two_columns_have_may_be_data(tmp_path):
+    with pytest.raises(
+        UserError, match=r"two columns are called '1\.4'.* Or is the first line data\? Then data\.header=fa"
+    ):
+        read(tmp_path / "table.csv", "1.4,1.4,a\n2.5,3.5,b\n")

@@ -6,7 +6,8 @@ from pathlib import Path
 import polars
 import pytest
 
-from plainloop.data.kinds.frames import Source, place, read_frame
+from plainloop.data.kinds.frames import read_frame
+from plainloop.data.kinds.source import Source, place
 from plainloop.errors import UserError
 
 
@@ -104,7 +105,7 @@ def test_a_column_without_a_name_gets_that_of_its_place(write):
         ("table.csv", "a,b,c\n1,2,3\n4,5\n6,7,8\n", r"line 3: 2 fields, where the header has 3"),
         ("table.csv", 'a,b\n"x\ny",2\n3\n', r"line 4: 1 field, where the header has 2"),
         ("table.csv", 'a,b\n1,"2,5"\n"x,2\n3,4\n', "line 3: a quote .* is opened in this line and not closed"),
-        ("table.csv", bytes(range(256)) * 4, r"line 2: not text in UTF-8.*data\.encoding="),
+        ("table.csv", bytes(range(256)) * 4, r"line 1: a NUL byte, so not text in UTF-8.*data\.encoding="),
         ("table.csv", "a,a,b\n1,2,3\n", "two columns are called 'a'"),
         ("table.csv", "a, a,b\n1,2,3\n", "two columns have one name"),
         ("table.jsonl", '{"a": 1}\n{"a": 2\n', r"table\.jsonl, line 2: it is not JSON: .* at character 8"),

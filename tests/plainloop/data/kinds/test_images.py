@@ -821,6 +821,19 @@ def test_one_word_among_the_numbers_of_images_is_named(tmp_path):
         images(str(path), "train", target="brightness", task="regression")
 
 
+def test_how_the_table_of_images_is_written_is_said(pets):
+    (pets / "pets.csv").write_text("path;weight\n" + "".join(f"{path};{k},5\n" for k, path in enumerate(PATHS)))
+    data = images(str(pets / "pets.csv"), "train", target="weight", task="regression")
+    assert data is not None
+    assert data.targets.flatten().tolist() == [k + 0.5 for k in range(12)]
+    assert "read as separator ;  decimals ," in data.note
+    (pets / "pets.csv").write_text(
+        "path,weight\n" + "".join(f"{path},{1 / k if k else 'inf'}\n" for k, path in enumerate(PATHS))
+    )
+    with pytest.raises(UserError, match=r"line 2.*weight: inf is infinite"):
+        images(str(pets / "pets.csv"), "train", target="weight", task="regression")
+
+
 def test_a_csv_may_have_several_numbers_for_each_image(pets):
     """Those of its columns, in the order in which they are named."""
     rows = {"path": PATHS, "x": [k / 8 for k in range(12)], "y": [float(-k) for k in range(12)]}

@@ -377,6 +377,10 @@ TIMES = {
     "2020-01-01T00:00:00Z": ("2020-01-01T01:00:00Z", 1),
     "1/25/20 11:30 PM": ("1/26/20 12:30 AM", 1),
     "2020-01-01 00:00:00.5": ("2020-01-01 01:00:00.5", 1),
+    "2020-01-01 23:00": ("2020-01-02", 1),  # midnight, as R and pandas write it
+    "2020-01-01 23:00:00": ("2020-01-02", 1),
+    "20240101T000000Z": ("20240101T010000Z", 1),
+    "2024M01": ("2024M02", 31 * 24),
 }
 
 
@@ -405,6 +409,43 @@ def test_two_digits_of_a_year_are_past(tmp_path):
     times, remark = moments_of(polars.Series("t", ["01/15/62", "01/15/69", "01/15/74"]), "data.time", str)
     assert times.dt.year().to_list() == [1962, 1969, 1974]
     assert remark == "t is read as %m/%d/%y (01/15/62 is 15 January 1962)"
+
+
+def test_the_hours_of_a_few_days_are_no_months():
+    """Though each of them could be on the first of a month."""
+    hours = [f"{day:02}/01/2024 {hour:02}:00" for day in range(1, 13) for hour in range(24)]
+    times, remark = moments_of(polars.Series("t", hours), "data.time", str)
+    assert times[-1] - times[0] == datetime.timedelta(hours=12 * 24 - 1)
+    assert remark.startswith("t is read as %d/%m/%Y %H:%M")
+
+
+def test_a_year_of_two_digits_has_two():
+    days = polars.Series("t", [f"{day}/2/24" for day in range(1, 29)])
+    assert moments_of(days, "data.time", str)[0].to_list() == [datetime.datetime(2024, 2, d) for d in range(1, 29)]
+
+
+def test_dates_that_are_written_as_numbers_have_no_gap_at_the_end_of_a_month(tmp_path):
+    first = datetime.date(2024, 1, 1)
+    days = [int(f"{first + datetime.timedelta(days=day):%Y%m%d}") for day in range(90)]
+    note = series(written(tmp_path, {"t": days, "a": list(range(90))}), "train", target="a", time="t", window=2).note
+    assert "gap" not in note
+    assert "t is read as %Y%m%d (20240101 is 01 January 2024)" in note
+
+
+def test_a_word_among_the_times_that_are_numbers_is_named(tmp_path):
+    path = written(tmp_path, {"t": [*map(str, range(40)), "Total"], "a": list(range(41))})
+    with pytest.raises(UserError, match=r"line 42: data\.time=t is 'Total', where the others are numbers"):
+        series(path, "train", target="a", time="t")
+
+
+def test_a_column_that_is_left_out_for_a_word_is_told_with_the_word(tmp_path):
+    note = series(written(tmp_path, {"v": [*map(str, range(40)), "x"], "a": list(range(41))}), "train", target="a").note
+    assert "left out, as they are no numbers: v ('x' in line 42)" in note
+
+
+def test_digits_that_float32_does_not_have_are_told(tmp_path):
+    path = written(tmp_path, {"t": list(range(60)), "a": list(range(1_700_000_000, 1_700_000_060))})
+    assert "a is rounded to the 7 digits of float32" in series(path, "train", target="a", time="t").note
 
 
 def test_first_days_of_months_are_months():

@@ -16,7 +16,8 @@ import plainloop
 from plainloop.assembly.assemble import assemble
 from plainloop.config.compose import compose
 from plainloop.data import table
-from plainloop.data.kinds.frames import Source, read_frame
+from plainloop.data.kinds.frames import read_frame
+from plainloop.data.kinds.source import Source
 from plainloop.data.kinds.table import TableEncoder, encode, task_of
 from plainloop.errors import UserError
 from tests import formats
@@ -654,8 +655,9 @@ MANY = "city,y\n" + rows_of(4000, lambda n: f"c{n % 1500},{n / 2}")
         ("d,y\n31.5.2024 10:00,1\n1.6.2024 11:00,2\n", {}, r"column d: dates or times"),
         ("d,y\n10:30,1\n11:30:05,2\n", {}, r"column d: dates or times \(as 10:30\)"),
         ("d,y\n1,2024-05-31\n2,2024-06-01\n", {}, r"column y: dates or times"),
-        ("d,a,y\n31.5.2024,1,1\n1.6.2024,2,2\n", {"time": "d"}, r"line 2: split\.time=d is 31\.5\.2024.*Write 2024-"),
-        ("d,a,y\n2024-05-31,1,1\n2024-05-31T10:00:00Z,2,2\n", {"time": "d"}, r"split\.time=d: .*of one form"),
+        ("d,a,y\nMay 24,1,1\nJune 24,2,2\n", {"time": "d"}, r"line 2: split\.time=d is May 24.*Write 2024-"),
+        ("d,a,y\n5/1/2024,1,1\n6/1/2024,2,2\n", {"time": "d"}, r"line 2: split\.time=d could be read in two ways"),
+        ("d,a,y\n2024-05-31,1,1\n2024-05-31T10:00:00Z,2,2\n", {"time": "d"}, r"split\.time=d is .*of one form"),
         ("d,a,y\n2024-05-31,1,1\n,2,2\n", {"time": "d"}, r"line 3: split\.time=d is missing"),
         ("g,a,y\np,1,1\n,2,2\n", {"group": "g"}, r"line 3: split\.group=g is missing"),
     ],
@@ -791,3 +793,96 @@ def test_several_labels_are_learned(write):
 
 def tags_of(number: int) -> list[str]:
     return ["odd"] * (number % 2) + ["third"] * (number % 3 // 2)
+
+
+def test_dates_that_can_be_read_in_one_way_only_divide_a_table(tmp_path):
+    """The last of May comes before the first of June, though not by its letters."""
+    path = tmp_path / "table.csv"
+    path.write_text("d,a,y\n31.5.2024,1,0\n1.6.2024,2,1\n2.4.2024,3,0\n")
+    data = table(str(path), "y", time="d")
+    assert data is not None
+    times = data.column("d")
+    assert [times.index(each) for each in sorted(times)] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        ("k,x,y\na,1,0\nb,2,1\n", "k,x,y\na,1,0\nc,2,1\nd,2,1\n", "2 of 3 words in k are in no training row (as c)"),
+        ("k,x,y\na,1,0\nb,2,1\n", "k,x,y\na,1,0\nb,2,1\n", None),
+    ],
+)
+def test_words_that_training_does_not_have_are_counted(train, val, said, tmp_path):
+    for name, text in (("train", train), ("val", val)):
+        (tmp_path / f"{name}.csv").write_text(text)
+    data = table(str(tmp_path / "train.csv"), "y", split="val", val=str(tmp_path / "val.csv"))
+    assert data is not None
+    assert (f"{tmp_path}/val.csv: {said}" in data.note) if said else ("no training row" not in data.note)
+
+
+def test_names_that_are_numbers_are_the_same_with_a_point(tmp_path):
+    """pandas makes floats of whole numbers where a value is missing."""
+    polars.DataFrame({"k": [1, 2, 3], "z": [1, 1, 3], "y": [1.5, 2.5, 3.5]}).write_parquet(tmp_path / "train.parquet")
+    polars.DataFrame({"k": [2.0, None, 3.0], "z": [1, 1, 2], "y": [1.5, 2.5, 4.0]}).write_parquet(
+        tmp_path / "t.parquet"
+    )
+    train, test = str(tmp_path / "train.parquet"), str(tmp_path / "t.parquet")
+    data = table(train, "y", categorical=["k"], split="test", test=test)
+    assert data is not None
+    assert data.columns["categories"] == {"k": ["1", "2", "3"]}
+    assert data.inputs[:, 1].tolist() == [2, 0, 3]
+
+
+@pytest.mark.parametrize(("train", "val"), [("12%", "0.12"), ("0.5", "5%"), ("$3", "3")])
+def test_another_unit_in_another_file_is_told(train, val, tmp_path):
+    for name, value in (("train", train), ("val", val)):
+        (tmp_path / f"{name}.csv").write_text(f"x,y\n{value},1\n{value.replace('3', '4').replace('5', '6')},0\n")
+    with pytest.raises(
+        UserError, match=r"val\.csv: x holds numbers .*, and in .*train\.csv .*: write them in one unit"
+    ):
+        table(str(tmp_path / "train.csv"), "y", split="val", val=str(tmp_path / "val.csv"))
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_digits_that_float32_does_not_have_are_told(name, tmp_path):
+    """Of features, and of targets too; also where a double has them neither."""
+    path = tmp_path / "table.csv"
+    for start in (1_700_000_000, 1234567890123456789):
+        columns = {"x": range(30), "y": range(30), "z": [0, 1, 1] * 10} | {name: range(start, start + 30)}
+        polars.DataFrame(columns).write_csv(path)
+        data = table(str(path), "y", task="regression")
+        assert data is not None
+        assert f"{name} is rounded to the 7 digits of float32" in data.note
+
+
+def test_labels_parted_by_a_comma_are_no_numbers(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text('x,y\n1,"1,2"\n2,3\n3,"2,3"\n')
+    data = table(str(path), "y", labels_separator=",", task="multilabel")
+    assert data is not None
+    assert data.target_names == ["1", "2", "3"]
+    assert data.targets.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 1]]
+
+
+def test_a_number_that_is_written_otherwise_is_named(tmp_path):
+    path = tmp_path / "table.csv"
+    rows = [f"{number},5;{number % 2};{number}" for number in range(59)]
+    path.write_text("\n".join(["x;y;z", *rows, "30.0;1;2"]) + "\n")
+    with pytest.raises(
+        UserError, match=r"column x: numbers, but not all written in one way, as '30\.0' in line 61: mend"
+    ):
+        table(str(path), "y")
+    with pytest.raises(
+        UserError, match=r"line 61: data\.target=x is '30\.0', and not written as most of its numbers are"
+    ):
+        table(str(path), "x")
+
+
+def test_a_column_of_codes_among_which_many_are_words_is_left_out(tmp_path):
+    """The tickets of the Titanic: a quarter of them have letters."""
+    path = tmp_path / "table.csv"
+    rows = [f"{'PC ' * (number % 4 == 0)}{1000 + 7 * number},{number},{number % 2}" for number in range(40)]
+    path.write_text("\n".join(["ticket,x,y", *rows]) + "\n")
+    data = table(str(path), "y")
+    assert data is not None
+    assert "left out: ticket (40 different words in 40 rows)" in data.note
