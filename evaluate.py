@@ -4,10 +4,9 @@ import gc
 import sys
 from pathlib import Path
 
-# This checkout's src/ first; last the folder where the command is typed (for modules of your own), so that no file in
-# it takes the place of a package.
+# This checkout's src/ first. The folder where the command is typed comes last, and once a module of your own in it is
+# named (trust.py): it may be a stranger's.
 sys.path[0] = str(Path(__file__).resolve().parent / "src")
-sys.path.append("")
 
 from plainloop.commands.cli import door
 from plainloop.config.schema import EvaluateConfig

@@ -18,7 +18,15 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from plainloop.errors import MachineError, UserError, did_you_mean, first_line, listed, origin, out_of_memory, told
-from plainloop.trust import is_named, is_others, refuse_a_runs_own, refuse_unknown, trusting
+from plainloop.trust import (
+    in_working_directory,
+    is_named,
+    is_others,
+    refuse_a_runs_own,
+    refuse_unknown,
+    search_working_directory,
+    trusting,
+)
 
 # Names that other libraries give to arguments of torch's.
 SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "epsilon": "eps", "p": "dropout"}
@@ -151,11 +159,15 @@ def _module(parts: Sequence[str], what: str, trust: Sequence[str]) -> tuple[Modu
             if name not in sys.modules:  # what has been imported before executes nothing now
                 refuse_unknown(path, None, what, trust)  # to look for some is to run something, too
                 spec = importlib.util.find_spec(name)
+                here = spec is None and depth == 1
+                spec = in_working_directory(name) if here else spec
                 if spec is None:
                     break
                 for place in (spec.origin, *(spec.submodule_search_locations or [])):
                     refuse_a_runs_own(place, what)
                     refuse_unknown(path, place, what, trust)
+                if here:
+                    search_working_directory()
             module, used = importlib.import_module(name), depth
         except UserError:
             raise

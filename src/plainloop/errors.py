@@ -48,18 +48,24 @@ def shown(error: UserError | MachineError | Interrupted) -> int:
     if os.environ.get("PLAINLOOP_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     label = "stopped" if isinstance(error, Interrupted) else "error"
-    # What a stranger wrote into a config or a file may hold signs that a terminal obeys.
-    text = "".join(
-        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in str(error)
-    )
-    tell(f"{label}: {text}", sys.stderr)
+    tell(f"{label}: {error}", sys.stderr)
     return error.status
+
+
+# What a terminal obeys, or shows in another order than it stands there; and halves of signs, which can't be written.
+OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    """A text for a terminal or a log, of which a stranger may have written a part: a name in a config, a class in a
+    file, a column."""
+    return OBEYED.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
 def tell(line: str, stream: TextIO) -> None:
     """A line for a terminal that may be gone (a closed window, `| head`): that is no reason to fail."""
     try:
-        print(line, file=stream, flush=True)
+        print(harmless(line), file=stream, flush=True)
     except OSError:
         with contextlib.suppress(OSError, ValueError):  # what is held back would fail again when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

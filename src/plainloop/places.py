@@ -3,9 +3,7 @@
 import re
 import shlex
 import sys
-import zipfile
 from pathlib import Path
-from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 
@@ -32,8 +30,13 @@ def grammar(text: str) -> str:
     """A text as a value in Hydra's grammar: in quotes, where it isn't a plain word there."""
     if PLAIN.fullmatch(text) and not LITERAL.fullmatch(text):
         return text
-    text = re.sub(r"(\\*)(?='|$)", lambda slashes: slashes[1] * 2, text).replace("'", "\\'").replace("${", "\\${")
-    return f"'{text}'"
+    text = re.sub(r"(\\*)(?='|$)", lambda slashes: slashes[1] * 2, text).replace("'", "\\'")
+    return f"'{unfilled(text)}'"
+
+
+def unfilled(text: str) -> str:
+    """A text in which `${` refers to nothing: with a backslash before it, and what stands before that doubled."""
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", text)
 
 
 def quoted(word: str) -> str:
@@ -41,19 +44,3 @@ def quoted(word: str) -> str:
     if "'" in word and not set(word) & set('"$`\\!'):
         return f'"{word}"'
     return shlex.quote(word)
-
-
-def unpacks_to_more(file: IO[bytes]) -> bool:
-    """Whether a file that torch would read becomes more than it is: it is compressed, has parts in more than one place,
-    or holds bytes that are only counted. torch writes none of that, and memory has an end."""
-    if file.read(2) != b"PK":
-        return False
-    try:
-        with zipfile.ZipFile(file) as parts:
-            entries = parts.infolist()
-            size = sum(entry.file_size for entry in entries)
-            if size > file.seek(0, 2) or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                return True
-            return any(b"bytearray" in parts.read(entry) for entry in entries if entry.filename.endswith(".pkl"))
-    except Exception:  # zipfile's own, of several kinds: torch's reader may be less strict
-        return True

@@ -8,7 +8,9 @@ docs/security.md says what follows from that.
 import contextlib
 import functools
 import importlib
+import importlib.machinery
 import importlib.util
+import os
 import site
 import sys
 import sysconfig
@@ -35,6 +37,7 @@ def refuse_a_runs_own(place: str | Path | None, what: str) -> None:
             raise UserError(f"{what}: {inside} lies in a run directory, and nothing in one is ever executed.")
 
 
+FOR_CHILDREN = "plainloop"  # what PYTHONSAFEPATH holds in the processes that are started; any word switches it on
 # What may be named beside: by the command line and the user's own configs. None: no run's config is being built.
 _named: ContextVar[frozenset[str] | None] = ContextVar("named", default=None)
 
@@ -53,6 +56,37 @@ def from_a_run(named: Iterable[str]) -> Iterator[None]:
         yield
     finally:
         _named.reset(token)
+
+
+def in_working_directory(name: str) -> Any:
+    """The spec of a module in the folder where the command was typed; None where it has none. Nothing is executed."""
+    try:
+        return importlib.machinery.PathFinder.find_spec(name, [os.getcwd()])
+    except OSError:  # the folder is gone
+        return None
+
+
+def search_working_directory() -> None:
+    """From now on modules are looked for in the folder where the command was typed, behind all others: one of its own
+    has been named, and may need its neighbours. Not before: the folder may be a stranger's, and what Python and
+    libraries look for along the path (plugins, optional packages) would be executed."""
+    if "" not in sys.path:
+        sys.path.append("")
+        importlib.invalidate_caches()
+
+
+@contextlib.contextmanager
+def without_working_directory() -> Iterator[None]:
+    """While processes are started: Python is called with `-c` there, and would look for modules in the working
+    directory first, before it is told where this process looks for them."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = FOR_CHILDREN
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONSAFEPATH")
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def optional(name: str) -> ModuleType:

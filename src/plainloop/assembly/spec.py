@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
@@ -16,11 +17,8 @@ from plainloop.config.schema import Config, record
 from plainloop.config.sections import Spec
 from plainloop.data import Data
 from plainloop.data.dataset import SPLITS, size
-from plainloop.errors import (
-    UserError,
-    did_you_mean,
-    first_line,
-)
+from plainloop.errors import UserError, did_you_mean, first_line
+from plainloop.places import unfilled
 
 
 def facts_of(config: Config, data: Data, described: dict[str, Any], inputs: Any) -> dict[str, Any]:
@@ -84,13 +82,27 @@ def fill_spec(config: Config, cfg: DictConfig, facts: Mapping[str, Any]) -> None
     record(config, cfg)
 
 
+BREAKS = re.compile("[\x85\u2028\u2029\ud800-\udfff]")  # lines may end in the first three; the others are halves
+
+
+def _survives(text: str) -> bool:
+    """Whether YAML, as OmegaConf writes it, gives a text back."""
+    try:
+        return bool(yaml.safe_load(yaml.dump(text, allow_unicode=True).encode()) == text)
+    except (UnicodeEncodeError, yaml.YAMLError):
+        return False
+
+
 def _as_text(facts: Any) -> Any:
-    """Names of classes, words of a vocabulary: `${` in them refers to nothing."""
+    """Names of classes, words of a vocabulary: `${` in them refers to nothing. Raises UserError for those that YAML
+    gives back as something else."""
     if isinstance(facts, Mapping):
         return {name: _as_text(value) for name, value in facts.items()}
     if isinstance(facts, list | tuple):
         return [_as_text(value) for value in facts]
-    return facts.replace("${", "\\${") if isinstance(facts, str) else facts
+    if isinstance(facts, str) and (facts == "???" or (BREAKS.search(facts) and not _survives(facts))):
+        raise UserError(f"data: {facts!r} can't stand in a run's config: give this class, column or word another name.")
+    return unfilled(facts) if isinstance(facts, str) else facts
 
 
 OF_THE_RUN = ("steps_per_epoch", "total_steps", "schedule_length")

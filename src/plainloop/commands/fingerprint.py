@@ -13,7 +13,7 @@ from plainloop.data.dataset import SPLITS
 from plainloop.errors import UserError
 from plainloop.runs.belonging import other_settings
 from plainloop.runs.directory import RunDir
-from plainloop.runs.files import load_json
+from plainloop.runs.files import MOST_SPLITS, load_json
 from plainloop.training.trainer import Trainer
 
 
@@ -60,7 +60,7 @@ def check(was: dict[str, Any] | None, now: dict[str, Any], inexact: bool, old: R
     Returns:
         lines that say why the bits may not be the same.
     """
-    if was is None:
+    if was is None or not was.keys() >= now.keys():
         raise UserError(f"the checkpoint in {old} doesn't say of which run it is: it isn't this run's.")
     for before, found in _differences(was, now):
         raise UserError(
@@ -109,5 +109,5 @@ def check_same_data(before: DictConfig, session: Session, old: RunDir) -> None:
         if was[fact] is not None and was[fact] != now[fact]:  # words become numbers, which would be others now
             raise UserError(f"the data has changed since {old}: {what} not what the model was trained with.")
     own = "Put the run's own back: it says which samples were held back for the test."
-    if load_json(old.splits, own) != session.data.indices:
+    if load_json(old.splits, own, MOST_SPLITS) != session.data.indices:
         raise UserError(f"the splits have changed since {old}: other samples would be tested than were held back then.")

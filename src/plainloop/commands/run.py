@@ -19,7 +19,7 @@ from plainloop.config.changes import changed
 from plainloop.config.keys import may_change, override, typed_keys
 from plainloop.config.schema import Config, EvaluateConfig
 from plainloop.data import Data
-from plainloop.errors import MachineError, UserError
+from plainloop.errors import MachineError, UserError, tell
 from plainloop.runs import checkpoint as checkpoint_room
 from plainloop.runs.belonging import check_checkpoint, check_result, remark_on_config
 from plainloop.runs.checkpoint import Checkpoints
@@ -112,10 +112,10 @@ def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]
         check_result(run, metrics, state)
     remark = remark_on_config(run, saved)
     if remark:
-        print(f"warning: {remark}", file=sys.stderr)
+        tell(f"warning: {remark}", sys.stderr)
     fingerprint.check_same_data(saved, session, run)
     for split in fingerprint.changed_splits(saved.spec.digests, session.config.spec.digests):
-        print(f"warning: the content of split {split} isn't what this run was trained and tested on.", file=sys.stderr)
+        tell(f"warning: the content of split {split} isn't what this run was trained and tested on.", sys.stderr)
     try:
         resume.load_weights(session, state)
     except (RuntimeError, KeyError) as error:

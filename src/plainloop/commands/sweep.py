@@ -8,6 +8,7 @@ import json
 import math
 import shlex
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from omegaconf import DictConfig
 from plainloop import places
 from plainloop.config import compose
 from plainloop.config.keys import override
-from plainloop.errors import MachineError, UserError, first_line, shown
+from plainloop.errors import MachineError, UserError, first_line, shown, tell
 from plainloop.reports import tables
 from plainloop.runs import atomic
 from plainloop.runs.directory import RunDir, unique
@@ -48,9 +49,9 @@ def run(overrides: Sequence[str], train: Callable[[DictConfig, list[str], str, b
             raise UserError("resume= and extend= continue one run: they don't go with a sweep (-m).")
     folder = _folder([cfg for cfg, _ in composed], composed[0][1])
     trials = [Trial(words, folder / str(number)) for number, words in enumerate(combinations)]
-    print(f"sweep   {len(trials)} trials in {folder}", flush=True)
+    tell(f"sweep   {len(trials)} trials in {folder}", sys.stdout)
     for number, (trial, (cfg, _)) in enumerate(zip(trials, composed, strict=True), 1):
-        print(f"\ntrial   {number} of {len(trials)}: {' '.join(trial.overrides)}", flush=True)
+        tell(f"\ntrial   {number} of {len(trials)}: {' '.join(trial.overrides)}", sys.stdout)
         try:
             train(cfg, trial.overrides, str(trial.folder), True)
         except (UserError, MachineError) as error:
@@ -88,20 +89,23 @@ def rank(folder: Path, trials: Sequence[Trial], test: bool) -> None:
         value = "-" if trial.value is None else f"{trial.value:.4f}"
         lines.append([str(place), value, *map(trial.setting, swept), str(trial.folder)])
     lines += [["-", "failed", *map(trial.setting, swept), trial.failure] for trial in trials if trial.failure]
-    print(f"\n{tables.table(lines)}\n", flush=True)
+    tell(f"\n{tables.table(lines)}\n", sys.stdout)
     spread = over_repeats(done, swept)
     if spread:
-        print(f"{tables.table([[saved.monitor, 'mean', 'deviation', 'of', *spread[0][3]], *map(_row, spread)])}\n")
+        tell(
+            f"{tables.table([[saved.monitor, 'mean', 'deviation', 'of', *spread[0][3]], *map(_row, spread)])}\n",
+            sys.stdout,
+        )
     ranking = [{"run": trial.folder.name, saved.monitor: trial.value, "overrides": trial.overrides} for trial in done]
     atomic.replace_text(folder / "ranking.json", json.dumps(ranking, indent=2) + "\n")
     if test and done[0].value is not None and _has_test(saved):
         from plainloop.commands.evaluate import evaluate
 
-        print("The winner on the test split, which no trial has touched:", flush=True)
+        tell("The winner on the test split, which no trial has touched:", sys.stdout)
         evaluate(done[0].folder, split="test")
     if done[0].value is not None:
-        print(f"next    {places.typed('train.py', override('extend', str(done[0].folder)))}")
-        print(f"        {shlex.join(['tensorboard', '--logdir', str(folder)])}", flush=True)
+        tell(f"next    {places.typed('train.py', override('extend', str(done[0].folder)))}", sys.stdout)
+        tell(f"        {shlex.join(['tensorboard', '--logdir', str(folder)])}", sys.stdout)
 
 
 def over_repeats(trials: Sequence[Trial], swept: Sequence[str]) -> list[tuple[float, float, int, dict[str, str]]]:

@@ -81,7 +81,8 @@ def train_config(cfg: DictConfig, typed: Sequence[str], directory: str | None = 
         is_trial: one of a sweep's trials: the test split isn't touched.
     """
     console = Console(cfg.console.every_epochs, cfg.console.progress)
-    cfg, origin, foreign = _begun(cfg, typed, directory, console)
+    with explained(None):  # the data may be asked already what its task is
+        cfg, origin, foreign = _begun(cfg, typed, directory, console)
     with foreign:
         return _prepared(cfg, origin, typed, directory, is_trial, console)
 
@@ -104,6 +105,9 @@ def _prepared(
         config.test = False
     terminal.say_what_was_found(session, console, is_trial)
     nodes = plain(config.logger or {})
+    for name in ("history", "console"):
+        if name in nodes:
+            raise UserError(f"logger.{name}: what is written to history.jsonl and to the terminal is no option.")
     others = {name: build(node, f"logger.{name}", Logger, config.trust) for name, node in nodes.items()}
     loggers: dict[str, Logger] = {"history": History(), "console": console, **others}
     with explained(None), complaints.explaining_leftovers(config):

@@ -11,7 +11,7 @@ from plainloop.errors import UserError
 
 # ${spec.num_outputs}, ${.sibling}, ${oc.select:choices.task,auto}; and ${times:10,${optimizer.lr}} around such.
 REFERENCE = re.compile(r"\$\{\s*(?:oc\.select:)?\s*(\.*)([\w.\[\]-]+)\s*(?:,[^${}]*)?\}")
-ESCAPED = re.compile(r"(?<!\\)\\\$\{")  # \${ is text; of \\${ OmegaConf takes the first backslash for text
+ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\\$\{")  # \${ is text; in \\${ the first backslash makes text of the second
 TIMES = re.compile(r"\$\{times:[^${}]*\}")
 RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
 

@@ -35,9 +35,14 @@ def validate(cfg: DictConfig, schema: type[Command] = Config) -> None:
             rule(config)
 
 
+LARGEST = 1 << 62  # whole numbers beyond it fit into no tensor, and into no loop of Python's
+
+
 def _check_ranges(config: Command, schema: type[Command]) -> None:
     for name, item in typed_keys(schema):
         value, limits = attrgetter(name)(config), item.metadata
+        if type(value) is int and abs(value) > LARGEST:
+            raise UserError(f"{name}={value:.3g}: a number of that size means nothing here.")
         wrong = (
             (limits["choices"] and value is not None and value not in limits["choices"])
             or (limits["min"] is not None and value is not None and value < limits["min"])

@@ -25,7 +25,7 @@ from plainloop.data.workers import (
     signals_held,
     watch,
 )
-from plainloop.errors import MachineError, UserError
+from plainloop.errors import MachineError, UserError, tell
 
 
 class Skipped:
@@ -43,7 +43,7 @@ class Skipped:
         self.found[f"{split} {index}"] = message
         count = len(self.found)
         if index >= 0 and count <= self.most:
-            print(f"warning: {message}; left out ({count} of at most {self.most})", file=sys.stderr)
+            tell(f"warning: {message}; left out ({count} of at most {self.most})", sys.stderr)
             return
         hint = f". {hint_to_skip(self.most)}" if index >= 0 else "."
         many = f"more than loader.skip_unreadable={self.most} samples can't be read; " if self.most else ""

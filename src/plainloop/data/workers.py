@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, IterableDataset
 from plainloop import seeding
 from plainloop.data.dataset import asked
 from plainloop.errors import UserError
+from plainloop.trust import FOR_CHILDREN, without_working_directory
 
 
 def default_workers(dataset: Dataset, seconds: float = 5.0) -> int:
@@ -129,16 +130,18 @@ def signals_held() -> Iterator[None]:
     """Signals wait while processes are started, and whatever is started inherits that they wait there: until
     `outlive_signals`, nothing can end it. For this process they come when the block is left."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
+        with without_working_directory():
+            yield
         return
     from multiprocessing import forkserver, resource_tracker
 
     before, others = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS), forkserver.connect_to_new_process
     try:
-        resource_tracker.ensure_running()  # on its way it lets SIGINT and SIGTERM through again
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        forkserver.connect_to_new_process = _our_forkserver().connect_to_new_process
-        yield
+        with without_working_directory():
+            resource_tracker.ensure_running()  # on its way it lets SIGINT and SIGTERM through again
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            forkserver.connect_to_new_process = _our_forkserver().connect_to_new_process
+            yield
     finally:
         forkserver.connect_to_new_process = others
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -176,6 +179,10 @@ def outlive_signals(worker: int) -> None:
     """Ctrl-C and a cluster's SIGTERM go to the whole process group; the workers must live until the main process
     has finished its step, and then end with it. 30 seconds after a SIGTERM they end by themselves, and at a second
     one at once."""
+    if (
+        os.environ.get("PYTHONSAFEPATH") == FOR_CHILDREN
+    ):  # it was for the start; what it starts itself is its own affair
+        del os.environ["PYTHONSAFEPATH"]
     terminated = threading.Event()
 
     def end_soon(number: int, frame: Any) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from plainloop.errors import tell
+from plainloop.errors import harmless, tell
 from plainloop.loggers.logger import Logger
 from plainloop.runs.atomic import own
 
@@ -33,7 +33,7 @@ class Console(Logger):
     def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         self.file = open(own(run.log), "a")  # noqa: SIM115
         for line in self.early:
-            print(line, file=self.file, flush=True)
+            print(harmless(line), file=self.file, flush=True)
         self.early = []
         self.epochs = config["trainer"]["max_epochs"]
 
@@ -45,7 +45,7 @@ class Console(Logger):
         if self.file is None:
             self.early.append(line)
         else:
-            print(line, file=self.file, flush=True)
+            print(harmless(line), file=self.file, flush=True)
 
     def progress(self, windows: Iterable[Any], trainer: Any) -> Iterable[Any]:
         """Wrap an epoch's steps in a bar, where one is wanted."""
@@ -84,7 +84,7 @@ class Console(Logger):
         shown = self._shown(record)
         line = f"epoch {record['epoch']}/{self.epochs}  {shown}  {record['samples_per_second']:,.0f} samples/s"
         if self.bar is not None:
-            self.bar.set_postfix_str(shown, refresh=True)
+            self.bar.set_postfix_str(harmless(shown), refresh=True)
             self._close_bar()
             self.say(line, screen=False)
         elif record["epoch"] % self.every_epochs == 0 or record["epoch"] == self.epochs:

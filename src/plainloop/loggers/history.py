@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from plainloop.errors import tell
 from plainloop.loggers.logger import Logger
 from plainloop.runs.atomic import own
 
@@ -37,10 +39,8 @@ class History(Logger):
         self.length = kept.rfind(b"\n") + 1
         self.digest = zlib.crc32(kept[: self.length])
         cut = f"is shorter than it was: the records behind its line {lines} are lost"
-        print(
-            f"warning: {path} {cut if short else f'has changed: its {lines} lines stay, and may be of another run'}",
-            flush=True,
-        )
+        why = cut if short else f"has changed: its {lines} lines stay, and may be of another run"
+        tell(f"warning: {path} {why}", sys.stdout)
 
     def log(self, record: Mapping[str, Any]) -> None:
         assert self.file is not None
@@ -57,7 +57,9 @@ class History(Logger):
         return {"length": self.length, "digest": self.digest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.length, self.digest = int(state["length"]), state.get("digest")
+        self.length, self.digest = state["length"], state.get("digest")
+        if type(self.length) is not int or self.length < 0:
+            raise ValueError(f"history.jsonl can't have {self.length} bytes")
 
     def close(self) -> None:
         if self.file is not None:

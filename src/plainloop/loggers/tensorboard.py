@@ -58,6 +58,11 @@ class TensorBoard(Logger):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.lengths = state.get("lengths")
+        known = isinstance(self.lengths, dict) and all(
+            type(each) is int and each >= 0 for each in self.lengths.values()
+        )
+        if self.lengths is not None and not known:
+            raise ValueError("the lengths of TensorBoard's files are no numbers")
 
     def _files(self) -> list[Path]:
         return [path for path, mode in everything_in(self.folder) if "tfevents" in path.name and stat.S_ISREG(mode)]

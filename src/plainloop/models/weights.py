@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.errors import UserError, first_line, listed
-from plainloop.places import unpacks_to_more
+from plainloop.pickled import is_blown_up, objection
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")  # DistributedDataParallel's, torch.compile's, others' own
 
@@ -28,21 +28,30 @@ def read_weights(path: Path, what: str) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path, what)
     with path.open("rb") as file:
-        if unpacks_to_more(file):
-            raise UserError(f"{what}: it is compressed, which torch.save never does: it isn't loaded.")
+        why = objection(file)
+    needed = (
+        "it must be a safetensors file, or hold nothing but tensors and plain containers, as "
+        "torch.save(model.state_dict(), path) writes it."
+    )
+    if why:
+        raise UserError(f"{what}: can't be read as weights, the file {why}: {needed}")
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zip's and torch's own, for whatever the file holds
-        raise UserError(
-            f"{what}: can't be read as weights: it must be a safetensors file, or hold nothing but tensors and plain "
-            "containers, as torch.save(model.state_dict(), path) writes it."
-        ) from error
+        raise UserError(f"{what}: can't be read as weights: {needed}") from error
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
             held = held[key]
     weights = (
-        {name: value for name, value in held.items() if isinstance(value, Tensor)} if isinstance(held, Mapping) else {}
+        {name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)}
+        if isinstance(held, Mapping)
+        else {}
     )
+    odd = next((name for name, value in weights.items() if value.layout != torch.strided or value.is_meta), None)
+    if odd is not None or any(value.is_quantized for value in weights.values()):
+        raise UserError(f"{what}: holds tensors that are sparse, quantised or without values ({odd or 'quantised'}).")
+    if is_blown_up(weights, path.stat().st_size):
+        raise UserError(f"{what}: holds tensors that are much larger than the file: it isn't loaded.")
     if not weights:
         raise UserError(f"{what}: holds no tensors by name: torch.save(model.state_dict(), path) writes such a file.")
     return weights

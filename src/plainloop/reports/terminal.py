@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
@@ -17,7 +18,7 @@ from plainloop.config.keys import override, plain
 from plainloop.config.rules import depends_on_length
 from plainloop.data.dataset import SPLITS, asked
 from plainloop.data.overlap import shared_samples
-from plainloop.errors import listed
+from plainloop.errors import listed, tell
 from plainloop.loggers import Console
 from plainloop.models.freezing import frozen_parts
 from plainloop.places import typed
@@ -190,8 +191,8 @@ def say_evaluation(
 ) -> None:
     """The result of an evaluation, and whether the run's own numbers came out again."""
     none = " (without validation there is no best)" if asked == "best" and taken == "last" else ""
-    print(f"run     {path}\nmodel   {taken} weights{none}")
-    print(_indented(tables.metrics_table({split: values})))
+    tell(f"run     {path}\nmodel   {taken} weights{none}", sys.stdout)
+    tell(_indented(tables.metrics_table({split: values})), sys.stdout)
     # metrics.json holds val/... of the best weights, last/val/... of the last, test/... of the best, if there are any
     prefix = "last/" if split == "val" and taken == "last" else ""
     comparable = taken == ("best" if "best/step" in own else "last") or prefix
@@ -199,8 +200,8 @@ def say_evaluation(
     if comparable and split != "train" and len(known) == len(values):
         worst = max(_apart(value, known[name]) for name, value in values.items())
         same = "equal to the run's own numbers" if worst == 0 else f"differs from the run's own by up to {worst:.3g}"
-        print(f"check   {same}")
-    print(f"written {file}")
+        tell(f"check   {same}", sys.stdout)
+    tell(f"written {file}", sys.stdout)
 
 
 def _apart(value: float, known: float | None) -> float:

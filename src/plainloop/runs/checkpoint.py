@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from plainloop.errors import MachineError, out_of_memory
-from plainloop.places import unpacks_to_more
+from plainloop.errors import MachineError, first_line, out_of_memory
+from plainloop.pickled import PHYSICAL, is_blown_up, objection
 from plainloop.runs.atomic import LEFTOVERS, replacing, sync_folder
 from plainloop.runs.files import read_regular
 
@@ -88,17 +88,20 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read a state back, on the CPU. Raises Damaged when the file isn't exactly what `save` wrote."""
     try:
-        data = read_regular(path)
+        if path.is_file() and not is_ours(path):  # so that nothing large is read for it
+            raise Damaged(f"{path} is not a whole checkpoint of plainloop's.")
+        data = read_regular(path, PHYSICAL)
     except FileNotFoundError:
         raise
-    except OSError as error:  # a folder, a pipe
-        raise Damaged(f"{path} is no checkpoint: {error.strerror or error}.") from error
-    if len(data) < TRAILER or not data.endswith(MAGIC):
+    except (OSError, ValueError, MemoryError) as error:  # a folder, a pipe; more than memory takes
+        raise Damaged(f"{path} is no checkpoint: {getattr(error, 'strerror', None) or first_line(error)}.") from error
+    if len(data) < TRAILER:
         raise Damaged(f"{path} is not a whole checkpoint of plainloop's.")
     if hashlib.sha256(memoryview(data)[:-TRAILER]).digest() != data[-TRAILER : -len(MAGIC)]:
         raise Damaged(f"{path} is damaged: its digest doesn't match its content.")
-    if unpacks_to_more(io.BytesIO(data)):
-        raise Damaged(f"{path} is compressed, which no checkpoint of plainloop's is: it isn't loaded.")
+    why = objection(io.BytesIO(data)) if data.startswith(b"PK") else "is no file of torch.save"
+    if why:
+        raise Damaged(f"{path} {why}: it isn't loaded.")
     try:
         # torch doesn't mind the digest behind its own format; so the bytes needn't be copied.
         with warnings.catch_warnings(action="ignore"):  # a foreign file's pickle protocol: it is told below
@@ -109,6 +112,8 @@ def load(path: Path) -> dict[str, Any]:
         raise Damaged(f"{path} holds more than tensors and plain containers: it isn't loaded, nor run.") from error
     if not isinstance(state, dict):
         raise Damaged(f"{path} is not a checkpoint of a run.")
+    if is_blown_up(state, len(data)):
+        raise Damaged(f"{path} holds tensors that are much larger than the file: it isn't loaded.")
     return state
 
 
@@ -119,13 +124,16 @@ COUNTED = ("epoch", "batch", "step", "samples")
 def read_state(path: Path) -> dict[str, Any]:
     """The state of a run. Raises Damaged for a file that is whole, and holds something else."""
     state = load(path)
-    average = state.get("average")
+    average, fingerprint = state.get("average"), state.get("fingerprint", {})
     held = [state.get("model"), *([average.get("model")] if isinstance(average, dict) else [])]
     fits = (
         all(isinstance(state.get(part), dict) for part in PARTS)
         and (average is None or (isinstance(average, dict) and isinstance(average.get("count"), int)))
         and all(isinstance(each, dict) and all(map(torch.is_tensor, each.values())) for each in held)
-        and all(isinstance(state["position"].get(name), int) for name in COUNTED)
+        and all(type(state["position"].get(name)) is int and state["position"][name] >= 0 for name in COUNTED)
+        and all(isinstance(each, dict) for each in state["loggers"].values())
+        and isinstance(fingerprint, dict)
+        and all(isinstance(fingerprint.get(name, {}), dict) for name in ("config", "kinds", "digests", "circumstances"))
         and isinstance(state.get("seconds"), float)
     )
     if not fits:

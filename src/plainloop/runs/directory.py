@@ -197,12 +197,15 @@ def clear(run: RunDir) -> None:
 
 
 def record_config(run: RunDir, composed: DictConfig) -> None:
-    """Write the config, with its `${...}` filled in and before."""
-    replace_text(
-        run.composed,
-        "# config.yaml before its ${...} were filled in; resume=, extend= and evaluate start from here.\n"
-        + OmegaConf.to_yaml(composed, resolve=False),
-    )
+    """Write the config, with its `${...}` filled in and before. Raises UserError for one that can't be read again."""
+    text = OmegaConf.to_yaml(composed, resolve=False)
+    if len(text.encode()) > files.MOST_YAML:
+        raise UserError(
+            f"the config has {len(text):,} characters, with all names of classes and words of the vocabulary, and may "
+            f"have {files.MOST_YAML:,}: take fewer words (data.max_words, data.min_count)."
+        )
+    head = "# config.yaml before its ${...} were filled in; resume=, extend= and evaluate start from here.\n"
+    replace_text(run.composed, head + text)
     replace_text(run.config, OmegaConf.to_yaml(composed, resolve=True))
 
 

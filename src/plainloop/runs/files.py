@@ -17,7 +17,8 @@ from plainloop.errors import UserError, first_line
 
 MOST_YAML = 4 << 20  # bytes; ours has some ten thousand, and a long vocabulary makes it a million
 MOST_FILLED = 16 << 20  # characters, when its ${...} are filled in
-MOST_JSON = 1 << 30  # splits.json lists every sample of a split that was chosen at random
+MOST_JSON = 4 << 20
+MOST_SPLITS = 1 << 30  # splits.json lists every sample of a split that was chosen at random
 
 
 def everything_in(*places: Path) -> Iterator[tuple[Path, int]]:
@@ -87,10 +88,14 @@ def load_yaml(path: Path, filled: bool = True) -> Any:
         raise UserError(f"{path} can't be read: {_why(error)}.") from error
 
 
-def load_json(path: Path, advice: str) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises UserError with what may be done, where it can't be read."""
+def load_json(path: Path, advice: str, most: int = MOST_JSON) -> dict[str, Any]:
+    """The object that a JSON file holds, of so many bytes at most. Raises UserError with what may be done, where it
+    can't be read."""
     try:
-        found = json.loads(read_regular(path, MOST_JSON).decode())
+        data = read_regular(path, most)
+        if len(data) > MOST_JSON and data.count(b"[") + data.count(b"{") > 100:  # ours holds a list for each split
+            raise ValueError("it holds other things than numbers")
+        found = json.loads(data.decode())
         if not isinstance(found, dict):
             raise ValueError("it holds no object {...}")
         return found

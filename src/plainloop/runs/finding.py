@@ -6,6 +6,7 @@ from pathlib import Path
 
 from plainloop.errors import UserError
 from plainloop.runs.directory import RunDir
+from plainloop.runs.files import MOST_YAML, read_regular
 
 
 def to_continue(resume: str, outputs: str, directory: str | None) -> RunDir | None:
@@ -72,4 +73,7 @@ def latest(outputs: str, key: str = "run") -> RunDir:
 
 
 def _text(path: Path) -> str:
-    return path.read_text("utf-8", errors="replace")
+    try:
+        return read_regular(path, MOST_YAML).decode("utf-8", errors="replace")
+    except (OSError, ValueError):  # a pipe, or none that plainloop wrote
+        return ""

@@ -99,5 +99,9 @@ class Progress:
             getattr(self, name).load_state_dict(state[name])
         for name, callback in self.callbacks.items():
             callback.load_state_dict(state["callbacks"][name])
-        for name, value in (state["position"] | state["carried"]).items():
-            setattr(self, name, value)
+        for names, held in ((POSITION, state["position"]), (CARRIED, state["carried"])):
+            for name in names:  # and nothing else that a file may hold
+                kind = type(getattr(self, name))
+                if type(held[name]) is not kind:
+                    raise TypeError(f"{name} is a {type(held[name]).__name__}, and not a {kind.__name__}")
+                setattr(self, name, held[name])

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+REMEMBERED = ("value", "loss", "epoch", "step", "reference", "stale")
+
 
 @dataclass
 class Selection:
@@ -52,9 +54,8 @@ class Selection:
         return self.patience is not None and self.stale >= self.patience
 
     def state_dict(self) -> dict[str, float | int | None]:
-        names = ("value", "loss", "epoch", "step", "reference", "stale")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in REMEMBERED}
 
     def load_state_dict(self, state: dict[str, float | int | None]) -> None:
-        for name, held in state.items():
-            setattr(self, name, held)
+        for name in REMEMBERED:
+            setattr(self, name, state[name])

@@ -193,6 +193,33 @@ def torch_saved(state: Any) -> bytes:
     return sealed(file.getvalue())
 
 
+def in_state(change: Callable[[dict[str, Any]], object], name: str = "the newest") -> Callable[[Path], None]:
+    """A checkpoint, changed, and sealed again."""
+
+    def plant(run: Path) -> None:
+        path = Checkpoints(run / "checkpoints").all()[0] if name == "the newest" else run / name
+        state = torch.load(path, weights_only=True)
+        change(state)
+        path.write_bytes(torch_saved(state))
+
+    return plant
+
+
+def over_and_over() -> list:
+    held: list = ["x"]
+    for _ in range(40):
+        held = [held, held]
+    return held
+
+
+def step_that_is_a_path(run: Path) -> None:
+    """Where a file of the user's would be written, if a checkpoint could say its own name."""
+    (run / "checkpoints/step-").mkdir()
+    (run / "metrics.json").unlink()
+    step = "/../../../../elsewhere"
+    in_state(lambda state: state["carried"].update(step=step, over=step, stopped="x", batch=1, ended=-1))(run)
+
+
 def deep(folder: Path) -> None:
     """Two hundred folders within each other. (More can't be deleted by Python itself.)"""
     here = os.getcwd()
@@ -271,6 +298,35 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "best.pt: compressed, and no zip to Python": replaced(
         "checkpoints/best.pt", lambda run: sealed(one_part_many_times(run)[:-60] + b"PK\5\6" + b"\x40" * 18)),
     "the newest checkpoint: another content": replaced("the newest", lambda run: torch_saved({"position": 3})),
+    "the newest checkpoint: its step is a path": step_that_is_a_path,
+    "the newest checkpoint: before the beginning": in_state(lambda state: state["position"].update(batch=-5)),
+    "the newest checkpoint: words for numbers": in_state(lambda state: state["carried"].update(epoch_loss="x")),
+    "the newest checkpoint: the best is a list": in_state(lambda state: state["best"].update(step=[1], better=3)),
+    "the newest checkpoint: a run that is a word": in_state(lambda state: state.update(fingerprint="x")),
+    "the newest checkpoint: of no run": in_state(lambda state: state.update(fingerprint={})),
+    "the newest checkpoint: lists over and over": in_state(
+        lambda state: state["fingerprint"]["kinds"].update(model=over_and_over())),
+    "the newest checkpoint: groups over and over": in_state(
+        lambda state: state["optimizer"]["param_groups"][0].update(more=over_and_over())),
+    "the newest checkpoint: tensors shown large": in_state(
+        lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(1).expand(600_000_000))),
+    "the newest checkpoint: lengths without an end": in_state(
+        lambda state: state["loggers"]["history"].update(length=float("inf"))),
+    "the newest checkpoint: a length that is a word": in_state(
+        lambda state: state["loggers"]["history"].update(length="x")),
+    "the newest checkpoint: loggers that are words": in_state(lambda state: state.update(loggers={"history": 3})),
+    "the newest checkpoint: very large, of holes": lambda run: os.truncate(
+        Checkpoints(run / "checkpoints").all()[0], 1 << 41),
+    "best.pt: very large, of holes": lambda run: os.truncate(run / "checkpoints/best.pt", 1 << 41),
+    "logger: one that takes the place of ours": edited(lambda cfg: cfg.update({"logger": {
+        "history": {"_target_": "plainloop.loggers.TensorBoard"}}})),
+    "logger: one that takes the terminal's place": edited(lambda cfg: cfg.update({"logger": {
+        "console": {"_target_": "plainloop.loggers.TensorBoard"}}})),
+    "loader: batches of more than there is": edited(lambda cfg: cfg.loader.update({"batch_size": 10**30})),
+    "splits.json: lists without an end": replaced(
+        "splits.json", lambda run: b'{"train": [' + b"[]," * 2_000_000 + b"[]]}"),
+    "metrics.json: very long": replaced("metrics.json", lambda run: b'{"a": [' + b"1," * 3_000_000 + b"1]}"),
+    "config.yaml: very large, of holes": lambda run: os.truncate(run / "config.yaml", 1 << 41),
     "checkpoints: a name": lambda run: shutil.copy(run / "checkpoints/best.pt", run / "checkpoints/step-\u00b2.pt"),
     "tensorboard: very deep": lambda run: deep(run / "tensorboard"),
     "metrics.json: no numbers": replaced("metrics.json", lambda run: b'{"best/step": "x", "val/loss": 1e400}'),
@@ -426,3 +482,59 @@ def test_typed_ones_own_model_is_trusted_by_the_printed_commands(type_command, t
         again = type_command(Path(script).name, *words)
         assert again.status == 0, again.err
         assert "trust=[ownmodel.Net]" in words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["run", "."])
+@pytest.mark.parametrize("words", [("evaluate.py", "split=val"), ("train.py", "trainer.max_epochs=4")])
+def test_typed_within_an_archive_nothing_of_it_is_executed(place, words, short_run, type_command, tmp_path):
+    """Hydra looks for plugins along the path, torch for entry points, libraries for optional packages, and the loading
+    processes for all that they import."""
+    run = Path(shutil.copytree(short_run.path, tmp_path / "run"))
+    evil = f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\ndef f(): pass\n"
+    for folder in (tmp_path, run):
+        for name in ("hydra_plugins", "e-1.dist-info"):
+            (folder / name).mkdir()
+        (folder / "hydra_plugins/e.py").write_text(evil)
+        (folder / "e-1.dist-info/METADATA").write_text("Name: e\nVersion: 1\n")
+        (folder / "e-1.dist-info/entry_points.txt").write_text("[torch.backends]\ne = payload:f\n")
+        for name in ("payload", "multiprocessing", "signal", "attr", "tensorflow", "tabulate", "dill", "gmpy2", "evil"):
+            (folder / f"{name}.py").write_text(evil)
+    here = os.path.relpath(run, tmp_path / place)
+    key = "run" if words[0] == "evaluate.py" else "resume"
+    workers = () if key == "run" else ("loader.num_workers=1",)
+    edited(lambda cfg: cfg.loader.update({"num_workers": 1}))(run)
+    done = type_command(words[0], f"{key}={here}", *words[1:], *workers, folder=tmp_path / place, cold=True)
+    assert done.status == 0, done.err
+    assert not (tmp_path / "executed").exists()
+
+
+def test_an_environment_variable_is_no_class(tmp_path, monkeypatch):
+    """What stands in a file of data is text, however many backslashes stand before it."""
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    names = [rf"{slashes}${{oc.env:MY_SECRET}}" for slashes in ("", "\\", "\\\\")]
+    rows = [f"{number},{names[number % 3]}" for number in range(60)]
+    Path("table.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    run = plainloop.train(["data=table", "data.path=table.csv", "data.target=y", "trainer.max_epochs=1", "logger=none"])
+    assert run.config.spec.class_names == sorted(names)
+    written = [path for path, _ in everything_in(run.path) if path.is_file() and path.name != "environment.json"]
+    assert not [path for path in written if b"hunter2" in path.read_bytes()]  # (which has the checkout's changes)
+    assert plainloop.load_run(run.path).config.spec.class_names == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["???", "two\u0085lines"])
+def test_a_name_that_a_config_cannot_hold_is_told_before_the_training(name):
+    Path("table.csv").write_text("x,y\n" + "".join(f"{number},{['a', name][number % 2]}\n" for number in range(40)))
+    with pytest.raises(UserError, match=r"can't stand in a run's config: give this class, column or word another name"):
+        plainloop.train(["data=table", "data.path=table.csv", "data.target=y"])
+
+
+def test_a_terminal_obeys_nothing_that_stands_in_a_file(capsys):
+    """Neither what is printed nor what is logged: names of classes, of columns, of metrics."""
+    rows = [f"{number},{number % 3},{['cat', chr(27) + '[31mdog' + chr(0x9B)][number % 2]}" for number in range(60)]
+    Path("table.csv").write_text("\n".join(["a\x1b]0;title\x07,b,y", *rows]) + "\n")
+    run = plainloop.train(["data=table", "data.path=table.csv", "data.target=y", "trainer.max_epochs=1", "logger=none"])
+    plainloop.evaluate(run.path)
+    said = "".join(capsys.readouterr()) + (run.path / "train.log").read_text()
+    assert r"\x1b[31mdog\x9b" in said
+    assert not [sign for sign in said if sign != "\n" and (ord(sign) < 32 or 127 <= ord(sign) < 160)]

@@ -10,21 +10,19 @@ import gzip
 import io
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from plainloop.errors import UserError, first_line
+from plainloop.pickled import PHYSICAL
 from plainloop.trust import optional
 
 MARKS = (",", ";", "\t", "|", " ")  # what may part fields
 NAMES = {"\t": "tab", " ": "blank"}
-UNPACK: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.decompress,
-    ".bz2": bz2.decompress,
-    ".xz": lzma.decompress,
-}
+UNPACK: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 csv.field_size_limit(1 << 30)  # a text may be long
 SAMPLE = 1 << 16  # characters that tell how the rest is written
 
@@ -132,24 +130,43 @@ def unpacked(file: Path) -> bytes:
     """The content of a file, that of a compressed one unpacked. Raises UserError."""
     kind = file.suffix.lower()
     try:
-        if kind == ".zst":
-            return _unpacked_zst(file)
-        return UNPACK[kind](file.read_bytes()) if kind in UNPACK else file.read_bytes()
-    except (OSError, EOFError, lzma.LZMAError) as error:
+        if kind not in (*UNPACK, ".zst"):
+            return file.read_bytes()
+        with _opened_zst(file) if kind == ".zst" else UNPACK[kind](file) as opened:
+            data = opened.read(PHYSICAL // 4 + 1)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UserError(f"{file}: it can't be unpacked: {first_line(error)}.") from error
+    if len(data) > PHYSICAL // 4:  # it is read as a whole, and becomes words, and numbers
+        raise UserError(f"{file}: it unpacks to more than a quarter of this machine's memory.")
+    return data
 
 
-def _unpacked_zst(file: Path) -> bytes:
+def _opened_zst(file: Path) -> Any:
     try:
         zstandard: Any = optional("zstandard")
     except ModuleNotFoundError:
         raise UserError(f"{file}: .zst files are unpacked by the package zstandard: pip install zstandard") from None
-    try:
-        return zstandard.ZstdDecompressor().decompressobj().decompress(file.read_bytes())
-    except zstandard.ZstdError as error:
-        raise UserError(f"{file}: it can't be unpacked: {first_line(error)}.") from error
+    return io.BufferedReader(_Zst(zstandard.open(file), zstandard.ZstdError))
+
+
+class _Zst(io.RawIOBase):
+    """A file of zstandard's, whose errors are the usual ones."""
+
+    def __init__(self, file: Any, error: type[Exception]):
+        self.file, self.error = file, error
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self.file.read(len(buffer))
+        except self.error as error:
+            raise EOFError(str(error)) from error
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def decoded(data: bytes, file: Path, said: str | None) -> tuple[str, str]:
@@ -161,12 +178,12 @@ def decoded(data: bytes, file: Path, said: str | None) -> tuple[str, str]:
     if said is not None:
         try:
             return data.decode(said).removeprefix("\ufeff"), said
-        except LookupError as error:
+        except (LookupError, AssertionError) as error:  # one that makes no text, as hex
             raise UserError(
                 f"data.encoding={said}: Python knows no such encoding (utf-8, utf-16, cp1252, ...)."
             ) from error
-        except UnicodeDecodeError as error:
-            line = data[: error.start].count(b"\n") + 1
+        except UnicodeError as error:
+            line = data[: getattr(error, "start", 0)].count(b"\n") + 1
             raise UserError(f"{file}, line {line}: not text in {said} (data.encoding={said}).") from error
     marks = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     for mark, name in marks.items():

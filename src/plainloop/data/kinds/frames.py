@@ -12,9 +12,9 @@ from plainloop.data.kinds.dialect import Dialect, Reading, dialect_of
 from plainloop.data.kinds.numerals import numbers_as_words, typed, without_numbers
 from plainloop.data.kinds.source import AS_TOLD, LINES, SHEETS, Source, place, whole_text
 from plainloop.errors import UserError, counted, did_you_mean, first_line, listed
+from plainloop.pickled import PHYSICAL
 from plainloop.places import find_path
 from plainloop.trust import optional
-
 
 NAMELESS = re.compile(r"\s*(_duplicated_\d+)?")  # of a header, as polars calls a second one
 
@@ -91,7 +91,7 @@ def read_frame(source: Source, words: Sequence[str] = ()) -> Any:
         if file.stat().st_size == 0:
             raise UserError(f"{file}: the file is empty.")
         if kind == ".parquet":
-            frame = polars.read_parquet(file)
+            frame = _read_parquet(source)
         elif kind in SHEETS:
             frame = _read_sheet(source)
         elif kind in (*LINES, ".json"):
@@ -101,6 +101,10 @@ def read_frame(source: Source, words: Sequence[str] = ()) -> Any:
         return _with_missing(source, numbers_as_words(source, frame))
     except (polars.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{file}: can't be read as a table: {first_line(error)}.") from error
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # polars' own bug, of no class that Exception has
+            raise UserError(f"{file}: can't be read as a table: it is damaged ({first_line(error)}).") from error
+        raise
 
 
 def _with_missing(source: Source, frame: Any) -> Any:
@@ -119,6 +123,19 @@ def _with_missing(source: Source, frame: Any) -> Any:
         polars.when(~polars.col(words.columns).is_in(reading.missing)).then(polars.col(words.columns))
     )
     return frame.with_columns(without_numbers(column, reading.missing) for column in frame)
+
+
+def _read_parquet(source: Source) -> Any:
+    """A Parquet file, where memory takes what it unpacks to: a number that is repeated costs nothing in the file."""
+    import polars
+
+    lazy = polars.scan_parquet(source.path, glob=False)
+    rows, columns = lazy.select(polars.len()).collect().item(), len(lazy.collect_schema())
+    if rows * columns * 8 > PHYSICAL // 4:
+        raise UserError(
+            f"{source}: {rows:,} rows of {columns} columns are more than a quarter of this machine's memory."
+        )
+    return polars.read_parquet(source.path, glob=False)
 
 
 def _read_sheet(source: Source) -> Any:

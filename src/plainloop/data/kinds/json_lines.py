@@ -27,6 +27,7 @@ from plainloop.errors import UserError, counted, first_line, listed
 
 Line = tuple[int, int, bytes]  # number of its file, its place in it (from 1), what it says
 T = TypeVar("T")
+LONGEST = 1 << 28  # bytes of a line: one that never ends would fill the memory
 
 
 @dataclass
@@ -128,7 +129,10 @@ class Records(BaseDataset, IterableDataset):
                 with opened(self.shards.files[number]) as file:
                     file.seek(place.offset)
                     drawn = itertools.repeat(0.0) if whole else draws(self.shards.names[number], self.seed, place.line)
-                    for text, draw in zip(file, drawn, strict=False):
+                    for text, draw in zip(iter(lambda: file.readline(LONGEST), b""), drawn, strict=False):
+                        if len(text) == LONGEST:
+                            where = f"{self.shards.files[number]}, line {place.line + 1}"
+                            raise UserError(f"{where}: it has more than {LONGEST:,} bytes.")
                         place.offset += len(text)
                         place.line += 1
                         if low <= draw < high and not text.isspace():

@@ -3,11 +3,13 @@
 Only what is asked for is read, and only plain numbers (and words, as NumPy's) are: nothing in such a file is executed.
 """
 
+import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy
 import torch
@@ -15,6 +17,28 @@ import torch
 from plainloop.errors import UserError, first_line
 
 Array = torch.Tensor | numpy.ndarray
+# What numpy.load and zipfile raise for files that are damaged.
+UNREADABLE = (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+              RuntimeError, tokenize.TokenError, SyntaxError, KeyError)  # fmt: skip
+
+
+def check_whole(file: IO[bytes], size: int | None = None) -> None:
+    """Raises ValueError for an .npy file whose header promises more numbers than there are: room would be made for
+    them. Leaves it at its beginning, where it can be left there.
+
+    Args:
+        size: of the file, where it lies in an archive.
+    """
+    size = file.seek(0, 2) if size is None else size
+    if file.seekable():
+        file.seek(0)
+    version = numpy.lib.format.read_magic(file)
+    read = numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
+    shape, _, kind = read(file)
+    if not kind.hasobject and math.prod(shape) * kind.itemsize > size:
+        raise ValueError(f"its header promises {math.prod(shape):,} numbers, and it has {size:,} bytes")
+    if file.seekable():
+        file.seek(0)
 
 
 class NamedArrays:
@@ -32,7 +56,7 @@ class NamedArrays:
         self.names: list[str]
         self._read: Callable[[str], Array]
         if place.is_dir():
-            self.names, self._read = sorted(file.stem for file in place.glob("*.npy")), self._npy
+            self.names, self._read = sorted(file.stem for file in place.glob("*.npy") if file.is_file()), self._npy
             if not self.names:
                 raise UserError(f"data.path={path}: there are no .npy files in this folder.")
         elif place.suffix == ".safetensors":
@@ -51,7 +75,12 @@ class NamedArrays:
         return array
 
     def _npy(self, name: str) -> Array:
-        return self._guarded(lambda: numpy.load(self.place / f"{name}.npy", allow_pickle=False), name)
+        def read() -> Any:
+            with open(self.place / f"{name}.npy", "rb") as file:
+                check_whole(file)
+                return numpy.load(file, allow_pickle=False)
+
+        return self._guarded(read, name)
 
     def _open_npz(self) -> Any:
         archive = numpy.load(self.place, allow_pickle=False)
@@ -62,6 +91,8 @@ class NamedArrays:
     def _npz(self, name: str) -> Array:
         def read() -> Any:
             with self._open_npz() as archive:
+                with archive.zip.open(name if name in archive.zip.namelist() else f"{name}.npy") as file:
+                    check_whole(file, archive.zip.getinfo(file.name).file_size)
                 return archive[name]
 
         return self._guarded(read, name)
@@ -69,7 +100,7 @@ class NamedArrays:
     def _guarded(self, read: Callable[[], Any], name: str = "") -> Any:
         try:
             return read()
-        except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             pickled = "pickle" in str(error)  # NumPy advises to load it unsafely
             if pickled and name:
                 raise UserError(

@@ -7,6 +7,7 @@ it has its labels, is found by looking at its class; the tables name the excepti
 import contextlib
 import inspect
 import io
+import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from plainloop.build import factory
 from plainloop.data.dataset import BaseDataset, InMemory
 from plainloop.data.kinds.checks import checked_labels
 from plainloop.data.kinds.pictures import MOST, check_channels, checked_size, pixels, suitable_size
-from plainloop.errors import UserError, did_you_mean, first_line, listed
+from plainloop.errors import UserError, did_you_mean, first_line, listed, tell
 from plainloop.places import find_path
 
 # What is no data set of single images with one class each, and why.
@@ -222,7 +223,7 @@ def _downloaded(kind: Any, folder: Path, arguments: Mapping[str, Any], download:
     if download:
         before = _folders(folder)
         try:
-            print(f"downloading {name} from {source} to {folder}", flush=True)
+            tell(f"downloading {name} from {source} to {folder}", sys.stdout)
             with contextlib.redirect_stdout(io.StringIO()), _nothing_outside():
                 return kind(str(folder), **arguments, download=True)
         except Exception as error:  # urllib, ssl, tarfile, torchvision's own: whatever it is, it is told
