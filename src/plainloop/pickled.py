@@ -88,9 +88,8 @@ def _weighed(stream: IO[bytes]) -> str:
     count = 0
     for opcode, argument, _ in pickletools.genops(stream):
         name, count = opcode.name, count + 1
-        if name in ("GLOBAL", "INST"):
-            if argument in COUNTED:
-                return f"makes a {argument.split()[-1]}, which no checkpoint holds"
+        if name in ("GLOBAL", "INST") and argument in COUNTED:
+            return f"makes a {argument.split()[-1]}, which no checkpoint holds"
         if name == "STACK_GLOBAL":
             return "names functions in a way that torch.save doesn't"
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
