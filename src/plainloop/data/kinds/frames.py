@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,10 @@ def _read_sheet(source: Source) -> Any:
             f'{source}: spreadsheets are read by the package fastexcel: pip install "plainloop[excel]", or save it as '
             "CSV."
         ) from None
+    if zipfile.is_zipfile(source.path):
+        with zipfile.ZipFile(source.path) as parts:
+            if sum(part.file_size for part in parts.infolist()) > PHYSICAL // 4:
+                raise UserError(f"{source}: it unpacks to more than a quarter of this machine's memory.")
     try:
         sheets = fastexcel.read_excel(str(source)).sheet_names
         header = source.reading.header is not False

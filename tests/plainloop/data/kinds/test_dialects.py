@@ -8,6 +8,7 @@ from pathlib import Path
 import polars
 import pytest
 
+from plainloop.data.kinds import frames
 from plainloop.data.kinds.dialect import Reading
 from plainloop.data.kinds.frames import read_frame
 from plainloop.data.kinds.source import Source, place
@@ -205,7 +206,7 @@ def test_a_packed_table_is_unpacked(suffix, pack, tmp_path):
     assert place(source, 1) == f"{source}, line 4"
 
 
-def test_a_spreadsheet_is_read(tmp_path):
+def test_a_spreadsheet_is_read(tmp_path, monkeypatch):
     """The first sheet of a file that another library has written: a zip of XML, as Excel's are."""
     import zipfile
 
@@ -240,6 +241,9 @@ def test_a_spreadsheet_is_read(tmp_path):
     source = Source(tmp_path / "table.xlsx")
     assert read_frame(source).to_dict(as_series=False) == {"a": ["x", "y"], "b": [1.5, 2.0]}
     assert place(source, 0) == f"{source}, row 2"
+    monkeypatch.setattr(frames, "PHYSICAL", 4000)
+    with pytest.raises(UserError, match="unpacks to more than a quarter of this machine's memory"):
+        read_frame(source)
 
 
 @pytest.mark.parametrize(
