@@ -39,6 +39,15 @@ def test_a_batch_whose_targets_are_all_ignored_is_an_error():
     assert_told(str(caught.value), "every target of a batch is -100", "loader.batch_size")
 
 
+def test_a_validation_batch_whose_targets_are_all_ignored_counts_nothing():
+    """The last of its two: the loss and the metrics are those of the other one."""
+    words = ["loader.batch_size=4", "loader.shuffle=false", "optimizer=sgd", "optimizer.lr=0.0"]
+    alone = plainloop.train(given(TEN, [1, 0, 1, 0], *words, "hydra.run.dir=alone"))
+    both = plainloop.train(given(TEN, [1, 0, 1, 0, -100], *words))
+    for name in ("val/loss", "val/accuracy"):
+        assert both.metrics[name] == alone.metrics[name]
+
+
 IGNORES = [
     ("-100", SOME, [], -100),
     ("-100, unlisted", SOME, ["data.lists=false"], -100),
