@@ -8,6 +8,7 @@
     transforms.py, preprocess.py, augment.py    section `transforms`: of a sample, of every batch, of training batches
     loss.py          group `loss`
     finetuning.py    section `finetune`
+    serving.py       a run as it answers, without its data
     rehearsal.py     two samples go through everything
     summary.py       the layers, their sizes and operations
     trainer.py       optimizer, schedule and trainer

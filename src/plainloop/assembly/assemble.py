@@ -24,7 +24,7 @@ from plainloop.assembly.loss import balanced_weights, check_loss, ignored_label,
 from plainloop.assembly.preprocess import preprocess_for
 from plainloop.assembly.rehearsal import check_forward
 from plainloop.assembly.session import Session
-from plainloop.assembly.spec import facts_filled, facts_of, fill_spec, steps_of
+from plainloop.assembly.spec import facts_filled, facts_of, fill_spec, reading_of, steps_of
 from plainloop.assembly.transforms import apply_transforms, check_alike, through
 from plainloop.build import build, check_arguments, construct, locate
 from plainloop.config import compose
@@ -91,11 +91,12 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     config = as_config(cfg)
     trainer = config.trainer
     device = choose_device(trainer.device, trainer.precision)
-    _prepare_torch(trainer, device)
-    task_class = _task_class(config)
+    prepare_torch(trainer, device)
+    task_class = class_of_task(config)
 
     data, facts = _build_data(config)
     few = stand_in(data.train)
+    facts["reading"] = reading_of(data, facts)
     apply_transforms(config.transforms, data, config.trust)
     sample = task_class.check_sample(first_sample(data.train, data.skip))
     _check_data(config, data, sample)
@@ -107,7 +108,7 @@ def assemble(cfg: DictConfig, loaded: bool = False) -> Session:
     skipped = Skipped(config.loader.skip_unreadable)
     preprocess = _build_preprocess(config, data, few, sample[0], skipped, loaded)
     seeding.seed_everything(config.seed, seeding.INIT)
-    model = _build_model(config, loaded)
+    model = build_model(config, loaded)
     notes = finetune(config.finetune, config.paths.outputs, model, preprocess, loaded)
     task = _build_task(config, task_class, data)
     weight: Any = getattr(model, "auxiliary_weight", None)
@@ -165,7 +166,7 @@ def choose_device(name: str, precision: str) -> torch.device:
     return torch.device(name)
 
 
-def _prepare_torch(section: TrainerSection, device: torch.device) -> None:
+def prepare_torch(section: TrainerSection, device: torch.device) -> None:
     """Threads, and which kernels are used: they hold for the whole process."""
     torch.set_num_threads(section.num_threads or TORCHS_THREADS)
     if section.deterministic:
@@ -174,7 +175,7 @@ def _prepare_torch(section: TrainerSection, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = device.type == "cuda" and not section.deterministic
 
 
-def _task_class(config: Config) -> type[Task]:
+def class_of_task(config: Config) -> type[Task]:
     """The task's class, with a loss that fits it."""
     found: type[Task] = locate(config.task._target_, "task", Task, config.trust)
     fitting, called = config.task.get("losses") or (), str(config.choices.get("task"))
@@ -236,7 +237,7 @@ def _build_preprocess(
         return preprocess_for(config.transforms, model, data, batches, inputs, config.trust)
 
 
-def _build_model(config: Config, loaded: bool) -> nn.Module:
+def build_model(config: Config, loaded: bool) -> nn.Module:
     """The model; a factory of ours that asks for it is told whether a run's weights are `loaded` afterwards, and what
     the user trusts."""
     node = facts_filled(config, "model")

@@ -36,7 +36,7 @@ def preprocess_for(
     if isinstance(normalize, str) and normalize not in ("none", "train"):
         normalize = statistics_of_weights(normalize, model, trust)
     preprocess = own_way(normalize, batches) if own_way else make_preprocess(normalize, batches, inputs)
-    resize = resize_for(section, preset, data)
+    resize = resize_for(section, preset, bool(own_way))
     if resize is not None:
         preprocess = nn.Sequential(preprocess, resize)
     done = []
@@ -49,14 +49,18 @@ def preprocess_for(
     return preprocess
 
 
-def resize_for(section: Transforms, preset: Preset | None, data: Data) -> Resize | None:
-    """transforms.resize, or the size that the model's pretrained weights ask for; None to leave images as they are."""
+def resize_for(section: Transforms, preset: Preset | None, own_way: bool) -> Resize | None:
+    """transforms.resize, or the size that the model's pretrained weights ask for; None to leave images as they are.
+
+    Args:
+        own_way: the data set makes something of its inputs itself.
+    """
     wanted = section.resize
     if wanted == "none":
         return None
     if wanted is not None:
         return Resize((wanted, wanted) if isinstance(wanted, int) else wanted)
-    if preset is None or asked(data.train, "make_preprocess"):
+    if preset is None or own_way:
         return None
     return Resize(preset.resize, preset.crop, preset.interpolation)
 

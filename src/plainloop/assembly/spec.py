@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,8 +16,8 @@ from plainloop.assembly.preprocess import preset_of, resize_for
 from plainloop.config.keys import plain, typed_keys
 from plainloop.config.schema import Config, record
 from plainloop.config.sections import Spec
-from plainloop.data import Data
-from plainloop.data.dataset import SPLITS, size
+from plainloop.data import Data, first_sample
+from plainloop.data.dataset import SPLITS, asked, size
 from plainloop.errors import UserError, did_you_mean, first_line
 from plainloop.places import unfilled
 
@@ -38,7 +39,9 @@ def facts_of(config: Config, data: Data, described: dict[str, Any], inputs: Any)
         **{f"num_{split}": size(data[split]) for split in SPLITS},
         **described,
     }
-    resize = resize_for(config.transforms, preset_of(config.model, config.trust), data)
+    resize = resize_for(
+        config.transforms, preset_of(config.model, config.trust), bool(asked(data.train, "make_preprocess"))
+    )
     if resize is not None:  # what the model sees
         if facts["image_size"] is None:
             raise UserError(f"transforms.resize: it is for images, and the inputs are of shape {tuple(shape or ())}.")
@@ -49,6 +52,18 @@ def facts_of(config: Config, data: Data, described: dict[str, Any], inputs: Any)
     if facts.get("num_outputs") is None and len(facts["input_shape"] or ()) == 1:  # the inputs again
         facts["num_outputs"] = facts["num_features"]
     return facts
+
+
+def reading_of(data: Data, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How a sample is read, before its transforms: for new ones, which have no target.
+
+    Args:
+        facts: what the data set says of itself; its `reading` is added.
+    """
+    sample = first_sample(data.train, data.skip)
+    inputs = sample[0] if isinstance(sample, tuple | list) and sample else sample
+    known = {"shape": list(inputs.shape), "bytes": inputs.dtype == torch.uint8} if isinstance(inputs, Tensor) else {}
+    return known | (facts.get("reading") or {})
 
 
 def steps_of(config: Config, batches: int | None, loaded: bool = False) -> dict[str, int | None]:

@@ -7,6 +7,7 @@
     fingerprint.py    whose a checkpoint is
     run.py            a run, rebuilt from its directory
     evaluate.py       a run is measured
+    predict.py        what it has learned, for new inputs
     sweep.py          many runs, and a ranked table
     signals.py, failures.py, profiler.py    what may come in between
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from plainloop.assembly.assemble import assemble
+from plainloop.assembly.serving import of_session
 from plainloop.assembly.session import Session
 from plainloop.commands import fingerprint, resume
 from plainloop.commands.failures import explained
@@ -53,6 +54,27 @@ class Run:
     def data(self) -> Data:
         return self.session.data
 
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, the labels or the values that it predicts, in order."""
+        return of_session(self.session).names
+
+    def predict(self, inputs: Any, top: int = 1, probabilities: bool = False) -> Any:
+        """What the run says of new inputs, read as its own were: a polars frame, with the columns of `predict.py`.
+
+        Args:
+            inputs: a path, as for `predict.py`; or, as the data asks for: paths of files, arrays (N, ...), rows (a list
+                of dicts, or a frame), texts.
+            top: where there are classes, so many of the most probable.
+            probabilities: the probability of every class, too.
+        """
+        import polars
+
+        served = of_session(self.session)
+        return polars.DataFrame(
+            list(served.rows(served.reader.open(inputs), top, probabilities)), infer_schema_length=None
+        )
+
     def history(self) -> list[dict[str, Any]]:
         """The records of history.jsonl."""
         return [json.loads(line) for line in RunDir(self.path).history.read_text().splitlines()]
@@ -92,27 +114,11 @@ def named_in(composed: DictConfig) -> set[str]:
 
 def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]:
     """The run that a command's composed config names, and the name of the checkpoint that was taken."""
-    schema: Any = OmegaConf.get_type(composed)
-    run = find(composed.run, composed.paths.outputs)
-    saved = run.saved_config()
-    saved.trust = list(composed.trust)  # a stranger's run can't authorise itself
-    commands_own = [name for name, _ in typed_keys(schema) if "." not in name]
-    typed = [word for word in typed if word.partition("=")[0] not in commands_own]
-    allowed = may_change(schema, "evaluate")
-    cfg = changed(saved, composed, typed, allowed, lambda name: "this can't change when a run is evaluated")
-    resume.check_config(cfg, run)
-    name, state, path = _chosen_checkpoint(run, composed.checkpoint)
+    run, saved, cfg = named_run(composed, typed)
+    name, state, path = chosen_checkpoint(run, composed.checkpoint)
     with explained(None), from_a_run(named_in(composed)):
         session = assemble(cfg, loaded=True)
-    metrics = run.read_metrics()
-    if name != "other":
-        own: Any = OmegaConf.to_container(saved)
-        check_checkpoint(state, path, own, metrics.get("best/step") if name == "best" else None)
-    if name == "best":
-        check_result(run, metrics, state)
-    remark = remark_on_config(run, saved)
-    if remark:
-        tell(f"warning: {remark}", sys.stderr)
+    metrics = check_own(run, saved, name, state, path)
     fingerprint.check_same_data(saved, session, run)
     for split in fingerprint.changed_splits(saved.spec.digests, session.config.spec.digests):
         tell(f"warning: the content of split {split} isn't what this run was trained and tested on.", sys.stderr)
@@ -126,7 +132,39 @@ def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]
     return Run(run.path, session, metrics), name
 
 
-def _chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any], Path]:
+def named_run(composed: DictConfig, typed: Sequence[str]) -> tuple[RunDir, DictConfig, DictConfig]:
+    """The run that a command's composed config names, its config, and that with what was typed. Raises UserError."""
+    schema: Any = OmegaConf.get_type(composed)
+    run = find(composed.run, composed.paths.outputs)
+    saved = run.saved_config()
+    saved.trust = list(composed.trust)  # a stranger's run can't authorise itself
+    commands_own = [name for name, _ in typed_keys(schema) if "." not in name]
+    typed = [word for word in typed if word.partition("=")[0] not in commands_own]
+    allowed = may_change(schema, "evaluate")
+    cfg = changed(saved, composed, typed, allowed, lambda name: "this can't change when a run is evaluated")
+    resume.check_config(cfg, run)
+    return run, saved, cfg
+
+
+def check_own(run: RunDir, saved: DictConfig, name: str, state: dict[str, Any], path: Path) -> dict[str, float]:
+    """What was read must be the run's own; its metrics. Raises UserError.
+
+    Args:
+        name, state, path: of the checkpoint, as `chosen_checkpoint` gives them.
+    """
+    metrics = run.read_metrics()
+    if name != "other":
+        own: Any = OmegaConf.to_container(saved)
+        check_checkpoint(state, path, own, metrics.get("best/step") if name == "best" else None)
+    if name == "best":
+        check_result(run, metrics, state)
+    remark = remark_on_config(run, saved)
+    if remark:
+        tell(f"warning: {remark}", sys.stderr)
+    return metrics
+
+
+def chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any], Path]:
     """What it is called, what it holds, and its file."""
     checkpoints = Checkpoints(run.checkpoints)
     best = run.checkpoints / "best.pt"

@@ -151,6 +151,38 @@ measures a run, rebuilt from its directory alone (RUN: a run directory, or lates
     trainer: TrainerSection = field(default_factory=TrainerSection)
 
 
+@dataclass
+class PredictConfig(Command):
+    """What `predict.py` takes."""
+
+    door: ClassVar[str] = "predict"
+    usage: ClassVar[str] = """\
+python predict.py run=RUN input=PATH [output=FILE.csv|.jsonl|.parquet]
+
+predicts for new files, rows or arrays what a run has learned (RUN: a run directory, or latest). PATH: a file, a folder,
+a pattern, a table; - for paths on standard input
+"""
+
+    run: str = key("latest", "a run directory, or latest", changes="evaluate")
+    input: str | None = key(None, "what to predict from", changes="evaluate")
+    text: str | None = key(None, "a text to predict from, instead of input", changes="evaluate")
+    output: str | None = key(None, "where the answers go; null: a CSV in the run directory", changes="evaluate")
+    resume: bool = key(False, "go on where an earlier call with this output was ended", changes="evaluate")
+    top: int = key(1, "of classes, so many of the most probable", min=1, changes="evaluate")
+    probabilities: bool = key(False, "the probability of every class, too", changes="evaluate")
+    checkpoint: str = key("best", "best | last | the path of a checkpoint", changes="evaluate")
+    trust: list[str] = trusted()
+    paths: Paths = field(default_factory=Paths)
+    loader: Loader = field(default_factory=Loader)
+    trainer: TrainerSection = field(default_factory=TrainerSection)
+
+    def check(self) -> None:
+        if (self.input is None) == (self.text is None):
+            raise UserError("input=PATH or text='...' says what to predict from: give one of the two.")
+        if self.output is not None and not self.output.endswith((".csv", ".jsonl", ".parquet")):
+            raise UserError(f"output={self.output}: must end in .csv, .jsonl or .parquet.")
+
+
 # --- a composed config as one of these ------------------------------------------------------------------------
 
 

@@ -335,6 +335,7 @@ class Spec:
     num_numbers: int | None = key(None, "numbers in a row of a table, before its codes of categories")
     cardinalities: list[int] | None = key(None, "how many codes each category of a table has, where it has codes")
     columns: Any = key(None, "of a table: its columns of numbers, and its categories with their words, in order")
+    reading: Any = key(None, "how a sample is read before it is transformed: its shape, and what its kind adds")
     num_outputs: int | None = key(None, "what the model must return per sample")
     num_classes: int | None = key(None, "classes, where the target is one")
     class_names: list[str] | None = key(None, "their names, in order")

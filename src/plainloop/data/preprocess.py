@@ -3,7 +3,7 @@
 Nobody can forget it: training, validation, evaluation and prediction all go through the same module.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -101,6 +101,12 @@ class Preprocess(nn.Module):
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         super()._load_from_state_dict(*arguments, **options)
         self.identity = self.identity and bool((self.scale == 1).all()) and bool((self.shift == 0).all())
+
+    @classmethod
+    def of_shape(cls, state: Mapping[str, Tensor]) -> "Preprocess":
+        """One into which this state can be loaded."""
+        shape = state["scale"].shape
+        return cls(torch.ones(shape), torch.ones(shape), bytes_in=True)
 
     def forward(self, inputs: Any) -> Any:
         if not isinstance(inputs, Tensor):

@@ -3,6 +3,7 @@
     terminal.py    the lines before and after the training
     classes.py     what the sizes of the classes say
     tables.py      rows and columns
+    rows.py        rows that are written one by one
     pictures.py    which pictures a run gets
     figures.py     how they are drawn
 

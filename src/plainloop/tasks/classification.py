@@ -1,6 +1,6 @@
 """Targets that are classes or labels: one of several, one of two, any number of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,25 @@ class ByClasses(Task):
             self.class_weights = weights.double().cpu()
         targets = batch[1].flatten().cpu()
         return float(self.class_weights[targets[targets != self.loss.ignore_index].long()].sum())
+
+
+def answers_of_classes(probabilities: Tensor, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
+    """The most probable classes of each sample, and how probable they are, as columns of a table.
+
+    Args:
+        probabilities: (N, C).
+        top, every: as of `Task.answers`.
+    """
+    probabilities = probabilities.float().cpu()
+    ranked = probabilities.argsort(dim=1, descending=True, stable=True)[:, : max(1, top)]
+    found: dict[str, list[Any]] = {}
+    for rank in range(ranked.shape[1]):
+        behind = f" {rank + 1}" if rank else ""
+        found[f"prediction{behind}"] = [names[place] for place in ranked[:, rank].tolist()]
+        found[f"probability{behind}"] = probabilities.gather(1, ranked[:, rank : rank + 1])[:, 0].tolist()
+    if every:
+        found |= {f"p({name})": column for name, column in zip(names, probabilities.T.tolist(), strict=True)}
+    return found
 
 
 class Multiclass(ByClasses):
@@ -92,6 +111,9 @@ class Multiclass(ByClasses):
     def predict(self, outputs: Tensor) -> Tensor:
         return outputs.float().softmax(1)
 
+    def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
+        return answers_of_classes(self.predict(outputs), names, top, every)
+
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         wanted = outputs.shape[1] if self.num_outputs is None and getattr(outputs, "ndim", 0) == 2 else self.num_outputs
         right = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == wanted
@@ -146,6 +168,10 @@ class Binary(ZeroOne):
     def predict(self, outputs: Tensor) -> Tensor:
         return outputs.squeeze(1).float().sigmoid()
 
+    def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
+        second = self.predict(outputs)
+        return answers_of_classes(torch.stack([1 - second, second], dim=1), names, top, every)
+
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         expect(
             isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == 1,
@@ -186,6 +212,13 @@ class Multilabel(ZeroOne):
 
     def predict(self, outputs: Tensor) -> Tensor:
         return outputs.float().sigmoid()
+
+    def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
+        """The labels that are more probable than not, and how probable each is."""
+        each = self.predict(outputs).cpu()
+        names = names or [str(place) for place in range(each.shape[1])]
+        found = ["|".join(name for name, true in zip(names, row, strict=True) if true) for row in (each > 0.5).tolist()]
+        return {"prediction": found, **{f"p({name})": p for name, p in zip(names, each.T.tolist(), strict=True)}}
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         shape = tuple(targets.shape)

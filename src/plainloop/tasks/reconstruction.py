@@ -1,6 +1,6 @@
 """The input is the target."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -47,6 +47,10 @@ class Reconstruction(Task):
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         metrics_room.update_all(metrics, outputs.float().flatten(1), _inputs(batch).float().flatten(1))
+
+    def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
+        """How far the outputs are from the inputs: the mean square of the differences, as the model gets them."""
+        return {"mean squared error": (outputs.float() - inputs.float()).square().flatten(1).mean(1).cpu().tolist()}
 
     def check(self, model: nn.Module, batch: Any) -> None:
         inputs = _inputs(batch)

@@ -128,6 +128,11 @@ class GaussianRegression(Regression):
         deviation = nn.functional.softplus(outputs.float().chunk(2, 1)[1]).sqrt()
         return deviation * self.std if self.standardize else deviation
 
+    def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
+        means = super().answers(outputs, inputs, names, top, every)
+        deviations = self.deviation(outputs).cpu().T.tolist()
+        return means | {f"deviation of {name}": each for name, each in zip(means, deviations, strict=True)}
+
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         shape = (len(targets), 2 * targets[0].numel())
         right = isinstance(outputs, Tensor) and tuple(outputs.shape) == shape

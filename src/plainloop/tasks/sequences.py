@@ -1,6 +1,6 @@
 """A class for every place of a sequence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,20 @@ class SequenceLabelling(ByClasses):
 
     def predict(self, outputs: Tensor) -> Tensor:
         return outputs.float().softmax(-1)
+
+    def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
+        """The most probable class of every place, parted by blanks; the padding's places left out."""
+        best, probability = self.predict(outputs).cpu().max(-1).indices, self.predict(outputs).cpu().max(-1).values
+        lengths = (
+            inputs["lengths"].tolist()
+            if isinstance(inputs, dict) and "lengths" in inputs
+            else [best.shape[1]] * len(best)
+        )
+        found = [
+            " ".join(names[place] for place in row[:length]) for row, length in zip(best.tolist(), lengths, strict=True)
+        ]
+        least = [min(row[:length]) for row, length in zip(probability.tolist(), lengths, strict=True)]
+        return {"prediction": found, "least probability": least}
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         kept = batch[1] != self.ignored

@@ -102,6 +102,21 @@ class Task(nn.Module):
         """What outputs mean, and what metrics take: probabilities, or values in the target's unit."""
         return outputs
 
+    def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
+        """What a batch's outputs say, as the columns of a table, a value for each sample.
+
+        Args:
+            inputs: the model's.
+            names: of the classes, the labels or the values.
+            top: where there are classes, so many of the most probable.
+            every: the probability of each class, too.
+        """
+        values = torch.as_tensor(self.predict(outputs)).float().cpu()
+        columns = values.reshape(len(values), -1).T.tolist()
+        if len(names) != len(columns):
+            names = ["prediction"] if len(columns) == 1 else [f"prediction {place}" for place in range(len(columns))]
+        return dict(zip(names, columns, strict=True))
+
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         """Add a batch to metrics."""
         metrics_room.update_all(metrics, self.predict(outputs), batch[1])

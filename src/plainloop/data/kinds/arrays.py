@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -11,7 +12,9 @@ from torch import Tensor
 from plainloop.build import factory
 from plainloop.data.dataset import IGNORED, InMemory
 from plainloop.data.kinds.checks import checked_arrays, checked_labels
+from plainloop.data.kinds.images import ImageReader
 from plainloop.data.kinds.named_arrays import NamedArrays
+from plainloop.data.reading import New, Reader, Rows
 from plainloop.errors import UserError, described, listed
 from plainloop.places import find_path
 
@@ -72,6 +75,40 @@ def arrays(
     return checked_arrays(
         InMemory(tensor, whole, classes=names, note="\n".join(filter(None, [note, *notes]))), str(path)
     )
+
+
+class ArrayReader(Reader):
+    """Arrays of the shape of the training samples: a .npy file, or a file or folder that holds one under the name that
+    the training data had; or image files, where that is an image's."""
+
+    def open(self, given: Any) -> New:
+        shape = tuple(self.reading("shape"))
+        notes: list[str] = []
+        if isinstance(given, str | Path):
+            path = find_path(given)
+            is_array = path.suffix in (".npy", ".npz", ".safetensors") or (path.is_dir() and any(path.glob("*.npy")))
+            if len(shape) == 3 and self.reading("bytes") and not is_array:
+                return ImageReader(self.node, self.spec).open(given)
+            if path.suffix == ".npy":
+                tensor = _numbers(NamedArrays(path.parent, str(given)), "inputs", path.stem, str(given))
+            else:
+                name = str(self.node.get("inputs", "inputs"))
+                tensor = _numbers(NamedArrays(path, str(given)), "inputs", name, str(given))
+        else:
+            tensor = torch.as_tensor(given)
+        if len(shape) == 3 and tensor.ndim == 3 and tensor.shape[1:] == shape[1:] and shape[0] == 1:
+            tensor = tensor.unsqueeze(1)
+        if tuple(tensor.shape[1:]) != shape:
+            raise UserError(f"input: arrays of shape (N, {', '.join(map(str, shape))}) are needed; these are "
+                            f"{described(tensor)}.")  # fmt: skip
+        if not self.reading("bytes"):
+            tensor = _as_float32(tensor, "inputs", notes)
+        elif tensor.dtype != torch.uint8:
+            raise UserError(f"input: the model was trained on whole numbers of 8 bits; these are {described(tensor)}.")
+        return New(Rows(tensor), "row", range(1, len(tensor) + 1), notes=notes)
+
+
+arrays.reader = ArrayReader  # type: ignore[attr-defined]
 
 
 def _as_float32(numbers: Tensor, name: str, notes: list[str]) -> Tensor:

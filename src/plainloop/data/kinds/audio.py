@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from plainloop.build import factory
 from plainloop.data.kinds.files import Files, find
+from plainloop.data.kinds.new_files import Unread, files_in
 from plainloop.data.preprocess import Standardise, normalisation, statistics
+from plainloop.data.reading import New, Reader
 from plainloop.errors import UserError
 from plainloop.trust import optional
 
@@ -251,6 +253,30 @@ class LogMel(Standardise):
         mean, std = normalisation(normalize, bands, f"there are {bands} bands (data.mels)", measured, behind=1)
         self.mean.copy_(mean)
         self.std.copy_(std)
+
+
+class SoundReader(Reader):
+    """Sound files, as the training sounds were read: at their rate, of their length."""
+
+    def _features(self) -> tuple[int, int, float, float]:
+        given = {
+            name: self.node.get(name, default) for name, default in (("mels", 64), ("window", 0.025), ("hop", 0.01))
+        }
+        return self.spec.sample_rate, int(given["mels"]), given["window"], given["hop"]
+
+    def preprocess(self) -> LogMel:
+        return LogMel(*self._features())
+
+    def open(self, given: Any) -> New:
+        (count,) = self.reading("shape")
+        _soundfile()
+        read = functools.partial(waveform, rate=self.spec.sample_rate, count=count)
+        files = files_in(given, SUFFIXES, "sound files")
+        sounds = Unread(files, read, torch.zeros(count))
+        return New(sounds, "file", files, sounds.why)
+
+
+audio.reader = SoundReader  # type: ignore[attr-defined]
 
 
 def mel_edges(rate: int, mels: int) -> Tensor:

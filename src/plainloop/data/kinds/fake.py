@@ -8,6 +8,7 @@ from plainloop import seeding
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
 from plainloop.data.kinds.checks import check_whole_number
+from plainloop.data.kinds.images import ImageReader
 from plainloop.data.kinds.pictures import MOST, checked_size
 from plainloop.errors import UserError
 
@@ -42,3 +43,6 @@ def fake(
     for number in range(classes):
         images[number::classes] += patterns[number]
     return InMemory(images, labels, classes=[str(number) for number in range(classes)])
+
+
+fake.reader = ImageReader  # type: ignore[attr-defined]

@@ -33,6 +33,7 @@ from plainloop.data.kinds.frames import check_columns, opened
 from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.table_encoder import TableEncoder
 from plainloop.data.preprocess import normalisation
+from plainloop.data.reading import New, Reader, Rows
 from plainloop.data.splits import SPLIT_OF
 from plainloop.errors import UserError, counted, did_you_mean, listed
 from plainloop.places import find_path
@@ -74,6 +75,9 @@ class Table(InMemory):
             "num_numbers": numbers if coded else width,
             "cardinalities": [size + 1 for size in self.sizes] if coded else [],
             "columns": columns,
+            "reading": {}
+            if file is None
+            else {"marks": {k: list(v) for k, v in file.marks.items()}, "units": file.units},
         }
 
     def column(self, name: str) -> list[Any]:
@@ -367,6 +371,54 @@ def task_of(
 
 
 table.task_of = task_of  # type: ignore[attr-defined]
+
+
+class TableReader(Reader):
+    """Rows of another table; the columns to predict needn't be there."""
+
+    def preprocess(self) -> TableEncoder:
+        columns, embed = self.spec.columns, self.node.get("categories") == "embed"
+        count = len(columns["numbers"])
+        known = [torch.ones(len(words) + 1, dtype=torch.bool) for words in columns["categories"].values()]
+        return TableEncoder(torch.zeros(count), torch.zeros(count), torch.ones(count), known, embed)
+
+    def open(self, given: Any) -> New:
+        columns = self.spec.columns
+        used = [*columns["numbers"], *columns["categories"]]
+        file, frame = self._rows(given, list(columns["categories"]))
+        inputs = encode(frame, columns, file)
+        where: Callable[[int], str] = file.place if isinstance(file, Source) else lambda row: f"{file}, row {row + 1}"
+        filled = {name: frame[name].null_count() for name in columns["numbers"] if frame[name].has_nulls()}
+        rounded = [said for name in columns["numbers"] for said in check_numbers(frame[name], where)]
+        aside = [*used, *as_list(self.node.get("target")), *(names_in("exclude", self.node.get("exclude")) or ())]
+        others = [name for name in frame.columns if name not in aside]
+        told = listed((f"{count} in {name}" for name, count in filled.items()), 6)
+        notes = [
+            file.said if isinstance(file, Source) else "",
+            f"not used: {listed(others)}" if others else "",
+            f"{counted(sum(filled.values()), 'missing value')} filled by the training mean ({told})" if filled else "",
+            *(unknown_words(frame[name], words) for name, words in columns["categories"].items()),
+            *rounded,
+        ]
+        return New(Rows(inputs), "row", range(1, len(inputs) + 1), notes=[note for note in notes if note])
+
+    def _rows(self, given: Any, words: Sequence[str]) -> tuple[Source | str, Any]:
+        """A file, as it is called, and its rows; or rows that were given."""
+        import polars
+        import polars.selectors as cs
+
+        file: Source | str = "input"
+        if isinstance(given, str | Path):
+            like = Source(Path(str(self.node.get("path"))))
+            like.marks = {name: (mark, groups) for name, (mark, groups) in self.reading("marks").items()}
+            like.units, like.words = dict(self.reading("units")), list(words)
+            file, frame = opened(str(given), words, Reading.among(self.node), "input", like)
+        else:
+            frame = given if isinstance(given, polars.DataFrame) else polars.DataFrame(given)
+        return file, frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
+
+
+table.reader = TableReader  # type: ignore[attr-defined]
 
 
 def encode(frame: Any, columns: Mapping[str, Any], file: Source | Path | str) -> Tensor:

@@ -2,7 +2,9 @@
 
 import array
 import copy
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +15,14 @@ from plainloop.build import factory
 from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.checks import as_list, check_whole_number
 from plainloop.data.kinds.columns import DATE, in_order, read_targets, task_for
-from plainloop.data.kinds.dialect import Reading
+from plainloop.data.kinds.dialect import Reading, decoded
 from plainloop.data.kinds.frames import check_columns, column_of, opened
+from plainloop.data.kinds.new_files import files_in
 from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.vocabulary import MARKS, PADDING, UNKNOWN, facts_of, tokenise
+from plainloop.data.reading import New, Reader
 from plainloop.errors import UserError, counted, did_you_mean, listed
+from plainloop.places import find_path
 
 
 def padded(samples: Sequence[tuple[dict[str, Tensor], Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
@@ -224,6 +229,63 @@ def text(
             f"{counted(len(wordless), 'row')}): leave such rows out, or data.empty=drop does."
         )
     return data
+
+
+class TextReader(Reader):
+    """Texts: of a table's column, in files of their own, or the text itself."""
+
+    def open(self, given: Any) -> New:
+        texts, column, names, notes = self._texts(given)
+        tokens, lower, most = self.node.get("tokens", "word"), self.node.get("lower", True), self.node.get("max_length")
+        number = {token: place for place, token in enumerate(json.loads(self.spec.vocabulary))}
+        coded = [
+            torch.tensor([number.get(token, UNKNOWN) for token in tokenise(text or "", tokens, lower)[:most]])
+            for text in texts
+        ]
+        unknown, count = sum(int((one == UNKNOWN).sum()) for one in coded), sum(map(len, coded))
+        if unknown:
+            notes.append(f"{unknown:,} of {count:,} {tokens}s aren't in the training texts")
+        known = [place for place, one in enumerate(coded) if len(one) and not bool((one == UNKNOWN).all())]
+        strange = len(coded) - len(known) - sum(not len(one) for one in coded)
+        if strange:
+            notes.append(f"{counted(strange, 'text')} of unknown {tokens}s alone")
+        return New(Coded(coded), column, names, lambda place: f"no {tokens} in it", notes)
+
+    def _texts(self, given: Any) -> tuple[list[str | None], str, Sequence[Any], list[str]]:
+        """The texts, what they are called by, and what should be said."""
+        if not isinstance(given, str | Path):
+            return [str(text) for text in given], "row", range(1, len(given) + 1), []
+        if find_path(given).is_dir() or Path(given).suffix.lower() == ".txt":
+            files = files_in(given, (".txt",), "texts")
+            encoding = self.node.get("encoding")
+            return [decoded(Path(file).read_bytes(), Path(file), encoding)[0] for file in files], "file", files, []
+        name = str(self.node["text"])
+        file, frame = opened(str(given), [name], Reading.among(self.node), "input")
+        check_columns({"data.text": [name]}, frame, file)
+        return frame[name].cast(str).to_list(), "row", range(1, frame.height + 1), [file.said] if file.said else []
+
+
+class Coded(BaseDataset):
+    """Texts as numbers of tokens, with the place of each; -1 - place for one without any."""
+
+    def __init__(self, coded: Sequence[Tensor]):
+        self.coded = coded
+
+    @staticmethod
+    def collate_fn(samples: Sequence[tuple[dict[str, Tensor], Tensor]]) -> Any:
+        return padded(samples)
+
+    def __len__(self) -> int:
+        return len(self.coded)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        tokens = self.coded[index]
+        if not len(tokens):
+            return {"tokens": torch.tensor([UNKNOWN])}, torch.tensor(-1 - index)
+        return {"tokens": tokens}, torch.tensor(index)
+
+
+text.reader = TextReader  # type: ignore[attr-defined]
 
 
 def _task_of(path: str, target: str | Sequence[str], **others: Any) -> tuple[str, str]:

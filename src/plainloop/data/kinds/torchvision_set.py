@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from plainloop.build import factory
 from plainloop.data.dataset import BaseDataset, InMemory
 from plainloop.data.kinds.checks import checked_labels
+from plainloop.data.kinds.images import ImageReader
 from plainloop.data.kinds.pictures import MOST, check_channels, checked_size, pixels, suitable_size
 from plainloop.errors import UserError, did_you_mean, first_line, listed, tell
 from plainloop.places import find_path
@@ -117,6 +118,9 @@ def torchvision_set(
         places = torch.linspace(0, len(train) - 1, min(32, len(train))).long().tolist()
         wanted = suitable_size([(image.height, image.width) for image, _ in (train[place] for place in places)])
     return Decoded(held, labels, classes, wanted, channels or (1 if held[0][0].mode in ("1", "L") else 3))
+
+
+torchvision_set.reader = ImageReader  # type: ignore[attr-defined]
 
 
 class Decoded(BaseDataset):

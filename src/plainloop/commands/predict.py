@@ -1,0 +1,104 @@
+"""`python predict.py`: what a run has learned, for new inputs."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from plainloop.assembly.serving import Served, serve
+from plainloop.commands.failures import explained
+from plainloop.commands.run import check_own, chosen_checkpoint, named_in, named_run
+from plainloop.commands.startup import collect_garbage_again
+from plainloop.errors import MachineError, UserError, counted, tell
+from plainloop.reports import tables
+from plainloop.reports.rows import Row, RowFile
+from plainloop.runs.directory import RunDir
+from plainloop.trust import from_a_run
+
+SHOWN = 10  # rows on the terminal
+
+
+def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path:
+    """Predict what a composed config of `predict.py` describes; the file with the answers."""
+    run, served = load_served(cfg, typed)
+    with explained(None):
+        collect_garbage_again()
+        path = _output(cfg, run)
+        new = served.reader.open(cfg.input if cfg.text is None else [cfg.text])
+        tell(f"run     {run}", sys.stdout)
+        for note in new.notes:
+            tell(f"note    {note}", sys.stdout)
+        file = RowFile(path, resume=cfg.resume)
+        if file.done:
+            tell(f"resume  {counted(file.done, 'row')} stand in {path} already", sys.stdout)
+        shown: list[Row] = []
+        count = failed = 0
+        with file:
+            for row in _with_bar(served.rows(new, cfg.top, cfg.probabilities, file.done), len(new.names) - file.done):
+                file.write(row)
+                count, failed = count + 1, failed + ("error" in row and row["error"] != "")
+                if len(shown) < SHOWN:
+                    shown.append(row)
+    for line in _table(shown).splitlines():
+        tell(f"        {line}", sys.stdout)
+    more = f", {count - len(shown):,} more of them in the file" if count > len(shown) else ""
+    tell(f"done    {counted(count, 'row')}{more}", sys.stdout)
+    tell(f"written {path}", sys.stdout)
+    if failed:
+        what = f"{counted(failed, 'input')} of {count} can't be read, and have an error in the place of an answer"
+        if failed == count:
+            raise MachineError(f"none of {counted(count, 'input')} can be read, as {shown[0]['error']}: see {path}")
+        tell(f"warning: {what}", sys.stderr)
+    return path
+
+
+def load_served(cfg: DictConfig, typed: Sequence[str]) -> tuple[RunDir, Served]:
+    """The run that a command names, as it answers."""
+    run, saved, changed = named_run(cfg, typed)
+    name, state, path = chosen_checkpoint(run, cfg.checkpoint)
+    with explained(None), from_a_run(named_in(cfg)):
+        served = serve(changed, state)
+    check_own(run, saved, name, state, path)
+    return run, served
+
+
+def _output(cfg: DictConfig, run: RunDir) -> Path:
+    """Where the answers go. Raises UserError."""
+    if cfg.output is not None:
+        path = Path(cfg.output).expanduser()
+        if cfg.input is not None and path.exists() and Path(str(cfg.input)).exists() and path.samefile(cfg.input):
+            raise UserError(f"output={cfg.output}: that is the input.")
+        if not path.parent.is_dir():
+            raise UserError(f"output={cfg.output}: there is no folder {path.parent}.")
+        return path
+    name = "text" if cfg.text is not None else Path(str(cfg.input)).stem or "input"
+    name = "stdin" if name == "-" else re.sub(r"[^\w.+-]", "_", name)
+    return run.path / f"predictions-{name}.csv"
+
+
+def _with_bar(answers: Iterator[Row], count: int) -> Iterator[Row]:
+    """A bar on a terminal, where it takes a while."""
+    if not sys.stderr.isatty():
+        return answers
+    from tqdm import tqdm
+
+    return iter(tqdm(answers, total=count, unit=" rows", delay=1, leave=False))
+
+
+def _table(shown: Sequence[Row]) -> str:
+    """The first rows for people."""
+    if not shown:
+        return ""
+    names = [name for name in shown[0] if name != "error" or any(row["error"] for row in shown)]
+    lines = [names, *([_short(row[name]) for name in names] for row in shown)]
+    return tables.table([line[:12] for line in lines])
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:18]} ... {text[-17:]}"

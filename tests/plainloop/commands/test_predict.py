@@ -1,0 +1,374 @@
+"""What a run has learned, for new inputs: read as its own were, the same answers as evaluate's, from the run alone."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy
+import polars
+import pytest
+import torch
+from PIL import Image
+
+import plainloop
+from plainloop.commands.predict import predict_config
+from plainloop.config.compose import compose
+from plainloop.config.schema import PredictConfig
+from plainloop.data.kinds.pictures import decode
+from plainloop.errors import MachineError, UserError
+from plainloop.training.evaluation import eval_mode
+from tests import formats
+from tests.conftest import one_in
+
+QUICK = ("trainer.max_epochs=1", "logger=none", "console.every_epochs=100")
+
+
+def predicted(run: Path | str, *words: str) -> list[dict[str, str]]:
+    """The rows of the file that `python predict.py run=RUN ...` writes."""
+    typed = [f"run={run}", *words]
+    path = predict_config(compose(typed, PredictConfig), typed)
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def measured(run: plainloop.Run) -> dict[str, list[Any]]:
+    """What the run's task says of its test split, sample by sample, by a loop of its own."""
+    session, found = run.session, {}
+    loader = session.loader("test")
+    with loader as batches, eval_mode(run.model, session.task), torch.inference_mode():
+        for batch in batches:
+            inputs, *_ = session.prepare(batch)
+            outputs = run.model(**inputs) if isinstance(inputs, dict) else run.model(inputs)
+            for name, values in session.task.answers(outputs, inputs, run.classes, 1, False).items():
+                found.setdefault(name, []).extend(values)
+    return found
+
+
+def write_reviews(file: Path, count: int = 120) -> str:
+    said = ["a good one", "bad and dull", "fine but long"]
+    rows = ["review,stars", *(f"{said[number % 3]} {number % 7},{number % 3}" for number in range(count))]
+    file.write_text("\n".join(rows) + "\n")
+    return str(file)
+
+
+# The words of the run, given a folder to write in; and what to predict from: all of its samples, in their order.
+def patients(folder: Path, *words: str) -> tuple[list[str], str]:
+    path = formats.write_patients(folder / "patients.csv")
+    return ["data=table", f"data.path={path}", "data.exclude=[patient,day]", *words], path
+
+
+def pictures(folder: Path, *words: str) -> tuple[list[str], str]:
+    formats.write_images(folder / "pets", {"cat": 20, "dog": 20})
+    return ["data=images", f"data.path={folder / 'pets'}", *words], str(folder / "pets")
+
+
+def sounds(folder: Path, *words: str) -> tuple[list[str], str]:
+    formats.write_tones(folder / "tones", {"low": 12, "high": 12})
+    return ["data=audio", f"data.path={folder / 'tones'}", *words], str(folder / "tones")
+
+
+def reviews(folder: Path, *words: str) -> tuple[list[str], str]:
+    path = write_reviews(folder / "reviews.csv")
+    return ["data=text", f"data.path={path}", "data.text=review", "data.target=stars", *words], path
+
+
+def arrays(folder: Path, *words: str) -> tuple[list[str], str]:
+    return ["data=digits", *words], str(Path(plainloop.__file__).parents[2] / "data/digits.npz")
+
+
+KINDS: dict[str, Any] = {
+    "classes of rows": lambda folder: patients(folder, "data.target=drug"),
+    "two classes of rows": lambda folder: patients(folder, "data.target=sick"),
+    "codes of rows": lambda folder: patients(folder, "data.target=drug", "data.categories=embed", "model=tabular"),
+    "numbers of rows": lambda folder: patients(folder, "data.target=cost"),
+    "numbers and how sure": lambda folder: patients(folder, "data.target=cost", "task=gaussian_regression"),
+    "labels of rows": lambda folder: patients(folder, "data.target=[fever,cough]"),
+    "images": pictures,
+    "images of another size": lambda folder: pictures(folder, "data.size=[24,32]", "transforms.resize=16"),
+    "images, transformed": lambda folder: pictures(
+        folder, "transforms.eval=[{_target_:torchvision.transforms.v2.CenterCrop,size:24}]",
+        "transforms.train=[{_target_:torchvision.transforms.v2.CenterCrop,size:24}]"),
+    "sounds": sounds,
+    "texts": reviews,
+    "letters of texts": lambda folder: reviews(folder, "data.tokens=char", "data.max_length=9"),
+    "arrays": arrays,
+    "arrays again": lambda folder: arrays(folder, "task=reconstruction", "model=autoencoder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", one_in(4, KINDS))
+def test_the_answers_are_those_of_the_run_sample_by_sample(kind, tmp_path, capsys):
+    """And the run is rebuilt without its data: nothing but its directory is there."""
+    words, path = KINDS[kind](tmp_path)
+    run = plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    taken = run.data.indices.get("test", {}).get("indices")
+    truth = measured(run)
+    given = Path(
+        shutil.copytree(path, tmp_path / "new") if Path(path).is_dir() else tmp_path / f"new{Path(path).suffix}"
+    )
+    if Path(path).is_file():
+        shutil.copy(path, given)
+    if "digits" not in path:
+        shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
+    rows = predicted(tmp_path / "run", f"input={given}", f"output={tmp_path / 'out.csv'}", "loader.eval.batch_size=7")
+    assert len(rows) == sum(run.config.spec.samples(split) or 0 for split in ("train", "val", "test"))
+    mine = [rows[index] for index in taken]
+    for name, values in truth.items():
+        said = [row[name] for row in mine]
+        if isinstance(values[0], str):
+            assert said == values
+        else:
+            assert [float(word) for word in said] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    if "error" in rows[0]:
+        assert {row["error"] for row in rows} == {""}
+
+
+@pytest.mark.parametrize("kind", ["images", "classes of rows"])
+def test_from_python_the_same(kind, tmp_path):
+    words, path = KINDS[kind](tmp_path)
+    plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    run = plainloop.load_run(tmp_path / "run")
+    frame = run.predict(path, top=2, probabilities=True)
+    rows = predicted(tmp_path / "run", f"input={path}", "top=2", "probabilities=true")
+    assert frame.columns == list(rows[0])
+    assert run.classes == (["cat", "dog"] if kind == "images" else ["a", "b", "new"])
+    assert frame["prediction"].to_list() == [row["prediction"] for row in rows]
+    for place in range(len(frame)):
+        each = {name: frame[f"p({name})"][place] for name in run.classes}
+        assert sum(each.values()) == pytest.approx(1, abs=1e-5)
+        ranked = sorted(each, key=each.get, reverse=True)
+        assert [frame["prediction"][place], frame["prediction 2"][place]] == ranked[:2]
+        assert frame["probability 2"][place] == each[ranked[1]]
+    if kind == "images":
+        some = sorted(str(file) for file in Path(path).rglob("*.png"))[3:6]
+        assert run.predict(some)["prediction"].to_list() == frame["prediction"].to_list()[3:6]
+    else:
+        table = polars.read_csv(path, null_values=[""]).drop("drug")
+        assert run.predict(table)["prediction"].to_list() == frame["prediction"].to_list()
+        assert run.predict(table.head(3).to_dicts())["prediction"].to_list() == frame["prediction"].to_list()[:3]
+
+
+# --- what can't be read, and what isn't as it was -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pets")
+    words, _ = pictures(folder)
+    plainloop.train([*words, *QUICK, f"hydra.run.dir={folder / 'run'}"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("visits")
+    words, _ = patients(folder, "data.target=drug")
+    plainloop.train([*words, *QUICK, f"hydra.run.dir={folder / 'run'}"])
+    return folder
+
+
+def test_files_that_cannot_be_read_are_rows_with_an_error(pets, tmp_path, capsys):
+    new = tmp_path / "new"
+    formats.write_images(new, {"x": 3})
+    whole = (new / "x/000.png").read_bytes()
+    (new / "x/cut.png").write_bytes(whole[: len(whole) // 2])
+    (new / "x/empty.jpg").write_bytes(b"")
+    (new / "x/text.jpg").write_text("no picture")
+    (new / "x/notes.txt").write_text("passed over")
+    rows = predicted(pets / "run", f"input={new}")
+    assert [(Path(row["file"]).name, bool(row["prediction"]), bool(row["error"])) for row in rows] == [
+        ("000.png", True, False), ("001.png", True, False), ("002.png", True, False), ("cut.png", False, True),
+        ("empty.jpg", False, True), ("text.jpg", False, True)]  # fmt: skip
+    assert rows[4]["error"] == "the file is empty"
+    said = capsys.readouterr()
+    assert "warning: 3 inputs of 6 can't be read" in said.err
+    shutil.rmtree(new / "x")
+    (new / "text.jpg").write_text("no picture")
+    with pytest.raises(MachineError, match="none of 1 input can be read, as cannot identify image file"):
+        predicted(pets / "run", f"input={new}")
+
+
+def test_strange_pictures_are_read_as_in_training(pets, tmp_path):
+    """CMYK, a palette, 16 bits, turned by EXIF, animated: what `decode` makes of them is what the model gets."""
+    draw = numpy.random.default_rng(3)
+    colours = Image.fromarray(draw.integers(0, 255, (40, 30, 3), dtype=numpy.uint8))
+    new = tmp_path / "new"
+    new.mkdir()
+    colours.convert("CMYK").save(new / "cmyk.jpg")
+    colours.convert("P").save(new / "palette.png")
+    Image.fromarray(draw.integers(0, 65535, (40, 30), dtype=numpy.uint16)).save(new / "deep.png")
+    turned = colours.getexif()
+    turned[0x0112] = 6
+    colours.save(new / "turned.jpg", exif=turned)
+    colours.save(new / "moving.gif", save_all=True, append_images=[colours.rotate(90)])
+    run = plainloop.load_run(pets / "run")
+    channels, *size = run.config.spec.reading["shape"]
+    for row in predicted(pets / "run", f"input={new}", "probabilities=true"):
+        image = decode(row["file"], (size[0], size[1]), channels)
+        with torch.inference_mode():
+            truth = run.model(run.preprocess(image[None])).softmax(1)[0].tolist()
+        assert [float(row["p(cat)"]), float(row["p(dog)"])] == pytest.approx(truth, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table.drop("age"), r"the model needs column=age: .*has no such column\. It has: "),
+        (lambda table: table.rename({"age": "Age"}), r"the model needs column=age: .*Did you mean Age\?"),
+        (lambda table: table.with_columns(age=polars.lit("old")), r"column age: words \(as old\) where numbers belong"),
+        (lambda table: table.head(0), "there are no rows in it"),
+    ],
+    ids=["missing", "renamed", "words", "empty"],
+)
+def test_a_table_of_another_form_is_refused_by_its_column(change, said, visits, tmp_path):
+    change(polars.read_csv(visits / "patients.csv")).write_csv(tmp_path / "new.csv")
+    with pytest.raises(UserError, match=said):
+        predicted(visits / "run", f"input={tmp_path / 'new.csv'}")
+
+
+def test_what_is_guessed_of_a_table_is_said(visits, tmp_path, capsys):
+    """Columns that aren't used, words that training doesn't have, numbers that are missing; the target isn't needed."""
+    table = polars.read_csv(visits / "patients.csv").drop("drug").head(5)
+    table = table.with_columns(
+        extra=polars.lit(1),
+        city=polars.Series(["Bonn", "zeta", "Ulm", "zeta", "Bonn"]),
+        age=polars.Series([50.5, None, 3, 4, 5]),
+    )
+    table.write_csv(tmp_path / "new.csv")
+    assert len(predicted(visits / "run", f"input={tmp_path / 'new.csv'}")) == 5
+    said = capsys.readouterr().out
+    assert "not used: extra" in said
+    assert "2 of 5 words in city are in no training row (as zeta)" in said
+    assert "filled by the training mean" in said
+    assert "1 in age" in said
+
+
+def test_marks_of_numbers_mean_what_they_meant_in_training(tmp_path, capsys):
+    """In the new file nothing tells that 1.234 has thousands: the training file did."""
+    rows = [f"{number},5;{number}.{number:03};{number % 2}" for number in range(1, 60)]
+    (tmp_path / "train.csv").write_text("\n".join(["a;b;y", *rows]) + "\n")
+    run = plainloop.train(
+        [
+            "data=table",
+            f"data.path={tmp_path / 'train.csv'}",
+            "data.target=y",
+            *QUICK,
+            f"hydra.run.dir={tmp_path / 'run'}",
+        ]
+    )
+    (tmp_path / "new.csv").write_text("a;b\n7;7.007\n")
+    (row,) = predicted(tmp_path / "run", f"input={tmp_path / 'new.csv'}", "probabilities=true")
+    with torch.inference_mode():
+        truth = run.model(run.preprocess(torch.tensor([[7.0, 7007.0]]))).flatten().float().sigmoid().tolist()
+    assert float(row["p(1)"]) == pytest.approx(truth[-1], abs=1e-6)
+
+
+def test_texts_of_several_kinds(tmp_path, capsys):
+    words, path = reviews(tmp_path)
+    plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    rows = predicted(tmp_path / "run", f"input={path}", f"output={tmp_path / 'all.csv'}")
+    (tmp_path / "one.txt").write_text("a good one 0")
+    (one,) = predicted(tmp_path / "run", f"input={tmp_path / 'one.txt'}")
+    (said,) = predicted(tmp_path / "run", "text='a good one 0'")
+    assert one["prediction"] == said["prediction"] == rows[0]["prediction"]
+    assert float(one["probability"]) == pytest.approx(float(rows[0]["probability"]), abs=1e-6)
+    capsys.readouterr()
+    with pytest.raises(MachineError, match="none of 1 input can be read, as no word in it"):
+        predicted(tmp_path / "run", "text='   '")
+    predicted(tmp_path / "run", "text='zzz yyy'")
+    out = capsys.readouterr().out
+    assert "2 of 2 words aren't in the training texts" in out
+    assert "1 text of unknown words alone" in out
+
+
+# --- the file of answers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_prediction_that_was_killed_is_continued(suffix, cut, pets, tmp_path):
+    """From whole lines on: the same file as without an interruption."""
+    typed = [f"run={pets / 'run'}", f"input={pets / 'pets'}", f"output={tmp_path / f'whole.{suffix}'}"]
+    whole = predict_config(compose(typed, PredictConfig), typed)
+    lines = tmp_path / f"whole.{'jsonl' if suffix == 'parquet' else suffix}"
+    if suffix == "parquet":
+        polars.read_parquet(whole).write_ndjson(lines)
+    part = tmp_path / (".part.parquet.rows" if suffix == "parquet" else f"part.{suffix}")
+    data = lines.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(data[:12]) + data[12][:cut])
+    typed = [*typed[:2], f"output={tmp_path / f'part.{suffix}'}", "resume=true"]
+    after = predict_config(compose(typed, PredictConfig), typed)
+    if suffix == "parquet":
+        assert polars.read_parquet(after).drop("probability").equals(polars.read_parquet(whole).drop("probability"))
+    else:
+        read = {"csv": polars.read_csv, "jsonl": polars.read_ndjson}[suffix]
+        assert read(after).drop("probability").equals(read(whole).drop("probability"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["input=none.png"], "there is no such file or folder, and no file that fits such a pattern"),
+        (["input=empty"], "there are no images in it"),
+        ([], "says what to predict from: give one of the two"),
+        (["input=a", "text=b"], "give one of the two"),
+        (["input=a", "output=a.txt"], "must end in .csv, .jsonl or .parquet"),
+        (["input=table.csv", "output=none/a.csv"], "there is no folder none"),
+        (["input=paths.csv", "output=paths.csv"], "that is the input"),
+        (["input=table.csv", "output=a.csv"], "which column has the paths"),
+        (["input=pets", "top=0"], "top=0: must be a whole number of at least 1"),
+        (["input=pets", "model=mlp"], "model"),
+    ],
+)
+def test_what_is_mistyped_is_answered(words, said, pets, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "paths.csv").write_text("path\nx.png\n")
+    with pytest.raises(Exception, match=said):
+        predicted(pets / "run", *words)
+
+
+def test_paths_in_a_table_by_a_pattern_and_on_standard_input(pets, tmp_path, monkeypatch):
+    files = sorted(str(file) for file in (pets / "pets").rglob("*.png"))
+    (tmp_path / "paths.csv").write_text("\n".join(["path", *files[:4]]) + "\n")
+    assert [row["file"] for row in predicted(pets / "run", f"input={tmp_path / 'paths.csv'}")] == files[:4]
+    found = predicted(pets / "run", f"input='{pets}/pets/cat/*1.png'", f"output={tmp_path / 'a.csv'}")
+    assert [row["file"] for row in found] == [file for file in files if "/cat/" in file and file.endswith("1.png")]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files[2:5]) + "\n"))
+    assert [row["file"] for row in predicted(pets / "run", "input=-")] == files[2:5]
+
+
+def test_a_run_directory_leads_no_answers_elsewhere(pets, tmp_path):
+    """It may be a stranger's: where the answers go, a link may lie, or another name of a file of the user's."""
+    run = Path(shutil.copytree(pets / "run", tmp_path / "run"))
+    (tmp_path / "own.txt").write_text("precious")
+    (run / "predictions-pets.csv").symlink_to(tmp_path / "own.txt")
+    assert len(predicted(run, f"input={pets / 'pets'}")) == 40
+    (run / "predictions-pets.csv").unlink()
+    os.link(tmp_path / "own.txt", run / "predictions-pets.csv")
+    predicted(run, f"input={pets / 'pets'}")
+    assert (tmp_path / "own.txt").read_text() == "precious"
+
+
+@pytest.mark.slow
+def test_the_command_that_is_typed(pets, type_command, tmp_path):
+    done = type_command("predict.py", f"run={pets / 'run'}", f"input={pets / 'pets'}", "output=a.jsonl", "top=2")
+    assert done.status == 0, done.err
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert len(rows) == 40
+    assert list(rows[0]) == ["file", "prediction", "probability", "prediction 2", "probability 2", "error"]
+    assert "written a.jsonl" in done.out
+    assert "000.png" in done.out
+    missing = type_command("predict.py", f"run={pets / 'run'}", "input=none")
+    assert missing.status == 2
+    assert missing.err.startswith("error: input=none: there is no such file")
+
+
+def test_a_kind_of_data_that_nobody_reads_is_told(tmp_path):
+    run = plainloop.train(["data=points", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match=r"data=points: nobody has said how new inputs of this kind of data are read"):
+        predicted(run.path, "input=a.npy")
