@@ -17,6 +17,7 @@ from tests.formats import write_mnist
 DOCUMENTS = [
     "README.md",
     "docs/data.md",
+    "docs/using.md",
     "docs/models.md",
     "docs/tour.md",
     "docs/overfitting.md",
@@ -91,7 +92,7 @@ def test_every_command_runs(document, tmp_path: Path):
             shutil.copy(door, tmp_path)
     for name, block in saved.items():
         (tmp_path / name).write_text(block)
-    if document in ("README.md", "docs/models.md"):
+    if document in ("README.md", "docs/models.md", "docs/using.md"):
         (tmp_path / "make_examples.py").write_text(examples["make_examples.py"])
         assert command(str(tmp_path / "make_examples.py"), folder=tmp_path).status == 0
 

@@ -26,6 +26,10 @@ def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path:
     run, served = load_served(cfg, typed)
     with explained(None):
         collect_garbage_again()
+        if cfg.text is not None and not served.reader.takes_text:
+            raise UserError(
+                f"text={cfg.text:.20}: this run's data={served.config.choices.get('data')}, of no texts: input=PATH"
+            )
         path = _output(cfg, run)
         new = served.reader.open(cfg.input if cfg.text is None else [cfg.text])
         tell(f"run     {run}", sys.stdout)

@@ -43,6 +43,8 @@ class Reader:
         spec: the facts about the data: its `reading` among them.
     """
 
+    takes_text = False  # whether a text itself may be given
+
     def __init__(self, node: Mapping[str, Any], spec: Any):
         self.node, self.spec = node, spec
 

@@ -320,6 +320,7 @@ def test_a_prediction_that_was_killed_is_continued(suffix, cut, pets, tmp_path):
         (["input=table.csv", "output=none/a.csv"], "there is no folder none"),
         (["input=paths.csv", "output=paths.csv"], "that is the input"),
         (["input=table.csv", "output=a.csv"], "which column has the paths"),
+        (["text=hello"], "text=hello: this run's data=images, of no texts: input=PATH"),
         (["input=pets", "top=0"], "top=0: must be a whole number of at least 1"),
         (["input=pets", "model=mlp"], "model"),
     ],

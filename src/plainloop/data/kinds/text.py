@@ -234,6 +234,8 @@ def text(
 class TextReader(Reader):
     """Texts: of a table's column, in files of their own, or the text itself."""
 
+    takes_text = True
+
     def open(self, given: Any) -> New:
         texts, column, names, notes = self._texts(given)
         tokens, lower, most = self.node.get("tokens", "word"), self.node.get("lower", True), self.node.get("max_length")
