@@ -70,8 +70,9 @@ def search_working_directory() -> None:
     """From now on modules are looked for in the folder where the command was typed, behind all others: one of its own
     has been named, and may need its neighbours. Not before: the folder may be a stranger's, and what Python and
     libraries look for along the path (plugins, optional packages) would be executed."""
-    if "" not in sys.path:
-        sys.path.append("")
+    here = os.getcwd()
+    if not {"", here} & set(sys.path):
+        sys.path.append(here)  # not "": loading processes get this path, and it is to be the same there
         importlib.invalidate_caches()
 
 

@@ -15,6 +15,7 @@ from plainloop import loggers, models
 from plainloop.build import factory
 from plainloop.data import points, table
 from plainloop.errors import UserError
+from plainloop.runs.checkpoint import Checkpoints
 from plainloop.tasks import Task, classification, metrics
 from plainloop.training import callbacks, trainer
 from plainloop.training.optimizer import make_optimizer
@@ -334,7 +335,10 @@ def test_the_user_can_trust_a_function_of_a_run(short_run, tmp_path):
     OmegaConf.save(cfg, path / "composed.yaml")
     with pytest.raises(UserError, match="is a function"):
         plainloop.load_run(path)
-    run = plainloop.load_run(path, "last", overrides=[f"trust=[{HERE}.mlp]"])  # the best is another target's
+    own = shutil.copy(
+        Checkpoints(path / "checkpoints").all()[0], tmp_path / "own.pt"
+    )  # those there are another target's
+    run = plainloop.load_run(path, str(own), overrides=[f"trust=[{HERE}.mlp]"])
     for name, weights in plainloop.load_run(short_run.path, "last").model.state_dict().items():
         assert torch.equal(run.model.state_dict()[name], weights)
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import plainloop
-from plainloop.commands import cli, evaluate, sweep
+from plainloop.commands import cli, evaluate, predict, sweep
 from plainloop.config import compose, schema
 from plainloop.errors import UserError
 from tests.conftest import copy_configs, one_in
@@ -27,7 +27,7 @@ SetUp = Callable[[Path, pytest.MonkeyPatch], object]
 class Mistake(NamedTuple):
     """A row of the table.
 
-    `words` are typed as in a shell, after `train.py` unless they begin with `evaluate.py` or `-m`. NPZ stands for
+    `words` are typed as in a shell, after `train.py` unless they begin with another door or `-m`. NPZ stands for
     the arguments that read mine.npz, CSV for those that read mine.csv, RUN for the directory of a finished run.
     `pieces` must be in the answer, `never` mustn't; `given` writes files first.
     """
@@ -761,6 +761,8 @@ def type_here(words: list[str], config_alone: bool) -> None:
         sweep.run(words[1:], lambda *_: pytest.fail("a trial was started"))
     elif words[0] == "evaluate.py":
         evaluate.evaluate_config(compose.compose(words[1:], schema.EvaluateConfig), words[1:])
+    elif words[0] == "predict.py":
+        predict.predict_config(compose.compose(words[1:], schema.PredictConfig), words[1:])
     elif config_alone:
         compose.compose(words)
     else:
@@ -800,7 +802,8 @@ ALONE = [
     pytest.param(row, id=row.id or row.words)
     for table in CONFIG_ALONE.values()
     for row in table
-    if not row.words.startswith(("-m", "evaluate.py", "--help", "resume=", "extend=")) and "hydra." not in row.words
+    if not row.words.startswith(("-m", "evaluate.py", "predict.py", "--help", "resume=", "extend="))
+    and "hydra." not in row.words
 ]
 
 

@@ -374,13 +374,14 @@ def _by_hand(source: Source, text: str) -> Any:
         raise UserError(f"{source}: can't be read as a table: {first_line(error)}.") from error
     if not rows:
         raise UserError(f"{source}: there are no rows in it.")
-    header = rows[0][1]
+    header, lines = rows[0][1], text.split("\n")
     if source.reading.header is False:
         header = [f"column_{number}" for number in range(1, len(header) + 1)]
     else:
         rows = rows[1:]
     header, rows = _without_ends(header, rows)
-    if rows and len(header) > 1 and all(len(fields) == len(header) + 1 for _, fields in rows):  # as R writes it
+    one_more = rows and len(header) > 1 and all(len(fields) == len(header) + 1 for _, fields in rows)
+    if one_more and all(lines[number - 1].startswith('"') for number, _ in rows):  # names of the rows, as R writes them
         rows = [(line, fields[1:]) for line, fields in rows]
         source.notes.append("the first field of each row, for which the header has no name, is left out")
     for line, fields in rows:
