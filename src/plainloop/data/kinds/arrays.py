@@ -12,8 +12,8 @@ from torch import Tensor
 from plainloop.build import factory
 from plainloop.data.dataset import IGNORED, InMemory
 from plainloop.data.kinds.checks import checked_arrays, checked_labels
-from plainloop.data.kinds.images import ImageReader
 from plainloop.data.kinds.named_arrays import NamedArrays
+from plainloop.data.kinds.new_files import ImageReader
 from plainloop.data.reading import New, Reader, Rows
 from plainloop.errors import UserError, described, listed
 from plainloop.places import find_path

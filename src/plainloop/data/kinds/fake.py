@@ -8,7 +8,7 @@ from plainloop import seeding
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
 from plainloop.data.kinds.checks import check_whole_number
-from plainloop.data.kinds.images import ImageReader
+from plainloop.data.kinds.new_files import ImageReader
 from plainloop.data.kinds.pictures import MOST, checked_size
 from plainloop.errors import UserError
 

@@ -1,27 +1,24 @@
 """Images in files: decoded one by one, in a size that suits them. `files.py` finds them."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from plainloop.build import factory
 from plainloop.data.kinds.files import Files, find
-from plainloop.data.kinds.new_files import Unread, files_in
+from plainloop.data.kinds.new_files import ImageReader
 from plainloop.data.kinds.pictures import (
     DEEP_MODES,
     FORMATS,
     GREY_MODES,
+    SUFFIXES,
     check_channels,
     checked_size,
     decode,
     suitable_size,
 )
-from plainloop.data.reading import New, Reader
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what stands at the end of a whole file
 
 
@@ -80,19 +77,6 @@ def images(
     remark = "more than 8 bits: given as floats, which transforms.normalize=train suits" if deep else ""
     note = found.note(_sizes(sides, (height, width)), remark)
     return Images((height, width), channels or (1 if grey else 3), deep, note=note, **found.samples(split))
-
-
-class ImageReader(Reader):
-    """Image files, decoded as the training images were: to their size, in their colours."""
-
-    def open(self, given: Any) -> New:
-        channels, *size = self.reading("shape")
-        deep = not self.reading("bytes")
-        like = torch.zeros(channels, *size, dtype=torch.float32 if deep else torch.uint8)
-        read = functools.partial(decode, size=(size[0], size[1]), channels=channels, deep=deep)
-        files = files_in(given, SUFFIXES, "images")
-        pictures = Unread(files, read, like)
-        return New(pictures, "file", files, pictures.why)
 
 
 images.reader = ImageReader  # type: ignore[attr-defined]

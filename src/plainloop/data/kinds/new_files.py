@@ -1,15 +1,19 @@
 """New files to predict from: found by what is typed, and read one by one."""
 
+import functools
 import glob
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.frames import opened
+from plainloop.data.kinds.pictures import SUFFIXES, decode
+from plainloop.data.reading import New, Reader
 from plainloop.errors import UserError, first_line, listed
 from plainloop.places import find_path
 
@@ -108,3 +112,16 @@ def _paths_in_table(given: str) -> list[str]:
     if paths.has_nulls():
         raise UserError(f"{source.place(paths.is_null().arg_true()[0])}: {name} is missing.")
     return [str(source.parent / path) for path in paths.to_list()]
+
+
+class ImageReader(Reader):
+    """Image files, decoded as the training images were: to their size, in their colours."""
+
+    def open(self, given: Any) -> New:
+        channels, *size = self.reading("shape")
+        deep = not self.reading("bytes")
+        like = torch.zeros(channels, *size, dtype=torch.float32 if deep else torch.uint8)
+        read = functools.partial(decode, size=(size[0], size[1]), channels=channels, deep=deep)
+        files = files_in(given, SUFFIXES, "images")
+        pictures = Unread(files, read, like)
+        return New(pictures, "file", files, pictures.why)

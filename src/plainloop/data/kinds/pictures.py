@@ -15,6 +15,8 @@ DEEP_MODES = GREY_MODES[4:]  # of more than 8 bits
 LARGEST = 224  # the side of the images that most networks are tried on
 MOST = 1_000_000_000  # bytes of images that are held in memory
 
+# What image files are called.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 # What is opened, whatever a file is called: Pillow would start a program for PostScript.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 

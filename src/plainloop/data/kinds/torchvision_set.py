@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from plainloop.build import factory
 from plainloop.data.dataset import BaseDataset, InMemory
 from plainloop.data.kinds.checks import checked_labels
-from plainloop.data.kinds.images import ImageReader
+from plainloop.data.kinds.new_files import ImageReader
 from plainloop.data.kinds.pictures import MOST, check_channels, checked_size, pixels, suitable_size
 from plainloop.errors import UserError, did_you_mean, first_line, listed, tell
 from plainloop.places import find_path
