@@ -303,7 +303,7 @@ def test_a_strangers_run_cant_authorise_itself(section, trust, strangers_run):
 
 @pytest.mark.parametrize("how", ["resume", "extend"])
 @pytest.mark.parametrize(
-    "section", one_in(4, ["model", "data", "optimizer", "scheduler", "trainer", "logger.extra", "callbacks.extra"])
+    "section", one_in(7, ["model", "data", "optimizer", "scheduler", "trainer", "logger.extra", "callbacks.extra"])
 )
 def test_a_strangers_run_cant_authorise_itself_when_it_is_continued(section, how, strangers_run, tmp_path):
     """Nor when it is resumed or extended: only what is typed is trusted."""

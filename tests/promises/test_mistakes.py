@@ -769,7 +769,7 @@ def type_here(words: list[str], config_alone: bool) -> None:
         plainloop.train(words)
 
 
-@pytest.mark.parametrize(("row", "config_alone"), one_in(9, TABLE))
+@pytest.mark.parametrize(("row", "config_alone"), one_in(15, TABLE))
 def test_mistake_is_answered(row: Mistake, config_alone: bool, tmp_path, monkeypatch, request):
     """The answer names the cause and the fix in one or two lines, in the user's words, and nothing is written."""
     if "device=cuda" in row.words and torch.cuda.device_count() > (99 if "cuda:99" in row.words else 0):

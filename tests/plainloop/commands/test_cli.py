@@ -204,6 +204,7 @@ def test_a_broken_pipe_is_no_error(words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_flags_may_stand_between_overrides(tmp_path):
     done = command("train.py", "model=cnn", "--cfg", "job", "trainer.max_epochs=7", folder=tmp_path)
     assert done.status == 0, done.err

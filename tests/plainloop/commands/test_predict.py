@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import shutil
@@ -100,7 +101,7 @@ KINDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", one_in(4, KINDS))
+@pytest.mark.parametrize("kind", one_in(9, KINDS))
 def test_the_answers_are_those_of_the_run_sample_by_sample(kind, tmp_path, capsys):
     """And the run is rebuilt without its data: nothing but its directory is there."""
     words, path = KINDS[kind](tmp_path)
@@ -127,7 +128,7 @@ def test_the_answers_are_those_of_the_run_sample_by_sample(kind, tmp_path, capsy
         assert {row["error"] for row in rows} == {""}
 
 
-@pytest.mark.parametrize("kind", ["images", "classes of rows"])
+@pytest.mark.parametrize("kind", one_in(2, ["classes of rows", "images"]))
 def test_from_python_the_same(kind, tmp_path):
     words, path = KINDS[kind](tmp_path)
     plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
@@ -247,6 +248,7 @@ def test_what_is_guessed_of_a_table_is_said(visits, tmp_path, capsys):
     assert "1 in age" in said
 
 
+@pytest.mark.slow
 def test_marks_of_numbers_mean_what_they_meant_in_training(tmp_path, capsys):
     """In the new file nothing tells that 1.234 has thousands: the training file did."""
     rows = [f"{number},5;{number}.{number:03};{number % 2}" for number in range(1, 60)]
@@ -267,6 +269,7 @@ def test_marks_of_numbers_mean_what_they_meant_in_training(tmp_path, capsys):
     assert float(row["p(1)"]) == pytest.approx(truth[-1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_texts_of_several_kinds(tmp_path, capsys):
     words, path = reviews(tmp_path)
     plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
@@ -288,8 +291,7 @@ def test_texts_of_several_kinds(tmp_path, capsys):
 # --- the file of answers ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-@pytest.mark.parametrize("cut", [0, 5])
+@pytest.mark.parametrize(("suffix", "cut"), one_in(6, itertools.product(["csv", "jsonl", "parquet"], [5, 0])))
 def test_a_prediction_that_was_killed_is_continued(suffix, cut, pets, tmp_path):
     """From whole lines on: the same file as without an interruption."""
     typed = [f"run={pets / 'run'}", f"input={pets / 'pets'}", f"output={tmp_path / f'whole.{suffix}'}"]
@@ -333,6 +335,7 @@ def test_what_is_mistyped_is_answered(words, said, pets, tmp_path):
         predicted(pets / "run", *words)
 
 
+@pytest.mark.slow
 def test_paths_in_a_table_by_a_pattern_and_on_standard_input(pets, tmp_path, monkeypatch):
     files = sorted(str(file) for file in (pets / "pets").rglob("*.png"))
     (tmp_path / "paths.csv").write_text("\n".join(["path", *files[:4]]) + "\n")

@@ -18,7 +18,7 @@ FOLDERS = ("plain", "größe", "写真", "two words", "it's", 'say "so"', "a,b",
            "~home", "a&b", "$HOME", "back`tick", "null", "1e5", "a:b", "end\\", "100%", "${name}", "a*b?")  # fmt: skip
 
 
-@pytest.mark.parametrize("folder", one_in(9, FOLDERS))
+@pytest.mark.parametrize("folder", one_in(15, FOLDERS))
 def test_a_runs_next_commands_can_be_typed_as_they_stand(folder, capsys):
     """Whatever its folder is called."""
     words = ["trainer.max_steps=1", "logger=none", override("name", folder)]

@@ -172,7 +172,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("group", "option"), one_in(4, OPTIONS))
+@pytest.mark.parametrize(("group", "option"), one_in(8, OPTIONS))
 def test_every_option_composes(group, option):
     """Every file in configs/ can be chosen; `custom` says which key it needs, and composes with it."""
     word = f"{group}={option}"

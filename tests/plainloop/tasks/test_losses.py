@@ -160,7 +160,7 @@ def test_what_is_said_not_to_fit_is_torchs():
     assert all(target.__name__ in TORCHS for target, _ in LOSSES.values() if target.__module__.startswith("torch"))
 
 
-@pytest.mark.parametrize(("option", "kind"), one_in(4, PAIRS))
+@pytest.mark.parametrize(("option", "kind"), one_in(8, PAIRS))
 def test_every_option_trains_with_every_task_that_it_fits(option, kind):
     """Two steps with a loss that is a number, and a validation; it is what the same class gives as loss=custom."""
     run = trained(*words_for(option, kind))

@@ -362,7 +362,7 @@ TRIED = [
 ]
 
 
-@pytest.mark.parametrize(("attack", "way"), one_in(17, TRIED))
+@pytest.mark.parametrize(("attack", "way"), one_in(31, TRIED))
 def test_nothing_of_a_strangers_is_executed(attack, way, strangers, watch, far_from_all):
     """It is refused in a line or two, or the run is used and the attack means nothing in it."""
     ATTACKS[attack](strangers)

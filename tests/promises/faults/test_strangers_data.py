@@ -172,6 +172,7 @@ def test_the_newest_run_is_found_beside_what_is_none(short_run, tmp_path):
         plainloop.evaluate("latest")
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_no_config_can_hold_is_told_before_the_training(tmp_path, monkeypatch):
     """It couldn't be read again: 4 MB is what a run's config may have."""
     monkeypatch.setattr(files, "MOST_YAML", 50_000)

@@ -17,6 +17,7 @@ from plainloop.data.kinds.times import moments_of
 from plainloop.data.splits import Division, build_data
 from plainloop.errors import UserError
 from tests import formats
+from tests.conftest import one_in
 from tests.later import Later
 
 sklearn = Later("sklearn")
@@ -384,7 +385,7 @@ TIMES = {
 }
 
 
-@pytest.mark.parametrize("first", TIMES)
+@pytest.mark.parametrize("first", one_in(4, TIMES))
 def test_a_time_is_read_as_it_is_meant(first):
     second, hours = TIMES[first]
     times, remark = moments_of(polars.Series("t", [first, second]), "data.time", str)
@@ -611,7 +612,16 @@ def test_windows_are_classified(tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    ["split.folds=3", "split.folds=3 split.fractions=[0.8,0,0.2]", "split.group=when", "split.time=load", "model=cnn"],
+    one_in(
+        3,
+        [
+            "split.folds=3",
+            "split.folds=3 split.fractions=[0.8,0,0.2]",
+            "split.group=when",
+            "split.time=load",
+            "model=cnn",
+        ],
+    ),
 )
 def test_what_does_not_fit_series_is_refused(words, tmp_path):
     """Above all another division, which would be a random one."""
