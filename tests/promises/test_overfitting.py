@@ -54,7 +54,7 @@ REMEDIES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remedy", REMEDIES)
+@pytest.mark.parametrize("remedy", list(REMEDIES)[::2])  # all of them by benchmarks/overfitting.py
 def test_a_remedy_narrows_the_gap(remedy, trained: Trained):
     """And the losses that the run ends with are lower: the gap didn't close from the wrong side."""
     without, with_it = losses(trained()), losses(trained(*REMEDIES[remedy]))

@@ -356,9 +356,9 @@ def far_from_all(monkeypatch) -> Iterator[None]:
             del sys.modules[name]
 
 
-# Each in two of the six ways.
+# Each in one or two of the six ways.
 TRIED = [
-    (attack, way) for row, attack in enumerate(ATTACKS) for place, way in enumerate(WAYS) if (row + place) % 3 == 0
+    (attack, way) for row, attack in enumerate(ATTACKS) for place, way in enumerate(WAYS) if (row + place) % 4 == 0
 ]
 
 
@@ -485,8 +485,9 @@ def test_typed_ones_own_model_is_trusted_by_the_printed_commands(type_command, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["run", "."])
-@pytest.mark.parametrize("words", [("evaluate.py", "split=val"), ("train.py", "trainer.max_epochs=4")])
+@pytest.mark.parametrize(
+    ("place", "words"), [(".", ("evaluate.py", "split=val")), ("run", ("train.py", "trainer.max_epochs=4"))]
+)
 def test_typed_within_an_archive_nothing_of_it_is_executed(place, words, short_run, type_command, tmp_path):
     """Hydra looks for plugins along the path, torch for entry points, libraries for optional packages, and the loading
     processes for all that they import."""
