@@ -155,11 +155,18 @@ def _read_sheet(source: Source) -> Any:
             if sum(part.file_size for part in parts.infolist()) > PHYSICAL // 4:
                 raise UserError(f"{source}: it unpacks to more than a quarter of this machine's memory.")
     try:
-        sheets = fastexcel.read_excel(str(source)).sheet_names
-        header = source.reading.header is not False
+        book = fastexcel.read_excel(str(source))
+        sheets, header = book.sheet_names, source.reading.header is not False
+        first = book.load_sheet(0, header_row=None, n_rows=1).to_polars() if header else None
         frame = polars.read_excel(source.path, has_header=header, infer_schema_length=None, drop_empty_rows=False)
     except Exception as error:  # fastexcel's own, and calamine's
         raise UserError(f"{source}: can't be read as a spreadsheet: {first_line(error)}.") from error
+    names = (
+        [str(name).strip() for name in first.row(0) if name is not None] if first is not None and first.height else []
+    )
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:  # fastexcel would call the second x_1
+        raise UserError(f"{source}: two columns are called {twice!r}: give one of them another name.")
     if len(sheets) > 1:
         source.notes.append(f"read: the sheet {sheets[0]}, of {listed(sheets)}")
     if not frame.height:

@@ -241,6 +241,12 @@ def test_a_spreadsheet_is_read(tmp_path, monkeypatch):
     source = Source(tmp_path / "table.xlsx")
     assert read_frame(source).to_dict(as_series=False) == {"a": ["x", "y"], "b": [1.5, 2.0]}
     assert place(source, 0) == f"{source}, row 2"
+    parts["xl/worksheets/sheet1.xml"] = parts["xl/worksheets/sheet1.xml"].replace("<t>b</t>", "<t>a</t>")
+    with zipfile.ZipFile(tmp_path / "twice.xlsx", "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+    with pytest.raises(UserError, match=r"twice\.xlsx: two columns are called 'a': give one of them another name"):
+        read_frame(Source(tmp_path / "twice.xlsx"))
     monkeypatch.setattr(frames, "PHYSICAL", 4000)
     with pytest.raises(UserError, match="unpacks to more than a quarter of this machine's memory"):
         read_frame(source)
