@@ -198,6 +198,13 @@ def remarks_on(columns: Sequence[Any]) -> list[str]:
     ]
     if told:
         remarks.append("; ".join(told))
+    for column in columns:
+        if is_number(column) and (mark := _mark_of_missing(column)) is not None:
+            count = int((column == mark).sum())
+            remarks.append(
+                f"{column.name} is {mark:g} in {counted(count, 'row')}, far from all others: if nothing was measured "
+                f"there, {as_missing([f'{mark:g}'])}"
+            )
     constant = [column.name for column in columns if column.drop_nulls().n_unique() == 1]
     if constant:
         remarks.append(f"constant: {listed(constant)}")
@@ -205,6 +212,22 @@ def remarks_on(columns: Sequence[Any]) -> list[str]:
     if rows:
         remarks.append(f"counts the rows, as it seems: {listed(rows)} (data.exclude=[{rows[0]}] leaves it out)")
     return remarks
+
+
+MARKED = (-1, -9, -99, -200, -999, -9999, -99999, -32768, 99, 999, 9999, 99999)  # in the place of a missing number
+
+
+def _mark_of_missing(column: Any) -> Any:
+    """One of the numbers that people write where there is none: the least or the largest, several times, and farther
+    from all others than these are from each other."""
+    for mark in (column.min(), column.max()):
+        others = column.filter(column != mark)
+        if mark not in MARKED or len(others) < 2 or (column == mark).sum() < 2:
+            continue
+        least, most = others.min(), others.max()
+        if min(abs(mark - least), abs(mark - most)) > most - least > 0:
+            return mark
+    return None
 
 
 def _counts_up(column: Any) -> bool:

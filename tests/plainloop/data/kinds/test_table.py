@@ -886,3 +886,25 @@ def test_a_column_of_codes_among_which_many_are_words_is_left_out(tmp_path):
     data = table(str(path), "y")
     assert data is not None
     assert "left out: ticket (40 different words in 40 rows)" in data.note
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            [2.5, -200, 3.5, -200, 9.0, 4.0],
+            "x is -200 in 2 rows, far from all others: if nothing was measured there, data.m",
+        ),
+        ([2, 9999, 3, 9999, 9, 4], "x is 9999 in 2 rows"),
+        ([2, 9999, 3, 8, 9, 4], None),  # once: it may be one
+        ([-1, 0, 1, -1, 0, 1], None),  # among its like
+        ([99, 98, 97, 99, 12, 3], None),
+    ],
+)
+def test_a_number_in_the_place_of_a_missing_one_is_asked_about(values, said, tmp_path):
+    polars.DataFrame({"x": values, "z": [1, 2, 4, 3, 5, 0], "y": [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]}).write_csv(
+        tmp_path / "a.csv"
+    )
+    data = table(str(tmp_path / "a.csv"), "y")
+    assert data is not None
+    assert (said in data.note) if said else ("far from all others" not in data.note)
