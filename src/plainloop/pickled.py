@@ -14,14 +14,8 @@ from typing import IO, Any
 
 DEEP = 200  # so many containers within each other
 LEGACY = 5  # pickles at the beginning of a file that is no zip (torch < 1.6): magic number, protocol, ..., storage keys
-CONTAINERS = (
-    "APPEND",
-    "APPENDS",
-    "SETITEM",
-    "SETITEMS",
-    "ADDITEMS",
-    "BUILD",
-)  # what fills one that stands on the stack
+# What fills a container that stands on the stack.
+CONTAINERS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # fmt: skip
 COUNTED = {f"{module} {name}" for module in ("builtins", "__builtin__") for name in ("bytearray", "set", "frozenset")}
 PHYSICAL = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 62  # bytes
 

@@ -53,9 +53,9 @@ class Served:
         """The batches of new inputs, in their order: (inputs, places)."""
         config, section = self.config, self.config.loader
         dataset = through(config.transforms.eval, "transforms.eval", new.dataset, config.trust)
-        section.collate_fn, section.skip_unreadable = None, 0
-        if section.num_workers is None:
-            section.num_workers = default_workers(dataset)
+        workers = default_workers(dataset) if section.num_workers is None else section.num_workers
+        alone = replace(section.eval, collate_fn=None)  # the user's is for samples with a target
+        section = replace(section, eval=alone, collate_fn=None, skip_unreadable=0, num_workers=workers)
         return evaluation_loader(
             section, dataset, "input", seed=config.seed, device=self.prepare.device, trust=config.trust,
             skipped=Skipped(0),

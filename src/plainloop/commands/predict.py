@@ -36,6 +36,8 @@ def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path:
         for note in new.notes:
             tell(f"note    {note}", sys.stdout)
         file = RowFile(path, resume=cfg.resume)
+        if file.done and (file.done > len(new.names) or str(new.names[file.done - 1]) != file.last):
+            raise UserError(f"resume=true: {path} has answers for another input, as its last row ({file.last}) tells.")
         if file.done:
             tell(f"resume  {counted(file.done, 'row')} stand in {path} already", sys.stdout)
         shown: list[Row] = []

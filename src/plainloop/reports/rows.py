@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,11 +27,17 @@ class RowFile:
     def __init__(self, path: Path, resume: bool = False):
         self.path, self.kind = path, path.suffix
         self.lines = path.with_name(f".{path.name}.rows") if self.kind == ".parquet" else path
-        self.done, self.head = 0, ""
+        self.done, self.head, self.last = (
+            0,
+            "",
+            "",
+        )  # of the rows that are there: how many, the columns, the last's first
         self.held: list[Row] = []
         self.file: TextIO | None = None
         if resume and self.kind == ".parquet" and path.exists() and not self.lines.exists():
             raise UserError(f"resume=true: {path} is finished.")
+        if resume and (self.lines.is_symlink() or (self.lines.exists() and not self.lines.is_file())):
+            raise UserError(f"resume=true: {self.lines} is a link, or no file: nothing is written through it.")
         if resume and self.lines.exists():
             self._keep_whole_lines()
 
@@ -44,8 +51,10 @@ class RowFile:
             records = list(csv.reader(io.StringIO(whole.decode(), newline="")))
             self.done = max(0, len(records) - 1)
             self.head = ",".join(records[0]) if records else ""
+            self.last = records[-1][0] if self.done else ""
         else:
             self.done = whole.count(b"\n")
+            self.last = str(next(iter(json.loads(whole.splitlines()[-1]).values()))) if self.done else ""
         if len(whole) < len(data):
             os.truncate(self.lines, len(whole))
 
@@ -96,8 +105,13 @@ class RowFile:
                 raise UserError(f"resume=true: {self.path} has other columns ({self.head}).")
             writer.writerows(self.held)
         else:
-            text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.held)
+            text.writelines(json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in self.held)
         self.done, self.head = self.done + len(self.held), ""
         self.held = []
         self.file.write(text.getvalue())
         self.file.flush()
+
+
+def _finite(row: Row) -> Row:
+    """JSON has no NaN and no infinity: null instead."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}

@@ -17,7 +17,7 @@ from plainloop.errors import UserError, first_line
 
 MOST_YAML = 4 << 20  # bytes; ours has some ten thousand, and a long vocabulary makes it a million
 MOST_FILLED = 16 << 20  # characters, when its ${...} are filled in
-MOST_JSON = 4 << 20
+MOST_JSON = 64 << 20  # environment.json has the changes of the checkout
 MOST_SPLITS = 1 << 30  # splits.json lists every sample of a split that was chosen at random
 
 

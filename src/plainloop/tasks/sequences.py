@@ -53,16 +53,12 @@ class SequenceLabelling(ByClasses):
 
     def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
         """The most probable class of every place, parted by blanks; the padding's places left out."""
-        best, probability = self.predict(outputs).cpu().max(-1).indices, self.predict(outputs).cpu().max(-1).values
-        lengths = (
-            inputs["lengths"].tolist()
-            if isinstance(inputs, dict) and "lengths" in inputs
-            else [best.shape[1]] * len(best)
-        )
-        found = [
-            " ".join(names[place] for place in row[:length]) for row, length in zip(best.tolist(), lengths, strict=True)
-        ]
-        least = [min(row[:length]) for row, length in zip(probability.tolist(), lengths, strict=True)]
+        probability, best = self.predict(outputs).cpu().max(-1)
+        lengths = inputs["lengths"].tolist() if isinstance(inputs, dict) and "lengths" in inputs else [None] * len(best)
+        rows = zip(best.tolist(), probability.tolist(), lengths, strict=True)
+        cut = [(row[:length], each[:length]) for row, each, length in rows]
+        found = [" ".join(names[place] for place in row) for row, _ in cut]
+        least = [min(each) for _, each in cut]
         return {"prediction": found, "least probability": least}
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:

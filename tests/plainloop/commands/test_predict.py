@@ -1,9 +1,11 @@
 """What a run has learned, for new inputs: read as its own were, the same answers as evaluate's, from the run alone."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -21,6 +23,7 @@ from plainloop.config.compose import compose
 from plainloop.config.schema import PredictConfig
 from plainloop.data.kinds.pictures import decode
 from plainloop.errors import MachineError, UserError
+from plainloop.reports.rows import RowFile
 from plainloop.training.evaluation import eval_mode
 from tests import formats
 from tests.conftest import one_in
@@ -353,6 +356,10 @@ def test_a_run_directory_leads_no_answers_elsewhere(pets, tmp_path):
     (run / "predictions-pets.csv").symlink_to(tmp_path / "own.txt")
     assert len(predicted(run, f"input={pets / 'pets'}")) == 40
     (run / "predictions-pets.csv").unlink()
+    (run / "predictions-pets.csv").symlink_to(tmp_path / "own.txt")
+    with pytest.raises(UserError, match="is a link, or no file: nothing is written through it"):
+        predicted(run, f"input={pets / 'pets'}", "resume=true")
+    (run / "predictions-pets.csv").unlink()
     os.link(tmp_path / "own.txt", run / "predictions-pets.csv")
     predicted(run, f"input={pets / 'pets'}")
     assert (tmp_path / "own.txt").read_text() == "precious"
@@ -376,3 +383,30 @@ def test_a_kind_of_data_that_nobody_reads_is_told(tmp_path):
     run = plainloop.train(["data=points", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
     with pytest.raises(UserError, match=r"data=points: nobody has said how new inputs of this kind of data are read"):
         predicted(run.path, "input=a.npy")
+
+
+def test_answers_for_another_input_are_not_continued(pets, tmp_path):
+    files = sorted((pets / "pets").rglob("*.png"))
+    predicted(pets / "run", f"input={files[0]}", f"output={tmp_path / 'a.csv'}")
+    with pytest.raises(UserError, match=r"has answers for another input, as its last row \(.*000\.png\) tells"):
+        predicted(pets / "run", f"input={files[1]}", f"output={tmp_path / 'a.csv'}", "resume=true")
+    assert len(predicted(pets / "run", f"input={pets / 'pets'}", f"output={tmp_path / 'a.csv'}", "resume=true")) == 40
+
+
+def test_a_prediction_leaves_the_run_as_it_is(pets):
+    """What it asks of its loader isn't asked of the run's own."""
+    run = plainloop.load_run(pets / "run")
+    before = dataclasses.asdict(run.config.loader)
+    run.predict(str(pets / "pets"))
+    assert dataclasses.asdict(run.config.loader) == before
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_an_answer_that_is_no_number_is_written(suffix, tmp_path):
+    with RowFile(tmp_path / f"a.{suffix}") as file:
+        for value in (math.nan, 0.5):
+            file.write({"row": 1, "x": value})
+    read = {"csv": polars.read_csv, "jsonl": polars.read_ndjson, "parquet": polars.read_parquet}[suffix]
+    values = read(tmp_path / f"a.{suffix}")["x"].to_list()
+    assert values[0] is None or math.isnan(float(values[0]))
+    assert float(values[1]) == 0.5

@@ -51,7 +51,7 @@ def check_numbers(column: Any, where: Where) -> list[str]:
             f"{counted(infinite.sum(), 'row')}). Leave the field empty, or the row out."
         )
     error, deviation = (wide - narrow.cast(polars.Float64)).abs().max() or 0.0, wide.std() or 0.0
-    if column.dtype.is_integer() and wide.abs().max() >= 2**53:  # more digits than a double has
+    if column.dtype.is_integer() and (wide.abs().max() or 0.0) >= 2**53:  # more digits than a double has
         error, deviation = (narrow.cast(polars.Int128) - column).abs().max(), (column - column.min()).std() or 0.0
     if error > 1e-3 * deviation > 0:
         return [f"{column.name} is rounded to the 7 digits of float32: subtract a constant from it"]

@@ -166,8 +166,9 @@ def series(
     # First the goals: a stray word there is told.
     goals = [_filled(_numbers(frame, "data.target", name, file, holes), order, carried, name) for name in wanted]
     values, said = _features(frame, features, aside, file, holes)
-    seen = [name for name in frame.columns if name in wanted or (is_number(frame[name]) and name not in aside)]
-    notes += [each for name in seen if is_number(frame[name]) for each in check_numbers(frame[name], file.place)]
+    used = features if features is not None else [name for name in frame.columns if name not in aside]
+    seen = [name for name in dict.fromkeys([*wanted, *used]) if is_number(frame[name])]
+    notes += [each for name in seen for each in check_numbers(frame[name], file.place)]
     values, note = _filled(values, order, carried, "data.features"), "\n".join(filter(None, [*notes, said]))
 
     pieces = _divided(sizes, moments, fractions)

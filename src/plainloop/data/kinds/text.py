@@ -247,8 +247,7 @@ class TextReader(Reader):
         unknown, count = sum(int((one == UNKNOWN).sum()) for one in coded), sum(map(len, coded))
         if unknown:
             notes.append(f"{unknown:,} of {count:,} {tokens}s aren't in the training texts")
-        known = [place for place, one in enumerate(coded) if len(one) and not bool((one == UNKNOWN).all())]
-        strange = len(coded) - len(known) - sum(not len(one) for one in coded)
+        strange = sum(len(one) > 0 and bool((one == UNKNOWN).all()) for one in coded)
         if strange:
             notes.append(f"{counted(strange, 'text')} of unknown {tokens}s alone")
         return New(Coded(coded), column, names, lambda place: f"no {tokens} in it", notes)

@@ -634,3 +634,12 @@ def test_the_data_config_chooses_what_follows():
     cfg = compose(["data=series"])
     assert (cfg.choices.model, cfg.choices.task, cfg.transforms.normalize) == ("series_rnn", "auto", "train")
     assert compose(["data=series", "split.fractions=[0.5,0.5,0]"]).data.fractions == [0.5, 0.5, 0]
+
+
+def test_a_column_that_is_not_used_may_hold_what_it_likes(tmp_path):
+    path = written(tmp_path, {"t": list(range(40)), "a": list(range(40)), "b": [float("inf")] * 40})
+    assert len(series(path, "train", target="a", time="t", features=["a"], window=2))
+    frame = polars.DataFrame({"a": range(40), "b": polars.Series([None] * 40, dtype=polars.Int64)})
+    frame.write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="b is missing"):
+        series(str(tmp_path / "a.parquet"), "train", target="a", window=2)
