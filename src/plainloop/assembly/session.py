@@ -20,6 +20,7 @@ from plainloop.errors import (
     UserError,
     listed,
 )
+from plainloop.tasks.answered import MOST_HELD, Answered
 from plainloop.tasks.task import Task
 from plainloop.training import evaluation
 from plainloop.training.batches import Preparation
@@ -83,14 +84,31 @@ class Session:
         }
 
     def measure(
-        self, split: str, stopped: Callable[[], None] = lambda: None, also: Sequence[Any] = ()
+        self,
+        split: str,
+        stopped: Callable[[], None] = lambda: None,
+        also: Sequence[Any] = (),
+        each: Callable[[Any, Any], None] | None = None,
     ) -> dict[str, float]:
-        """Loss and metrics over a split. Raises UserError where the data has no such split."""
+        """Loss and metrics over a split, as `evaluation.measure`. Raises UserError where the data has no such split."""
         loader = self.loader(split)
         if loader is None:
             raise UserError(f"split={split}: the data has none. It has: {listed(s for s in SPLITS if self.data[s])}.")
         with loader:
-            return evaluation.measure(self.model, self.task, loader, self.prepare, stopped, also)
+            return evaluation.measure(self.model, self.task, loader, self.prepare, stopped, also, each)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the classes, the labels or the values that it predicts."""
+        return list(self.spec.class_names or self.spec.target_names or [])
+
+    def answered(self, most: int = MOST_HELD) -> Answered:
+        """What becomes of each sample of a split, in `measure(..., each=this.add)`.
+
+        Args:
+            most: as of `Answered`.
+        """
+        return Answered(self.task, self.names, self.task.trivial(self.data), most)
 
     def to_device(self) -> None:
         memory_format = torch.channels_last if self.config.trainer.channels_last else torch.preserve_format

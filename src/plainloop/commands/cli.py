@@ -20,7 +20,7 @@ from plainloop.config.keys import default_of, groups_of, is_among, may_change, t
 from plainloop.config.options import CONFIGS, groups
 from plainloop.config.schema import Command
 from plainloop.errors import Interrupted, MachineError, UserError, shown
-from plainloop.runs.finding import find, to_continue
+from plainloop.runs.finding import find, several, to_continue
 
 # Hydra's own flags that are of use here; what else begins with a dash is a mistake.
 FLAGS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "--info", "-i", "--shell-completion",
@@ -83,8 +83,8 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
             if composed.get("resume"):
                 to_continue(composed.resume, composed.paths.outputs, given)
             for key in ("extend", "run"):
-                if composed.get(key):
-                    find(composed[key], composed.paths.outputs, key)
+                for name in several(composed[key]) if composed.get(key) else ():
+                    find(name, composed.paths.outputs, key)
             function(composed, typed, given, False)
         except Exception as error:  # raised below: Hydra would print a line of its own about it
             failures.append(error)

@@ -57,7 +57,7 @@ class Run:
     @property
     def classes(self) -> list[str]:
         """The names of the classes, the labels or the values that it predicts, in order."""
-        return of_session(self.session).names
+        return self.session.names
 
     def predict(self, inputs: Any, top: int = 1, probabilities: bool = False) -> Any:
         """What the run says of new inputs, read as its own were: a polars frame, with the columns of `predict.py`.

@@ -62,6 +62,8 @@ def grammatical(word: str) -> str:
     """An override as Hydra's grammar wants it: a value with letters, brackets or signs that it doesn't know is one text
     (data.path=größe, data.target=price [EUR], data.path=a#b.csv)."""
     name, equals, value = word.partition("=")
+    if name == "run" and "," in value and value[0] not in "'\"[":  # two runs, and not a sweep
+        return override(name, value)
     if (
         not equals
         or not value

@@ -2,6 +2,7 @@
 
     terminal.py    the lines before and after the training
     classes.py     what the sizes of the classes say
+    evaluation.py  what an evaluation shows: intervals, tables, samples
     tables.py      rows and columns
     rows.py        rows that are written one by one
     pictures.py    which pictures a run gets

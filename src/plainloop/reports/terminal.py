@@ -4,7 +4,6 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -186,13 +185,8 @@ def trust_words(session: Session) -> list[str]:
     return [override("trust", names)] if names else []
 
 
-def say_evaluation(
-    path: Path, values: Mapping[str, float], own: Mapping[str, float], split: str, asked: str, taken: str, file: Path
-) -> None:
-    """The result of an evaluation, and whether the run's own numbers came out again."""
-    none = " (without validation there is no best)" if asked == "best" and taken == "last" else ""
-    tell(f"run     {path}\nmodel   {taken} weights{none}", sys.stdout)
-    tell(_indented(tables.metrics_table({split: values})), sys.stdout)
+def say_comparison(values: Mapping[str, float], own: Mapping[str, float], split: str, taken: str) -> None:
+    """Whether the run's own numbers came out again."""
     # metrics.json holds val/... of the best weights, last/val/... of the last, test/... of the best, if there are any
     prefix = "last/" if split == "val" and taken == "last" else ""
     comparable = taken == ("best" if "best/step" in own else "last") or prefix
@@ -201,7 +195,6 @@ def say_evaluation(
         worst = max(_apart(value, known[name]) for name, value in values.items())
         same = "equal to the run's own numbers" if worst == 0 else f"differs from the run's own by up to {worst:.3g}"
         tell(f"check   {same}", sys.stdout)
-    tell(f"written {file}", sys.stdout)
 
 
 def _apart(value: float, known: float | None) -> float:

@@ -28,6 +28,11 @@ def to_continue(resume: str, outputs: str, directory: str | None) -> RunDir | No
     return run.checked() if run.config.is_file() and run.has_checkpoints() else None
 
 
+def several(text: str) -> list[str]:
+    """The runs that `run=A,B` names, each as `find` takes it; a directory may have a comma in its name."""
+    return [text] if "," not in text or Path(text).expanduser().exists() else text.split(",")
+
+
 def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
     """The run that RUN names: a run directory, or "latest". Raises UserError."""
     if text == "latest":

@@ -7,6 +7,9 @@
     reconstruction.py    the input again
     losses.py            which of torch's losses fit, and what each is given
     metrics.py           sums over a split, read once at the end
+    answered.py          what a model said of each sample of a split
+    intervals.py         how sure a number is
+    breakdown.py         where a model fails, in tables
 
 Imports: data, ground.
 """

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from plainloop.data import Data, check_classes, class_names_of, first_sample, targets_of
 from plainloop.data.dataset import SPLITS, asked
 from plainloop.errors import UserError, described
+from plainloop.tasks import breakdown
 from plainloop.tasks import losses as losses_room
 from plainloop.tasks import metrics as metrics_room
+from plainloop.tasks.breakdown import Table
 from plainloop.tasks.task import Task, expect, forward
 
 
@@ -54,6 +56,27 @@ def answers_of_classes(probabilities: Tensor, names: Sequence[str], top: int, ev
     if every:
         found |= {f"p({name})": column for name, column in zip(names, probabilities.T.tolist(), strict=True)}
     return found
+
+
+def labels_of(true: Tensor, names: Sequence[str]) -> list[str]:
+    """The names of the labels that are true (N, T): 'cat|dog' for each sample."""
+    return ["|".join(name for name, is_so in zip(names, row, strict=True) if is_so) for row in true.tolist()]
+
+
+def log_shares_of(targets: Tensor | None, count: int | None, ignored: int | None) -> Tensor | None:
+    """The logarithm of each class's share (C,); of a class that doesn't occur, as if it did once among them."""
+    if targets is None or count is None or targets.is_floating_point():
+        return None
+    known = targets[targets != ignored] if ignored is not None else targets
+    return torch.bincount(known.flatten().long(), minlength=count).clamp(min=1).float().log().log_softmax(0)
+
+
+def log_odds_of(targets: Tensor | None) -> Tensor | None:
+    """The logarithm of the odds of each label, (T,), where targets are 0 or 1 (N, T); of one, (1,)."""
+    if targets is None:
+        return None
+    yes = targets.float().reshape(len(targets), -1).sum(0).clamp(0.5, len(targets) - 0.5)
+    return (yes / (len(targets) - yes)).log()
 
 
 class Multiclass(ByClasses):
@@ -114,6 +137,22 @@ class Multiclass(ByClasses):
     def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
         return answers_of_classes(self.predict(outputs), names, top, every)
 
+    def truths(self, batch: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+        return {"target": ["" if place == self.ignored else names[place] for place in batch[1].tolist()]}
+
+    def counted(self, batch: Any) -> Tensor | None:
+        return None if self.ignored is None else batch[1] != self.ignored
+
+    def trivial(self, data: Data) -> Tensor | None:
+        """The logarithms of the classes' shares."""
+        return log_shares_of(targets_of(data.train), self.num_outputs, self.ignored)
+
+    def breakdown(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
+    ) -> list[Table]:
+        sure, said = predictions.max(1)
+        return [breakdown.by_class(said, targets, names), breakdown.calibration(sure, said == targets)]
+
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         wanted = outputs.shape[1] if self.num_outputs is None and getattr(outputs, "ndim", 0) == 2 else self.num_outputs
         right = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == wanted
@@ -172,6 +211,19 @@ class Binary(ZeroOne):
         second = self.predict(outputs)
         return answers_of_classes(torch.stack([1 - second, second], dim=1), names, top, every)
 
+    def truths(self, batch: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+        return {"target": [names[int(place)] for place in batch[1].tolist()]}
+
+    def trivial(self, data: Data) -> Tensor | None:
+        return log_odds_of(targets_of(data.train))
+
+    def breakdown(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
+    ) -> list[Table]:
+        said, targets = (predictions > 0.5).long(), targets.long()
+        sure = torch.where(said > 0, predictions, 1 - predictions)
+        return [breakdown.by_class(said, targets, names), breakdown.calibration(sure, said == targets)]
+
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         expect(
             isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == 1,
@@ -217,8 +269,24 @@ class Multilabel(ZeroOne):
         """The labels that are more probable than not, and how probable each is."""
         each = self.predict(outputs).cpu()
         names = names or [str(place) for place in range(each.shape[1])]
-        found = ["|".join(name for name, true in zip(names, row, strict=True) if true) for row in (each > 0.5).tolist()]
-        return {"prediction": found, **{f"p({name})": p for name, p in zip(names, each.T.tolist(), strict=True)}}
+        return {
+            "prediction": labels_of(each > 0.5, names),
+            **{f"p({name})": p for name, p in zip(names, each.T.tolist(), strict=True)},
+        }
+
+    def truths(self, batch: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+        return {"target": labels_of(batch[1] > 0.5, names or [str(place) for place in range(batch[1].shape[1])])}
+
+    def trivial(self, data: Data) -> Tensor | None:
+        return log_odds_of(targets_of(data.train))
+
+    def breakdown(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
+    ) -> list[Table]:
+        said, true = (predictions > 0.5).long(), targets.long()
+        names = names or [str(place) for place in range(said.shape[1])]
+        sure = torch.where(said > 0, predictions, 1 - predictions)
+        return [breakdown.by_class(said, true, names), breakdown.calibration(sure.flatten(), (said == true).flatten())]
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         shape = tuple(targets.shape)

@@ -5,7 +5,8 @@ targets of -1 and 1, lists of labels) gets it from here: one line of the table `
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -233,6 +234,22 @@ def weights_of_mean(loss: nn.Module) -> Tensor | None:
     """The class weights of a loss whose mean over a batch is weighted by them; None where every sample counts alike."""
     inner = loss.loss if isinstance(loss, Fitted) else loss
     return inner.weight if isinstance(inner, nn.CrossEntropyLoss | nn.NLLLoss) else None
+
+
+@contextmanager
+def unreduced(loss: nn.Module) -> Iterator[bool]:
+    """Within it, a loss of torch's gives a value for each sample and column, and True is told; any other stays as it
+    is, also where it weighs its samples."""
+    inner: Any = loss.loss if isinstance(loss, Fitted) else loss
+    able = turns_of(type(inner)) is not None and getattr(inner, "reduction", "") == "mean"
+    if not able or getattr(inner, "weight", None) is not None:
+        yield False
+        return
+    inner.reduction = "none"
+    try:
+        yield True
+    finally:
+        inner.reduction = "mean"
 
 
 def is_known(loss: nn.Module) -> bool:

@@ -6,7 +6,7 @@ and values (N, T) for regression.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,10 +34,22 @@ def share(right: Tensor | int, count: int) -> float:
     return int(right) / count if count else math.nan
 
 
+# Of how often each of N predictions counts, in B ways, (B, N): the metric for each, (B,), or (B, K) of several values.
+Weighed = Callable[[Tensor], Tensor]
+
+
+def mean_of(values: Tensor) -> Weighed:
+    """The weighed mean of a value of each prediction, (N,) or (N, K)."""
+    values = values.double()
+    return lambda weights: (weights @ values) / weights.sum(1).reshape(-1, *[1] * (values.ndim - 1))
+
+
 class Metric:
-    """A sum over samples. Subclasses say what is added (`update`) and what it amounts to (`compute`)."""
+    """A sum over samples. Subclasses say what is added (`update`) and what it amounts to (`compute`); and what it would
+    be if some samples counted more often than others (`weighed`), for intervals (intervals.py)."""
 
     higher_is_better: bool | None = True
+    is_rate = False  # whether it is the share of samples that are right, which `hits` then tells
 
     def __init__(self) -> None:
         self.reset()
@@ -54,6 +66,10 @@ class Metric:
         """The metric over everything since the reset, as a number or a scalar tensor."""
         raise NotImplementedError
 
+    def weighed(self, predictions: Tensor, targets: Tensor) -> Weighed:
+        """The metric of these, which are all on the CPU, as a function of how often each counts."""
+        raise NotImplementedError
+
 
 class Accuracy(Metric):
     """Share of samples whose class is predicted: (N, C) or (N,) probabilities against classes (N,).
@@ -61,6 +77,8 @@ class Accuracy(Metric):
     Args:
         top_k: right if the class is among the k most probable.
     """
+
+    is_rate = True
 
     def __init__(self, top_k: int = 1):
         self.top_k = top_k
@@ -71,16 +89,21 @@ class Accuracy(Metric):
         self.count = 0
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
+        self.right = self.right + self.hits(predictions, targets).sum()
+        self.count += len(targets)
+
+    def weighed(self, predictions: Tensor, targets: Tensor) -> Weighed:
+        return mean_of(self.hits(predictions, targets))
+
+    def hits(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Whether each is right, (N,)."""
         if self.top_k > 1 and (predictions.ndim == 1 or self.top_k > predictions.shape[1]):
             raise ValueError(f"Accuracy(top_k={self.top_k}) was given predictions of shape {tuple(predictions.shape)}")
         if predictions.ndim == 1:
-            right = (predictions > 0.5) == targets.bool()
-        elif self.top_k == 1:
-            right = predictions.argmax(1) == targets
-        else:
-            right = (predictions.topk(self.top_k, dim=1).indices == targets[:, None]).any(1)
-        self.right = self.right + right.sum()
-        self.count += len(targets)
+            return (predictions > 0.5) == targets.bool()
+        if self.top_k == 1:
+            return predictions.argmax(1) == targets
+        return (predictions.topk(self.top_k, dim=1).indices == targets[:, None]).any(1)
 
     def compute(self) -> float:
         return share(self.right, self.count)
@@ -97,13 +120,17 @@ class _Counts(Metric):
         self.matrix: Tensor | None = None
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
+        counts = torch.bincount(self.cells(predictions, targets), minlength=self.num_classes**2)
+        counts = counts.reshape(self.num_classes, self.num_classes)
+        self.matrix = counts if self.matrix is None else self.matrix + counts
+
+    def cells(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Each one's place in the flattened matrix, (N,)."""
         outputs = 2 if predictions.ndim == 1 else predictions.shape[1]
         if outputs != self.num_classes:
             raise ValueError(f"{type(self).__name__}(num_classes={self.num_classes}) was given {outputs} classes")
         predicted = (predictions > 0.5).long() if predictions.ndim == 1 else predictions.argmax(1)
-        cells = torch.add(predicted, targets.long(), alpha=self.num_classes)
-        counts = torch.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
-        self.matrix = counts if self.matrix is None else self.matrix + counts
+        return torch.add(predicted, targets.long(), alpha=self.num_classes)
 
     def counted(self) -> Tensor:
         assert self.matrix is not None, "compute() before any update()"
@@ -133,6 +160,19 @@ class _FromConfusion(_Counts):
             raise ValueError(f"average must be macro or binary, not {average}")
         self.average = average
         super().__init__(num_classes)
+
+    def weighed(self, predictions: Tensor, targets: Tensor) -> Weighed:
+        cells, count = self.cells(predictions, targets), self.num_classes
+
+        def over(weights: Tensor) -> Tensor:
+            found, held = [], self.matrix
+            for row in weights:
+                self.matrix = torch.bincount(cells, row, minlength=count**2).reshape(count, count)
+                found.append(float(self.compute()))
+            self.matrix = held
+            return torch.tensor(found, dtype=torch.float64)
+
+        return over
 
     def parts(self) -> tuple[list[int], list[int], list[int]]:
         """Right, predicted, and true or predicted counts of each class (C,); as numbers of Python's, which for the few
@@ -180,12 +220,21 @@ class Perplexity(Metric):
         self.count = 0
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        likelihood = predictions.gather(1, targets[:, None]).clamp(min=torch.finfo(predictions.dtype).tiny)
-        self.total = self.total - wide(likelihood.log()).sum()
+        self.total = self.total + self.surprises(predictions, targets).sum()
         self.count += len(targets)
 
+    def weighed(self, predictions: Tensor, targets: Tensor) -> Weighed:
+        mean = mean_of(self.surprises(predictions, targets))
+        return lambda weights: mean(weights).exp()
+
+    @staticmethod
+    def surprises(predictions: Tensor, targets: Tensor) -> Tensor:
+        """Each one's negative log-likelihood, (N,)."""
+        likelihood = predictions.gather(1, targets[:, None]).squeeze(1).clamp(min=torch.finfo(predictions.dtype).tiny)
+        return -wide(likelihood).log()
+
     def compute(self) -> Tensor:
-        return (torch.as_tensor(self.total) / self.count).exp().float()
+        return (torch.as_tensor(self.total) / self.count).exp()
 
 
 class _Labels(Metric):
@@ -194,6 +243,13 @@ class _Labels(Metric):
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         same_shape(predictions, targets)
         self.count_labels(predictions > 0.5, targets.bool())
+
+    def weighed(self, predictions: Tensor, targets: Tensor) -> Weighed:
+        same_shape(predictions, targets)
+        return self.of_labels(predictions > 0.5, targets.bool())
+
+    def of_labels(self, predicted: Tensor, true: Tensor) -> Weighed:
+        raise NotImplementedError
 
     def count_labels(self, predicted: Tensor, true: Tensor) -> None:
         raise NotImplementedError
@@ -210,6 +266,9 @@ class LabelAccuracy(_Labels):
         self.right = self.right + (predicted == true).sum()
         self.count += true.numel()
 
+    def of_labels(self, predicted: Tensor, true: Tensor) -> Weighed:
+        return mean_of((predicted == true).double().mean(1))
+
     def compute(self) -> float:
         return share(self.right, self.count)
 
@@ -217,9 +276,18 @@ class LabelAccuracy(_Labels):
 class ExactMatch(LabelAccuracy):
     """Share of samples whose labels are all right."""
 
+    is_rate = True
+
     def count_labels(self, predicted: Tensor, true: Tensor) -> None:
         self.right = self.right + (predicted == true).all(1).sum()
         self.count += len(true)
+
+    def hits(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Whether each is right, (N,)."""
+        return ((predictions > 0.5) == targets.bool()).all(1)
+
+    def of_labels(self, predicted: Tensor, true: Tensor) -> Weighed:
+        return mean_of((predicted == true).all(1))
 
 
 class LabelF1(_Labels):
@@ -234,8 +302,12 @@ class LabelF1(_Labels):
 
     def compute(self) -> Tensor:
         assert self.sums is not None, "compute() before any update()"
-        right, both = self.sums.float()
+        right, both = wide(self.sums)
         return (2 * right / both.clamp(min=1)).mean()
+
+    def of_labels(self, predicted: Tensor, true: Tensor) -> Weighed:
+        hits, both = (predicted & true).double(), predicted.double() + true
+        return lambda weights: (2 * (weights @ hits) / (weights @ both).clamp(min=1)).mean(1)
 
 
 class AUROC(Metric):
@@ -259,7 +331,22 @@ class AUROC(Metric):
         rank = (last_rank - (ties - 1) / 2)[place]  # equal scores share the mean of their ranks
         positives, negatives = wide(positive.sum()), wide((~positive).sum())
         above = rank[positive].sum() - positives * (positives + 1) / 2
-        return (above / (positives * negatives)).float()
+        return above / (positives * negatives)
+
+    def weighed(self, predictions: Tensor, targets: Tensor) -> Weighed:
+        _, place = predictions.unique(return_inverse=True)
+        positive = targets.double()
+
+        def over(weights: Tensor) -> Tensor:
+            found = []
+            for row in weights:
+                pairs = [torch.bincount(place, row * share) for share in (positive, 1 - positive)]
+                ones, zeros = pairs
+                below = zeros.cumsum(0) - zeros / 2  # of those with the same score, one half
+                found.append((ones * below).sum() / (ones.sum() * zeros.sum()))
+            return torch.stack(found)
+
+        return over
 
 
 class _Error(Metric):
@@ -287,11 +374,21 @@ class _Error(Metric):
         self.total = self.total + (errors.sum(0) if self.names else errors.sum())
         self.count += len(errors)
 
+    def weighed(self, predictions: Tensor, targets: Tensor) -> Weighed:
+        same_shape(predictions, targets)
+        errors = self.error(wide(predictions), wide(targets)).reshape(len(predictions), -1, len(self.names or [""]))
+        mean = mean_of(errors.mean(1) if self.names else errors.mean((1, 2)))
+        return lambda weights: self.of_mean(mean(weights))
+
+    def of_mean(self, mean: Tensor) -> Tensor:
+        """The metric, of the mean over all errors."""
+        return mean
+
     def error(self, predictions: Tensor, targets: Tensor) -> Tensor:
         raise NotImplementedError
 
     def compute(self) -> Tensor:
-        return (torch.as_tensor(self.total) / self.count).float()
+        return self.of_mean(torch.as_tensor(self.total) / self.count)
 
 
 class MAE(_Error):
@@ -307,8 +404,8 @@ class RMSE(_Error):
     def error(self, predictions: Tensor, targets: Tensor) -> Tensor:
         return (predictions - targets).square()
 
-    def compute(self) -> Tensor:
-        return super().compute().sqrt()
+    def of_mean(self, mean: Tensor) -> Tensor:
+        return mean.sqrt()
 
 
 class R2(Metric):
@@ -332,8 +429,24 @@ class R2(Metric):
     def compute(self) -> Tensor:
         assert self.sums is not None, "compute() before any update()"
         total, squares, errors = self.sums
-        variation = squares - total.square() / self.count
-        return torch.where(variation > 0, 1 - errors / variation, torch.nan).mean().float()
+        return self.explained(total, squares, errors, self.count).mean()
+
+    def weighed(self, predictions: Tensor, targets: Tensor) -> Weighed:
+        same_shape(predictions, targets)
+        away = wide(targets) - wide(targets).mean(0)
+        errors = wide(targets) - wide(predictions)
+        parts = [part.reshape(len(targets), -1) for part in (away, away.square(), errors.square())]
+
+        def over(weights: Tensor) -> Tensor:
+            total, squares, errors = (weights @ part for part in parts)
+            return self.explained(total, squares, errors, weights.sum(1, keepdim=True)).mean(1)
+
+        return over
+
+    @staticmethod
+    def explained(total: Tensor, squares: Tensor, errors: Tensor, count: Any) -> Tensor:
+        variation = squares - total.square() / count
+        return torch.where(variation > 0, 1 - errors / variation, torch.nan)
 
 
 def reset_all(metrics: Mapping[str, Any]) -> None:

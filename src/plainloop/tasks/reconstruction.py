@@ -52,6 +52,13 @@ class Reconstruction(Task):
         """How far the outputs are from the inputs: the mean square of the differences, as the model gets them."""
         return {"mean squared error": (outputs.float() - inputs.float()).square().flatten(1).mean(1).cpu().tolist()}
 
+    def truths(self, batch: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+        return {}
+
+    def losses_of(self, outputs: Any, batch: Any) -> Tensor:
+        inputs = _inputs(batch)
+        return super().losses_of(outputs, (inputs, inputs))
+
     def check(self, model: nn.Module, batch: Any) -> None:
         inputs = _inputs(batch)
         outputs = forward(model, inputs)

@@ -10,7 +10,9 @@ from plainloop.data import Data, each_sample, first_sample, targets_of
 from plainloop.data.dataset import SPLITS, asked, stand_in
 from plainloop.data.preprocess import statistics
 from plainloop.errors import UserError, described, listed
+from plainloop.tasks import breakdown
 from plainloop.tasks import metrics as metrics_room
+from plainloop.tasks.breakdown import Table
 from plainloop.tasks.task import Task, expect, forward
 
 
@@ -95,6 +97,24 @@ class Regression(Task):
             return outputs.float().exp()
         return outputs.float() * self.std + self.mean if self.standardize else outputs.float()
 
+    def trivial(self, data: Data) -> Tensor | None:
+        """The mean of the targets."""
+        if self.standardize:
+            return torch.zeros_like(self.mean, device="cpu")
+        targets = targets_of(data.train)
+        if targets is None:
+            return None
+        mean = targets.double().reshape(len(targets), -1).mean(0).float()
+        return mean.log() if self.log_rates else mean
+
+    def breakdown(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
+    ) -> list[Table]:
+        count = predictions.shape[1]
+        names = [""] if count == 1 else names if len(names) == count else [str(place) for place in range(count)]
+        columns_of_both = zip(predictions.T, targets.T, names, strict=True)
+        return [breakdown.residuals(said, true, name) for said, true, name in columns_of_both]
+
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         targets = batch[1].reshape(len(batch[1]), -1)
         metrics_room.update_all(metrics, self.predict(outputs), targets)
@@ -127,6 +147,22 @@ class GaussianRegression(Regression):
         """The standard deviation of each prediction, (N, T), in the target's own unit."""
         deviation = nn.functional.softplus(outputs.float().chunk(2, 1)[1]).sqrt()
         return deviation * self.std if self.standardize else deviation
+
+    def trivial(self, data: Data) -> Tensor | None:
+        """The mean of the targets, and their variance."""
+        mean, targets = super().trivial(data), targets_of(data.train)
+        if mean is None or targets is None:
+            return None
+        values = targets.double().reshape(len(targets), -1)
+        variance = torch.ones_like(mean) if self.standardize else values.var(0, correction=0).float()
+        return torch.cat([mean, variance.clamp(min=1e-6).expm1().log()])  # whose softplus it is
+
+    def breakdown(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
+    ) -> list[Table]:
+        deviations = [values for name, values in columns.items() if name.startswith("deviation of ")]
+        own = breakdown.coverage(predictions - targets, torch.tensor(deviations).T)
+        return [*super().breakdown(predictions, targets, names, columns), own]
 
     def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
         means = super().answers(outputs, inputs, names, top, every)

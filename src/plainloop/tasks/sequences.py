@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plainloop.data import Data, class_names_of, first_sample
+from plainloop.data import Data, class_names_of, first_sample, targets_of
 from plainloop.data.dataset import IGNORED
 from plainloop.errors import UserError, described
+from plainloop.tasks import breakdown
 from plainloop.tasks import metrics as metrics_room
-from plainloop.tasks.classification import ByClasses
+from plainloop.tasks.breakdown import Table
+from plainloop.tasks.classification import ByClasses, log_shares_of
 from plainloop.tasks.task import expect, forward
 
 
@@ -60,6 +62,23 @@ class SequenceLabelling(ByClasses):
         found = [" ".join(names[place] for place in row) for row, _ in cut]
         least = [min(each) for _, each in cut]
         return {"prediction": found, "least probability": least}
+
+    def truths(self, batch: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+        rows = batch[1].tolist()
+        return {"target": [" ".join(names[place] for place in row if place != self.ignored) for row in rows]}
+
+    def counted(self, batch: Any) -> Tensor | None:
+        return batch[1] != self.ignored
+
+    def trivial(self, data: Data) -> Tensor | None:
+        """The logarithms of the classes' shares of all places."""
+        return log_shares_of(targets_of(data.train), self.num_outputs, self.ignored)
+
+    def breakdown(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
+    ) -> list[Table]:
+        sure, said = predictions.max(1)
+        return [breakdown.by_class(said, targets, names), breakdown.calibration(sure, said == targets)]
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         kept = batch[1] != self.ignored

@@ -16,6 +16,7 @@ from plainloop.data import Data
 from plainloop.errors import UserError, described
 from plainloop.tasks import losses as losses_room
 from plainloop.tasks import metrics as metrics_room
+from plainloop.tasks.breakdown import Table
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:
@@ -117,6 +118,58 @@ class Task(nn.Module):
             names = ["prediction"] if len(columns) == 1 else [f"prediction {place}" for place in range(len(columns))]
         return dict(zip(names, columns, strict=True))
 
+    def truths(self, batch: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+        """A batch's targets, as the columns of a table, a value for each sample.
+
+        Args:
+            names: as of `answers`.
+        """
+        values = torch.as_tensor(batch[1]).float().cpu()
+        columns = values.reshape(len(values), -1).T.tolist()
+        if len(columns) == 1:
+            return {"target": columns[0]}
+        names = names if len(names) == len(columns) else [str(place) for place in range(len(columns))]
+        return {f"target {name}": column for name, column in zip(names, columns, strict=True)}
+
+    def counted(self, batch: Any) -> Tensor | None:
+        """Which targets count, True or False for each; None: all of them."""
+        return None
+
+    def losses_of(self, outputs: Any, batch: Any) -> Tensor:
+        """The loss of each sample alone, (N,), of a batch that the model has had; NaN where none of its targets
+        counts."""
+
+        loss_of: Callable[..., tuple[Tensor, Any]] = self.loss_of
+
+        def loss(outputs: Any, batch: Any) -> Tensor:
+            return loss_of(lambda *_, **__: outputs, batch)[0].detach().float()
+
+        count, counted = len(batch[1]), self.counted(batch)
+        with losses_room.unreduced(self.loss) as able:
+            if able:
+                each = loss(outputs, batch).reshape(count, -1)
+                if counted is not None:
+                    each = each.masked_fill(~counted.reshape(count, -1), torch.nan)
+                return each.nanmean(1).cpu()
+        return torch.stack([loss(_one(outputs, place), _one(batch, place)) for place in range(count)]).cpu()
+
+    def trivial(self, data: Data) -> Tensor | None:
+        """The outputs for a sample of a model that knows nothing of inputs, and of the targets only how they are spread
+        in the training split; None where nobody knows."""
+        return None
+
+    def breakdown(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
+    ) -> list[Table]:
+        """Where the model is right and where it fails.
+
+        Args:
+            predictions, targets: of a whole split, as metrics get them, on the CPU.
+            names: as of `answers`.
+            columns: of `truths` and `answers`.
+        """
+        return []
+
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         """Add a batch to metrics."""
         metrics_room.update_all(metrics, self.predict(outputs), batch[1])
@@ -132,6 +185,15 @@ class Task(nn.Module):
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         """Compare shapes and types of outputs and targets. Raises UserError."""
+
+
+def _one(batch: Any, place: int) -> Any:
+    """A sample of a batch, as a batch."""
+    if isinstance(batch, dict):
+        return {name: _one(value, place) for name, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(_one(value, place) for value in batch)
+    return batch[place : place + 1]
 
 
 def with_auxiliary(task: Task, weight: float) -> Callable[..., tuple[Tensor, Any]]:

@@ -40,6 +40,7 @@ def measure(
     prepare: Preparation,
     stopped: Callable[[], None] = lambda: None,
     also: Sequence[Any] = (),
+    each: Callable[[Any, Any], None] | None = None,
 ) -> dict[str, float]:
     """Loss and metrics over all samples of a split: {"loss": ..., "accuracy": ...}.
 
@@ -49,6 +50,7 @@ def measure(
     Args:
         stopped: called between batches; may raise to end the pass.
         also: metrics that are updated on the way, for the caller to compute (a confusion matrix).
+        each: given the model's outputs for a batch, and the batch.
     """
     seeding.seed_everything(0, seeding.MEASURE)  # a model may draw in eval mode too
     reset_all(task.metrics)
@@ -68,6 +70,8 @@ def measure(
             for name, value in {"loss": loss, **{f"loss/{name}": part for name, part in task.parts().items()}}.items():
                 means.setdefault(name, MeanLoss()).add(value, size, share)
             task.update(watched, outputs, batch)
+            if each is not None:
+                each(outputs, batch)
         sums = {name: mean.read() for name, mean in means.items()}
         if not sums and ignored:
             raise MachineError(nothing_counts(task, "split"))
