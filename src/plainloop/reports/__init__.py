@@ -7,6 +7,7 @@
     rows.py        rows that are written one by one
     pictures.py    which pictures a run gets
     figures.py     how they are drawn
+    svg.py         curves for a page
 
 Imports: assembly, training, tasks, data, models, loggers, runs, config, ground.
 """

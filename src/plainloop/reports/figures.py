@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from plainloop.reports.svg import round_numbers
 from plainloop.runs.atomic import replace_text, replacing
 
 if TYPE_CHECKING:
@@ -67,9 +68,9 @@ def line_plot(
 
     parts = [f'<text x="8" y="18">{escape(y_label)}</text>']
     parts += [f'<text x="{left + width / 2}" y="{top + height + 42}" text-anchor="middle">{escape(x_label)}</text>']
-    for x in _round_numbers(x_low, x_high):
+    for x in round_numbers(x_low, x_high, 8):
         parts.append(f'<text x="{across(x):.1f}" y="{top + height + 20}" text-anchor="middle">{x:,.6g}</text>')
-    for y in _round_numbers(y_low, y_high):
+    for y in round_numbers(y_low, y_high, 8):
         parts.append(f'<path d="M{left} {down(y):.1f}h{width}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 8}" y="{down(y) + 4:.1f}" text-anchor="end">{y:.6g}</text>')
     for number, (name, line) in enumerate(shown.items()):
@@ -83,14 +84,6 @@ def line_plot(
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} 400" font-family="sans-serif" font-size="13">'
     path.parent.mkdir(exist_ok=True)
     replace_text(path, "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>\n"]))
-
-
-def _round_numbers(low: float, high: float) -> list[float]:
-    """Three to nine numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / 8
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough)
-    return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def confusion_matrix(counts: Tensor, names: Sequence[str], path: Path) -> None:

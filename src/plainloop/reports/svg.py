@@ -1,0 +1,271 @@
+"""Curves for a page: inline SVG with axes, ticks and a legend, that needs nothing but the style sheet `STYLE`.
+
+Lines are stretched with the page and text isn't, so a plot is read on a phone and on a wide screen. Colours are CSS
+custom properties, light and dark. No script: a point tells its values when the pointer rests on it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from itertools import groupby
+
+from plainloop.errors import counted, harmless
+
+Point = tuple[float, float]
+
+SIDE = 1000  # of the square in which lines are drawn; the page stretches it
+COLUMNS = 500  # a line of more points is drawn by four of each column: the first, the lowest, the highest, the last
+TOLD = 400  # points of a plot that tell their values; of longer lines it would be too much for a page
+COLOURS = 7
+
+# Told apart by those who don't see red and green, too (after Okabe and Ito 2008, "Color universal design"); lighter on
+# dark paper. Whoever prints gets the light ones.
+STYLE = """\
+:root { color-scheme: light dark; --paper: #fff; --ink: #1b1e23; --faint: #5c6470; --rule: #dfe3e8;
+  --series-1: #0072b2; --series-2: #c94f00; --series-3: #00805c; --series-4: #b4568e; --series-5: #a87400;
+  --series-6: #3b9bd6; --series-7: #1b1e23; }
+@media screen and (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --faint: #9aa4b0;
+  --rule: #333a42; --series-1: #5aa9e6; --series-2: #f2884b; --series-3: #2fc296; --series-4: #e59cc8;
+  --series-5: #eab308; --series-6: #a5dbff; --series-7: #e6e9ed; } }
+.curves { margin: 0 0 2rem; color: var(--ink); font: 13px/1.4 system-ui, sans-serif; break-inside: avoid; }
+.curves figcaption { font-size: 15px; font-weight: 600; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+.curves .y, .curves .x, .curves .note { color: var(--faint); margin: 0; }
+.curves .x { text-align: right; }
+.curves .plot { padding: 8px 10px 24px 52px; }
+.curves .plot > svg { display: block; width: 100%; height: 250px; overflow: visible; }
+.curves svg { overflow: visible; }
+.curves text { fill: var(--faint); font-size: 12px; font-variant-numeric: tabular-nums; }
+.curves .rule { stroke: var(--rule); }
+.curves .mark { stroke: var(--faint); stroke-dasharray: 2 3; }
+.curves path { fill: none; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round;
+  vector-effect: non-scaling-stroke; }
+.curves .dot { stroke-width: 6; stroke-dasharray: none; }
+.curves .told { stroke: transparent; stroke-width: 12; pointer-events: stroke; }
+.curves .told:hover { stroke: var(--ink); stroke-width: 8; }
+.curves ul { list-style: none; display: flex; flex-wrap: wrap; gap: .15rem 1.25rem; margin: .25rem 0 0; padding: 0; }
+.curves li { overflow-wrap: anywhere; min-width: 0; }
+.curves li svg { width: 26px; height: 10px; margin-right: 6px; }
+"""
+
+
+def curves(
+    series: Mapping[str, Sequence[Point]],
+    title: str,
+    x_label: str,
+    y_label: str,
+    marks: Mapping[str, Point] | None = None,
+    log_y: bool = False,
+) -> str:
+    """Named lines through points (x, y) on shared axes, as a <figure> for a page that has `STYLE` in its head.
+
+    Args:
+        series: a line is interrupted where a point isn't finite (or, with `log_y`, not above 0); how many these are is
+            said below it.
+        marks: points that are pointed out, by name: {"best": (12, 0.93)}. They should lie on a line.
+        log_y: powers of ten on the y axis.
+    """
+    shown = {name: [_drawable(point, log_y) for point in line] for name, line in series.items()}
+    there = [point for line in shown.values() for point in line if point is not None]
+    missing = sum(map(len, shown.values())) - len(there)
+    marks = {name: point for name, point in (marks or {}).items() if _drawable(point, log_y)}
+    there += marks.values()
+    across = _Axis([x for x, _ in there], margin=0.0)
+    up = _Axis([y for _, y in there], margin=0.04, log=log_y)
+    drawn = [*_rules(across, up), *_marks(marks, across, up), *_lines(shown, across, up)]
+    if sum(map(len, shown.values())) <= TOLD:
+        drawn += _told(shown, across, up, x_label)
+    names = ", ".join(map(escaped, series))
+    note = f'\n<p class="note">{_note(len(there), missing, log_y)}</p>' if missing or not there else ""
+    return f"""<figure class="curves">
+<figcaption>{escaped(title)}</figcaption>
+<p class="y">{escaped(y_label)}{" (logarithmic)" if log_y else ""}</p>
+<div class="plot"><svg role="img" aria-label="{escaped(title)}: {escaped(y_label)} over {escaped(x_label)}; {names}">
+{chr(10).join(drawn)}
+</svg></div>
+<p class="x">{escaped(x_label)}</p>{note}
+{_legend(series)}
+</figure>"""
+
+
+def escaped(text: object) -> str:
+    """A text that a stranger may have written, for a page: neither markup nor signs that change the order of others."""
+    return escape(harmless(str(text)))
+
+
+def _drawable(point: Point, log_y: bool) -> Point | None:
+    x, y = point
+    return point if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y) else None
+
+
+def _note(there: int, missing: int, log_y: bool) -> str:
+    """What isn't to be seen."""
+    if not there + missing:
+        return "no points"
+    return f"{counted(missing, 'point')} not drawn: {'not above 0, or ' if log_y else ''}not a finite number"
+
+
+class _Axis:
+    """From the lowest to the highest of some values, with a margin (a share of that) at both ends."""
+
+    def __init__(self, values: Sequence[float], margin: float, log: bool = False):
+        self.log, self.whole = log, all(float(value).is_integer() for value in values)
+        low, high = (self._scaled(value) for value in (min(values, default=1.0), max(values, default=2.0)))
+        if not high / 8 - low / 8 > 1e-12 * max(abs(low), abs(high), 1e-280):  # one value, or as good as one
+            half = 0.5 if self.whole else abs(low) / 10 or 0.5
+            low, high = low - half, high + half
+        room = margin * (high / 2 - low / 2) * 2
+        ends = (-323.5, 308.25) if log else (-1.79e308, 1.79e308)  # beyond these there are no numbers
+        self.low, self.high = max(low - room, ends[0]), min(high + room, ends[1])
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self.log else float(value)
+
+    def place(self, value: float) -> float:
+        """From 0, at the low end, to 1; in halves, as the difference of two numbers may be none."""
+        return (self._scaled(value) / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Where a number stands, from 0 to 1, and how it is written."""
+        if self.log:
+            decades = range(math.ceil(self.low), math.floor(self.high) + 1)
+            if len(decades) > 2:
+                return [(self.place(10.0**n), f"{10.0**n:g}") for n in decades[:: -(-len(decades) // 6)]]
+            low, high = 10.0**self.low, 10.0**self.high
+            found = [
+                float(f"{n}e{e}") for e in range(math.floor(self.low), math.ceil(self.high) + 1) for n in (1, 2, 5)
+            ]
+            numbers = [number for number in found if low <= number <= high]
+            if len(numbers) < 2:
+                numbers = [number for number in round_numbers(low, high, 5) if number > 0]
+            return [(self.place(number), f"{number:.6g}") for number in numbers]
+        for most in (5, 3, 2):  # as many as have room beside each other on a phone
+            numbers = round_numbers(self.low, self.high, most)
+            if self.whole:
+                numbers = [number for number in numbers if number.is_integer()]
+            texts = [_written(number, numbers) for number in numbers]
+            if sum(map(len, texts)) < 36:
+                break
+        return [(self.place(number), text) for number, text in zip(numbers, texts, strict=True)]
+
+
+def round_numbers(low: float, high: float, most: int) -> list[float]:
+    """About `most` numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
+    rough = high / most - low / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _written(number: float, numbers: Sequence[float]) -> str:
+    """With as many digits as tell the numbers of an axis apart."""
+    step = abs(numbers[1] - numbers[0]) if len(numbers) > 1 else abs(number)
+    largest = max(map(abs, numbers))
+    digits = 0 if not step or step >= 1 else -math.floor(math.log10(step) + 1e-9)
+    if largest >= 1e10 or digits > 6:
+        digits = math.floor(math.log10(largest)) - math.floor(math.log10(step) + 1e-9) if step and largest else 0
+        return f"{number:.{min(digits, 15)}e}" if number else "0"
+    return f"{number:,.{digits}f}"
+
+
+def _rules(across: _Axis, up: _Axis) -> Iterator[str]:
+    """The grid and its numbers. Text has places in percent, and so keeps its size."""
+    for place, text in up.ticks():
+        y = _percent(1 - place)
+        yield f'<line class="rule" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
+        yield f'<text x="0" y="{y}" dx="-8" dy=".35em" text-anchor="end">{text}</text>'
+    for place, text in across.ticks():
+        x = _percent(place)
+        yield f'<line class="rule" x1="{x}" x2="{x}" y1="100%" y2="100%" transform="translate(0 4)"/>'
+        yield f'<text x="{x}" y="100%" dy="18" text-anchor="middle">{text}</text>'
+
+
+def _percent(place: float) -> str:
+    return f"{100 * place:.2f}%"
+
+
+def _marks(marks: Mapping[str, Point], across: _Axis, up: _Axis) -> Iterator[str]:
+    """A dotted line down from the top, a ring, and the name beside it: below the last one, where it would cover it."""
+    ends: list[float] = []  # of the names in each row, where the plot is as wide as on a phone
+    for name, point in sorted(marks.items(), key=lambda mark: mark[1]):
+        x, y = across.place(point[0]), 1 - up.place(point[1])
+        name = name if len(name) <= 30 else f"{name[:29]}\N{HORIZONTAL ELLIPSIS}"
+        width, left = (len(name) * 7 + 12) / 310, x > 0.5
+        begin = x - width if left else x
+        row = next((row for row, end in enumerate(ends) if end <= begin), len(ends))
+        ends[row : row + 1] = [begin + width]
+        yield f'<line class="mark" x1="{_percent(x)}" x2="{_percent(x)}" y1="0" y2="100%"/>'
+        yield f'<circle cx="{_percent(x)}" cy="{_percent(y)}" r="5" fill="none" stroke="var(--ink)"/>'
+        yield (
+            f'<text x="{_percent(x)}" y="0" dx="{-6 if left else 6}" dy="{10 + 15 * row}" '
+            f'text-anchor="{"end" if left else "start"}">{escaped(name)}</text>'
+        )
+
+
+def _lines(shown: Mapping[str, Sequence[Point | None]], across: _Axis, up: _Axis) -> Iterator[str]:
+    yield f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none" width="100%" height="100%">'
+    for number, line in enumerate(shown.values()):
+        places = [point and (SIDE * across.place(point[0]), SIDE * (1 - up.place(point[1]))) for point in line]
+        if len(places) > 4 * COLUMNS:
+            places = _thinned(places)
+        for part, kind in zip(_parts(places), ("", ' class="dot"'), strict=True):
+            if part:
+                yield f'<path{kind} d="{part}" {_stroke(number)}/>'
+    yield "</svg>"
+
+
+def _thinned(places: Sequence[Point | None]) -> list[Point | None]:
+    """Of each column the first, the highest, the lowest and the last point, in their order: the picture is the same."""
+    kept: list[Point | None] = []
+    column: list[Point] = []
+    for place in [*places, None]:
+        if column and (place is None or int(place[0] * COLUMNS / SIDE) != int(column[0][0] * COLUMNS / SIDE)):
+            ends = {0, len(column) - 1}
+            ends |= {f(range(len(column)), key=lambda n: column[n][1]) for f in (min, max)}
+            kept += [column[n] for n in sorted(ends)]
+            column = []
+        if place is None:
+            kept.append(None)
+        else:
+            column.append(place)
+    return kept
+
+
+def _parts(places: Sequence[Point | None]) -> tuple[str, str]:
+    """The strokes between points that are missing; and the dots where a point stands alone."""
+    strokes: list[str] = []
+    dots: list[str] = []
+    for there, group in groupby(places, key=lambda place: place is not None):
+        if there:
+            stroke = "L".join(_at(place) for place in group if place is not None)
+            (strokes if "L" in stroke else dots).append(f"M{stroke}")
+    return "".join(strokes), "".join(f"{dot}h0" for dot in dots)
+
+
+def _at(place: Point) -> str:
+    return f"{place[0]:.1f} {place[1]:.1f}"
+
+
+def _stroke(number: int) -> str:
+    """The colour of a line; from the eighth on, dashed."""
+    dashes = ("", ' stroke-dasharray="7 4"', ' stroke-dasharray="1 5"')[number // COLOURS % 3]
+    return f'stroke="var(--series-{number % COLOURS + 1})"{dashes}'
+
+
+def _told(shown: Mapping[str, Sequence[Point | None]], across: _Axis, up: _Axis, x_label: str) -> Iterator[str]:
+    """What a point says when the pointer rests on it."""
+    yield f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none" width="100%" height="100%">'
+    for name, line in shown.items():
+        for point in line:
+            if point is not None:
+                at = _at((SIDE * across.place(point[0]), SIDE * (1 - up.place(point[1]))))
+                told = escaped(f"{name}: {point[1]:.6g} ({x_label} {point[0]:,.10g})")
+                yield f'<path class="told" d="M{at}h0"><title>{told}</title></path>'
+    yield "</svg>"
+
+
+def _legend(series: Mapping[str, object]) -> str:
+    items = (
+        f'<li><svg aria-hidden="true"><path d="M1 5h24" {_stroke(number)}/></svg>{escaped(name)}</li>'
+        for number, name in enumerate(series)
+    )
+    return f"<ul>{''.join(items)}</ul>"
