@@ -20,7 +20,7 @@ from plainloop.errors import (
     UserError,
     listed,
 )
-from plainloop.tasks.answered import MOST_HELD, Answered
+from plainloop.tasks.answered import Answered
 from plainloop.tasks.task import Task
 from plainloop.training import evaluation
 from plainloop.training.batches import Preparation
@@ -102,13 +102,13 @@ class Session:
         """Of the classes, the labels or the values that it predicts."""
         return list(self.spec.class_names or self.spec.target_names or [])
 
-    def answered(self, most: int = MOST_HELD) -> Answered:
+    def answered(self, **limits: int) -> Answered:
         """What becomes of each sample of a split, in `measure(..., each=this.add)`.
 
         Args:
-            most: as of `Answered`.
+            limits: `most` and `work` of `Answered`.
         """
-        return Answered(self.task, self.names, self.task.trivial(self.data), most)
+        return Answered(self.task, self.names, self.task.trivial(self.data), **limits)
 
     def to_device(self) -> None:
         memory_format = torch.channels_last if self.config.trainer.channels_last else torch.preserve_format

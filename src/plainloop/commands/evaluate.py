@@ -12,12 +12,14 @@ from plainloop.commands.run import Run, load_composed
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.commands.train import plain_numbers
 from plainloop.config import compose
-from plainloop.config.keys import override
+from plainloop.config.keys import override, plain
 from plainloop.config.schema import EvaluateConfig
 from plainloop.errors import UserError, tell
 from plainloop.reports import evaluation, terminal
 from plainloop.reports.evaluation import Evaluation
+from plainloop.reports.report import write_report
 from plainloop.runs import atomic
+from plainloop.runs.directory import RunDir
 from plainloop.runs.finding import several
 from plainloop.tasks.answered import differences
 
@@ -50,19 +52,20 @@ def evaluate_config(cfg: DictConfig, typed: Sequence[str]) -> dict[str, float]:
         run, taken = load_composed(cfg, typed)
         with explained(None):
             collect_garbage_again()
-            found.append(_evaluated(run, cfg.split, cfg.checkpoint, taken))
+            found.append(_evaluated(run, cfg, taken))
             if len(found) > 1:
                 _compare(found[0], found[-1], runs[0], name)
     return found[-1].named
 
 
-def _evaluated(run: Run, split: str, asked: str, taken: str) -> Evaluation:
+def _evaluated(run: Run, cfg: DictConfig, taken: str) -> Evaluation:
     """Measure, say and write.
 
     Args:
-        asked, taken: the checkpoint.
+        taken: the checkpoint.
     """
-    none = " (without validation there is no best)" if asked == "best" and taken == "last" else ""
+    split = cfg.split
+    none = " (without validation there is no best)" if cfg.checkpoint == "best" and taken == "last" else ""
     tell(f"run     {run.path}\nmodel   {taken} weights{none}", sys.stdout)
     answered = run.session.answered()
     found = evaluation.of(split, run.session.measure(split, each=answered.add), answered)
@@ -74,6 +77,11 @@ def _evaluated(run: Run, split: str, asked: str, taken: str) -> Evaluation:
     tell(f"written {file}", sys.stdout)
     evaluation.write_samples(found, run.session, file.with_suffix(".csv"))
     evaluation.say_where(found, file.with_suffix(".csv"))
+    if cfg.report:
+        directory, session = RunDir(run.path), run.session
+        status = "finished" if directory.metrics.is_file() else "interrupted"
+        write_report(directory, plain(session.composed), status, session, found, run.metrics, rich=True)
+        tell(f"written {directory.report}", sys.stdout)
     return found
 
 

@@ -27,9 +27,11 @@ from plainloop.commands.startup import collect_garbage_again
 from plainloop.config import complaints, compose
 from plainloop.config.keys import plain
 from plainloop.config.schema import Config
-from plainloop.errors import MachineError, UserError
+from plainloop.errors import Interrupted, MachineError, UserError, first_line
 from plainloop.loggers import Console, History, Logger
-from plainloop.reports import pictures, tables, terminal
+from plainloop.reports import evaluation, pictures, tables, terminal
+from plainloop.reports.evaluation import Evaluation
+from plainloop.reports.report import most_memory, write_report
 from plainloop.runs import atomic
 from plainloop.runs import checkpoint as checkpoint_room
 from plainloop.runs.belonging import check_checkpoint, check_result, remark_on_config
@@ -60,6 +62,9 @@ def train(overrides: Sequence[str] = ()) -> Run:
     """
     cfg, hydra = compose.compose_with_hydra(overrides)
     return train_config(cfg, overrides, hydra.run.dir if hydra.run.dir != "." else None)
+
+
+AT_THE_END = {"most": 1 << 21, "work": 1 << 21}  # of larger splits evaluate.py says how sure the metrics are
 
 
 @dataclass
@@ -257,16 +262,22 @@ def _train(
                 collect_garbage_again()
                 trainer.fit()
             seconds = earlier + time.perf_counter() - started
-            metrics = _measure_result(run, session, trainer, loggers) | {"seconds": seconds}
+            metrics, found = _measure_result(run, session, trainer, loggers)
+            metrics["seconds"] = seconds
             for logger in loggers.values():
                 logger.result(metrics, trainer.step)
             # Last: it is what says that the run is finished.
             atomic.replace_text(run.metrics, json.dumps(plain_numbers(metrics), indent=2) + "\n")
+        report_on(run, session, "finished", found, metrics)
         terminal.say_result(run, session, trainer, metrics, console, hints, trust)
         return Run(run.path, session, metrics)
     except (UserError, MachineError) as error:
         with contextlib.suppress(OSError):
             console.say(f"failed  {error}", screen=False)
+        report_on(run, session, f"failed: {first_line(error)}")
+        raise
+    except Interrupted:
+        report_on(run, session, "interrupted")
         raise
     finally:
         for logger in loggers.values():
@@ -292,9 +303,12 @@ def _to_all(loggers: Mapping[str, Logger]) -> Callable[[dict[str, Any]], None]:
     return log
 
 
-def _measure_result(run: RunDir, session: Session, trainer: Trainer, loggers: Mapping[str, Logger]) -> dict[str, float]:
+def _measure_result(
+    run: RunDir, session: Session, trainer: Trainer, loggers: Mapping[str, Logger]
+) -> tuple[dict[str, float], Evaluation | None]:
     """The content of metrics.json: the best validation, the last one, and the test split, which is measured here,
-    once, with the best weights. The confusion matrix is counted in the same pass."""
+    once, with the best weights. The confusion matrix is counted, and the report's numbers are gathered, in the same
+    pass."""
     cfg = session.config
     metrics: dict[str, float] = {"train/loss": trainer.last_train_loss}
     best = _load_chosen(session, trainer, run)
@@ -304,18 +318,33 @@ def _measure_result(run: RunDir, session: Session, trainer: Trainer, loggers: Ma
         metrics |= {"best/epoch": trainer.best.epoch, "best/step": trainer.best.step}
     confusion = [ConfusionMatrix(cfg.spec.num_classes)] if cfg.spec.num_classes and not cfg.choices.get("debug") else []
     split = "test" if cfg.test and session.data.test is not None else "val"
-    if split == "test" or (confusion and session.data.val is not None):
-        values = session.measure(split, lambda: trainer.obey_signal(save=False), confusion)
+    found = None
+    wanted = cfg.report and not cfg.choices.get("debug")
+    if split == "test" or ((confusion or wanted) and session.data.val is not None):
+        answered = session.answered(**AT_THE_END) if wanted else None
+        each = answered.add if answered is not None else None
+        values = session.measure(split, lambda: trainer.obey_signal(save=False), confusion, each)
+        found = evaluation.of(split, values, answered) if answered is not None else None
         metrics |= {f"{split}/{name}": value for name, value in values.items()}
     for matrix in confusion if session.data[split] is not None else ():
         pictures.draw_confusion(run, session, split, matrix, trainer.step, loggers)
     parameters = sum(parameter.numel() for parameter in session.model.parameters())
-    return metrics | {
-        "epochs": trainer.epoch,
-        "steps": trainer.step,
-        "samples": trainer.samples,
-        "parameters": parameters,
-    }
+    metrics |= {"epochs": trainer.epoch, "steps": trainer.step, "samples": trainer.samples, "parameters": parameters}
+    return metrics, found
+
+
+def report_on(
+    run: RunDir,
+    session: Session,
+    status: str,
+    found: Evaluation | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Write the run's report, where one is wanted; a disk that is full is no reason to fail."""
+    if session.config.report and not session.config.choices.get("debug"):
+        with contextlib.suppress(OSError, MachineError):
+            memory = most_memory(session.device)
+            write_report(run, plain(session.composed), status, session, found, metrics or {}, memory)
 
 
 def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, Any] | None:

@@ -9,6 +9,12 @@ from plainloop.places import ROOT
 CONFIGS = ROOT / "configs"
 
 
+def usual() -> dict[str, str | None]:
+    """The option of each group that is taken where nothing is said: what the defaults list of train.yaml names."""
+    listed: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / "train.yaml"))
+    return {name: option for entry in listed["defaults"] if isinstance(entry, dict) for name, option in entry.items()}
+
+
 def groups() -> dict[str, list[str]]:
     """The config groups and their options: {"model": ["cnn", "linear", ...], ...}."""
     found = {}

@@ -86,6 +86,7 @@ python train.py --cfg job [--resolve]            show the config and do nothing
     test: bool = key(
         True, "measure the test split once, at the end (never in sweeps and debug runs)", changes="resume extend"
     )
+    report: bool = key(True, "write report.html at the end: the run on one page", changes="resume extend")
     resume: str | None = key(
         None,
         "continue this run: a run directory, latest, or auto (the run in hydra.run.dir, started if need be)",
@@ -143,6 +144,7 @@ measures a run, rebuilt from its directory alone (RUN: a run directory, or lates
 
     run: str = key("latest", "a run directory, or latest", changes="evaluate")
     split: str = key("test", "what to measure", choices=("train", "val", "test"), changes="evaluate")
+    report: bool = key(True, "write the run's report.html anew, with what was measured", changes="evaluate")
     checkpoint: str = key("best", "best | last | the path of a checkpoint", changes="evaluate")
     trust: list[str] = trusted()
     paths: Paths = field(default_factory=Paths)

@@ -52,6 +52,8 @@ class Described:
     make_preprocess: Callable[[Any, Iterable[Any]], nn.Module] | None = None
     # (index) -> where a sample comes from, for errors: "pets.csv, line 7".
     where: Callable[[int], str] | None = None
+    # (index) -> a sample in words, for people: its text, its row. (An image is shown as it is.)
+    shown: Callable[[int], str] | None = None
     # (index) -> what tells that a sample has changed, cheaper than reading it: its text, the size of its file.
     content_of: Callable[[int], Any] | None = None
     # () -> a value for each sample, equal where the samples count as the same.

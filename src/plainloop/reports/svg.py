@@ -5,7 +5,7 @@ custom properties, light and dark. No script: a point tells its values when the 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from html import escape
 from itertools import groupby
 
@@ -55,6 +55,7 @@ def curves(
     y_label: str,
     marks: Mapping[str, Point] | None = None,
     log_y: bool = False,
+    scattered: Collection[str] = (),
 ) -> str:
     """Named lines through points (x, y) on shared axes, as a <figure> for a page that has `STYLE` in its head.
 
@@ -63,6 +64,7 @@ def curves(
             said below it.
         marks: points that are pointed out, by name: {"best": (12, 0.93)}. They should lie on a line.
         log_y: powers of ten on the y axis.
+        scattered: the names of those whose points stand alone.
     """
     shown = {name: [_drawable(point, log_y) for point in line] for name, line in series.items()}
     there = [point for line in shown.values() for point in line if point is not None]
@@ -71,7 +73,7 @@ def curves(
     there += marks.values()
     across = _Axis([x for x, _ in there], margin=0.0)
     up = _Axis([y for _, y in there], margin=0.04, log=log_y)
-    drawn = [*_rules(across, up), *_marks(marks, across, up), *_lines(shown, across, up)]
+    drawn = [*_rules(across, up), *_marks(marks, across, up), *_lines(shown, across, up, scattered)]
     if sum(map(len, shown.values())) <= TOLD:
         drawn += _told(shown, across, up, x_label)
     names = ", ".join(map(escaped, series))
@@ -201,11 +203,15 @@ def _marks(marks: Mapping[str, Point], across: _Axis, up: _Axis) -> Iterator[str
         )
 
 
-def _lines(shown: Mapping[str, Sequence[Point | None]], across: _Axis, up: _Axis) -> Iterator[str]:
+def _lines(
+    shown: Mapping[str, Sequence[Point | None]], across: _Axis, up: _Axis, scattered: Collection[str] = ()
+) -> Iterator[str]:
     yield f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none" width="100%" height="100%">'
-    for number, line in enumerate(shown.values()):
+    for number, (name, line) in enumerate(shown.items()):
         places = [point and (SIDE * across.place(point[0]), SIDE * (1 - up.place(point[1]))) for point in line]
-        if len(places) > 4 * COLUMNS:
+        if name in scattered:
+            places = [each for place in places for each in (place, None)]
+        elif len(places) > 4 * COLUMNS:
             places = _thinned(places)
         for part, kind in zip(_parts(places), ("", ' class="dot"'), strict=True):
             if part:

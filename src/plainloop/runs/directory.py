@@ -43,6 +43,7 @@ class RunDir:
         self.tensorboard = path / "tensorboard"
         self.figures = path / "figures"
         self.profile = path / "profile"
+        self.report = path / "report.html"
 
     def __str__(self) -> str:
         """As it would be typed: relative to the working directory where it lies below it."""

@@ -27,9 +27,18 @@ class Answered:
         names: of its classes, labels or values.
         trivial: outputs for a sample that don't depend on its inputs, of `task.trivial`.
         most: numbers of predictions to hold; of more, there are no intervals.
+        work: as of `intervals.resamples`.
     """
 
-    def __init__(self, task: Task, names: Sequence[str], trivial: Tensor | None = None, most: int = MOST_HELD):
+    def __init__(
+        self,
+        task: Task,
+        names: Sequence[str],
+        trivial: Tensor | None = None,
+        most: int = MOST_HELD,
+        work: int = intervals.WORK,
+    ):
+        self.work = work
         self.task, self.names, self.trivial, self.most = task, list(names), trivial, most
         self.every = len(self.names) <= MOST_COLUMNS
         self.count = 0  # samples
@@ -110,7 +119,7 @@ class Answered:
             for name, metric in rates.items():
                 found[name] = intervals.wilson(int(metric.hits(held[0], held[1]).sum()), self.count)
         functions = {name: function for name, function in self.functions().items() if name not in found}
-        for name, values in intervals.bootstrap(functions, self.count).items():
+        for name, values in intervals.bootstrap(functions, self.count, self.work).items():
             parts = getattr(self.task.metrics.get(name), "names", None)
             each = zip([f"{name}/{part}" for part in parts], values.T, strict=True) if parts else [(name, values)]
             found |= {name: intervals.percentiles(column) for name, column in each}

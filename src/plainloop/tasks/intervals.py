@@ -21,11 +21,15 @@ def wilson(right: float, count: int) -> Interval:
     return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
 
 
-def resamples(count: int, seed: int = 0) -> Iterator[Tensor]:
+def resamples(count: int, work: int = WORK) -> Iterator[Tensor]:
     """How often each of `count` samples is drawn, where as many are drawn with replacement: (B, count), some B at a
-    time; always the same ones."""
-    generator = torch.Generator().manual_seed(seed)
-    left = max(100, min(MOST, WORK // count))
+    time; always the same ones.
+
+    Args:
+        work: so many weights in all, about; but at least 100 resamples, and at most 1,000.
+    """
+    generator = torch.Generator().manual_seed(0)
+    left = max(100, min(MOST, work // count))
     while left:
         rows = min(left, max(1, HELD // count))
         drawn = torch.randint(count, (rows, count), generator=generator)
@@ -43,10 +47,10 @@ def percentiles(values: Tensor) -> Interval:
     return low, high
 
 
-def bootstrap(functions: Mapping[str, Callable[[Tensor], Tensor]], count: int) -> dict[str, Tensor]:
+def bootstrap(functions: Mapping[str, Callable[[Tensor], Tensor]], count: int, work: int = WORK) -> dict[str, Tensor]:
     """Each function's values over the same resamples of `count` samples: (B,), or (B, K)."""
     found: dict[str, list[Tensor]] = {name: [] for name in functions}
-    for weights in resamples(count) if count else ():
+    for weights in resamples(count, work) if count and functions else ():
         for name, function in functions.items():
             found[name].append(function(weights).double())
     return {name: torch.cat(values) for name, values in found.items() if values}

@@ -57,6 +57,7 @@ def test_a_run_directory_holds_what_the_contract_says(digits_command: Done):
     indices = sorted(i for split in splits.values() for i in split["indices"])
     assert indices == list(range(1797))
     assert {path.name for path in run.iterdir()} == {
+        "report.html",
         "config.yaml",
         "composed.yaml",
         "overrides.yaml",

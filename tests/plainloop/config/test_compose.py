@@ -253,7 +253,7 @@ MOVED = "paths.* data.path data.val data.test data.download"
         (
             schema.Config,
             "resume",
-            "test resume resume_inexact trust loader.num_workers loader.pin_memory loader.on_device "
+            "test report resume resume_inexact trust loader.num_workers loader.pin_memory loader.on_device "
             "loader.prefetch_factor loader.persistent_workers loader.timeout loader.eval.num_workers "
             "loader.eval.prefetch_factor loader.multiprocessing_context trainer.max_epochs trainer.max_steps "
             f"trainer.device trainer.num_threads trainer.log_every checkpoint.* console.* {MOVED}",
@@ -262,13 +262,13 @@ MOVED = "paths.* data.path data.val data.test data.download"
         (
             schema.Config,
             "extend",
-            "name monitor monitor_mode test extend trust loader.* trainer.* schedule.* checkpoint.* early_stopping.* "
+            "name monitor monitor_mode test report extend trust loader.* trainer.* schedule.* checkpoint.* early_stopping.* "
             f"console.* optimizer.* scheduler scheduler.* logger {MOVED}",
         ),
         (
             schema.EvaluateConfig,
             "evaluate",
-            f"run split checkpoint trust loader.* trainer.device trainer.precision trainer.num_threads {MOVED}",
+            f"run split report checkpoint trust loader.* trainer.device trainer.precision trainer.num_threads {MOVED}",
         ),
     ],
 )

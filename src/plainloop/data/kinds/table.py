@@ -89,6 +89,14 @@ class Table(InMemory):
         """The place of a sample in its file, for errors."""
         return f"row {index}" if self.file is None or self.rows is None else place(self.file, int(self.rows[index]))
 
+    def shown(self, index: int) -> str:
+        """A row as its columns: 'age 31, sex f'."""
+        values, numbers = self.inputs[index].tolist(), len(self.columns["numbers"])
+        found = [f"{name} {value:.6g}" for name, value in zip(self.columns["numbers"], values, strict=False)]
+        for (name, words), code in zip(self.columns["categories"].items(), values[numbers:], strict=True):
+            found.append(f"{name} {words[int(code) - 1] if code else '-'}")
+        return ", ".join(found)
+
     def select(self, indices: Sequence[int]) -> "Table":
         """The rows at these indices, without the frame: it has told who is in which split, and workers needn't
         have it."""

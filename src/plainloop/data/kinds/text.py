@@ -110,6 +110,10 @@ class Texts(BaseDataset):
         """The place of a sample in its file, for errors."""
         return f"sample {index}" if self.file is None else place(self.file, int(self.rows[index]))
 
+    def shown(self, index: int) -> str:
+        """A text as it stands in the file."""
+        return self.texts[int(self.rows[index])]
+
     def identities(self) -> list[str]:
         """What is equal for equal samples: the texts."""
         return [self.texts[row] for row in self.rows.tolist()]
