@@ -255,6 +255,12 @@ def build_model(config: Config, loaded: bool) -> nn.Module:
     return model
 
 
+def build_metrics(config: Config) -> dict[str, Any]:
+    """The metrics that the run computes, by their names."""
+    nodes = facts_filled(config, "metrics").items()
+    return {name: build(node, f"metrics.{name}", METRIC, config.trust) for name, node in nodes}
+
+
 def _build_task(config: Config, task_class: type[Task], data: Data) -> Task:
     """The task with its loss and metrics, fitted on the training split."""
     spec, kind, trust = config.spec, task_class.kind, config.trust
@@ -263,9 +269,7 @@ def _build_task(config: Config, task_class: type[Task], data: Data) -> Task:
         # As facts about the data: the saved config holds the numbers.
         OmegaConf.update(config.loss, place.removeprefix("loss."), numbers)
     loss = make_loss(facts_filled(config, "loss"), kind, spec.num_outputs, trust)
-    metrics = {
-        name: build(node, f"metrics.{name}", METRIC, trust) for name, node in facts_filled(config, "metrics").items()
-    }
+    metrics = build_metrics(config)
     task = construct(task_class, facts_filled(config, "task"), "task", Task, loss=loss, metrics=metrics)
     task.num_outputs = spec.num_outputs
     task.fit(data)

@@ -1,17 +1,17 @@
 """A run as it answers: its model, and what happens before and behind it, rebuilt from its directory alone, without the
 data that it was trained on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from plainloop import seeding
-from plainloop.assembly.assemble import build_model, choose_device, class_of_task, prepare_torch
+from plainloop.assembly.assemble import build_metrics, build_model, choose_device, class_of_task, prepare_torch
 from plainloop.assembly.loaders import evaluation_loader
 from plainloop.assembly.loss import make_loss
 from plainloop.assembly.preprocess import preset_of, resize_for
@@ -95,6 +95,22 @@ class Served:
                     yield row
 
 
+def labelled(loader: Iterable[Any], targets: Tensor, there: Tensor, seen: list[int]) -> Iterator[Any]:
+    """The batches of new inputs with their targets, without those that can't be read or have none.
+
+    Args:
+        loader: of (inputs, places), as `Served.loader`.
+        targets, there: as of `Reader.truths`.
+        seen: the places of what was given, in their order, are added to it.
+    """
+    for inputs, places in loader:
+        kept = ((places >= 0) & there[places.clamp(min=0)]).nonzero()[:, 0]
+        if len(kept):
+            seen += places[kept].tolist()
+            rows = {name: value[kept] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[kept]
+            yield rows, targets[places[kept]]
+
+
 def of_session(session: Session) -> Served:
     """What answers of a run that is built already."""
     config, prepare = session.config, session.prepare
@@ -116,12 +132,13 @@ def _reader(config: Config) -> Reader:
     return reader
 
 
-def serve(cfg: DictConfig, state: Mapping[str, Any]) -> Served:
+def serve(cfg: DictConfig, state: Mapping[str, Any], measured: bool = False) -> Served:
     """Rebuild what answers. Raises UserError where the kind of data can't be read anew.
 
     Args:
         cfg: the run's config, its spec filled in.
         state: a checkpoint of the run.
+        measured: with the run's metrics.
     """
     config = as_config(cfg)
     device = choose_device(config.trainer.device, config.trainer.precision)
@@ -132,7 +149,8 @@ def serve(cfg: DictConfig, state: Mapping[str, Any]) -> Served:
     preprocess = _preprocess(config, reader, state["preprocess"])
     found = class_of_task(config)
     loss = make_loss(facts_filled(config, "loss"), found.kind, config.spec.num_outputs, config.trust)
-    task = construct(found, facts_filled(config, "task"), "task", Task, loss=loss, metrics={})
+    metrics = build_metrics(config) if measured else {}
+    task = construct(found, facts_filled(config, "task"), "task", Task, loss=loss, metrics=metrics)
     task.num_outputs = config.spec.num_outputs
     for name, value in state["task"].items():  # a target's mean and deviation, of as many targets as there are
         if name in dict(task.named_buffers()):

@@ -1,27 +1,31 @@
 """`python evaluate.py`: measure a run on a split, rebuilt from its directory alone; or compare two on the same."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from plainloop.assembly.serving import labelled
 from plainloop.commands.failures import explained
-from plainloop.commands.run import Run, load_composed
+from plainloop.commands.predict import load_served
+from plainloop.commands.run import load_composed
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.commands.train import plain_numbers
 from plainloop.config import compose
 from plainloop.config.keys import override, plain
 from plainloop.config.schema import EvaluateConfig
-from plainloop.errors import UserError, tell
+from plainloop.errors import UserError, counted, tell
 from plainloop.reports import evaluation, terminal
 from plainloop.reports.evaluation import Evaluation
 from plainloop.reports.report import write_report
 from plainloop.runs import atomic
 from plainloop.runs.directory import RunDir
 from plainloop.runs.finding import several
-from plainloop.tasks.answered import differences
+from plainloop.tasks.answered import Answered, differences
+from plainloop.training.evaluation import measure
 
 
 def evaluate(
@@ -49,40 +53,77 @@ def evaluate_config(cfg: DictConfig, typed: Sequence[str]) -> dict[str, float]:
     found: list[Evaluation] = []
     for name in runs:
         cfg.run = name
-        run, taken = load_composed(cfg, typed)
+        found.append(_of_split(cfg, typed) if cfg.input is None else _of_new(cfg, typed))
         with explained(None):
-            collect_garbage_again()
-            found.append(_evaluated(run, cfg, taken))
             if len(found) > 1:
                 _compare(found[0], found[-1], runs[0], name)
     return found[-1].named
 
 
-def _evaluated(run: Run, cfg: DictConfig, taken: str) -> Evaluation:
-    """Measure, say and write.
-
-    Args:
-        taken: the checkpoint.
-    """
-    split = cfg.split
-    none = " (without validation there is no best)" if cfg.checkpoint == "best" and taken == "last" else ""
-    tell(f"run     {run.path}\nmodel   {taken} weights{none}", sys.stdout)
-    answered = run.session.answered()
-    found = evaluation.of(split, run.session.measure(split, each=answered.add), answered)
-    evaluation.say(found)
-    terminal.say_comparison(found.named, run.metrics, split, taken)
-    file = run.path / f"evaluate-{split}-{taken}.json"
-    written = {**plain_numbers(found.named), **evaluation.details(found)}
-    atomic.replace_text(file, json.dumps(written, indent=2) + "\n")
-    tell(f"written {file}", sys.stdout)
-    evaluation.write_samples(found, run.session, file.with_suffix(".csv"))
-    evaluation.say_where(found, file.with_suffix(".csv"))
+def _of_split(cfg: DictConfig, typed: Sequence[str]) -> Evaluation:
+    """Measure a split of the run's own data."""
+    run, taken = load_composed(cfg, typed)
+    with explained(None):
+        collect_garbage_again()
+        _say_run(run.path, cfg.checkpoint, taken)
+        answered = run.session.answered()
+        values = run.session.measure(cfg.split, each=answered.add)
+        found = evaluation.of(run.session, cfg.split, values, answered)
+        evaluation.say(found)
+        terminal.say_comparison(found.named, run.metrics, cfg.split, taken)
+        _write(found, run.path / f"evaluate-{cfg.split}-{taken}.json")
     if cfg.report:
         directory, session = RunDir(run.path), run.session
         status = "finished" if directory.metrics.is_file() else "interrupted"
         write_report(directory, plain(session.composed), status, session, found, run.metrics, rich=True)
         tell(f"written {directory.report}", sys.stdout)
     return found
+
+
+def _of_new(cfg: DictConfig, typed: Sequence[str]) -> Evaluation:
+    """Measure other data of the same kind, read as the run's own were; from its directory alone. Raises UserError."""
+    run, served, taken = load_served(cfg, typed, measured=True)
+    with explained(None):
+        collect_garbage_again()
+        new = served.reader.open(cfg.input)
+        targets, there = served.reader.truths(cfg.input, new)
+        _say_run(run.path, cfg.checkpoint, taken)
+        for note in new.notes:
+            tell(f"note    {note}", sys.stdout)
+        answered, seen = Answered(served.task, served.names), list[int]()
+        with served.loader(new) as loader:
+            batches = labelled(loader, targets, there, seen)
+            values = measure(served.model, served.task, batches, served.prepare, each=answered.add)
+        found = evaluation.of_samples("new", values, answered, seen, new.column, lambda place: new.names[place])
+        evaluation.say(found)
+        lacking = int((~there).sum())
+        if lacking:
+            tell(f"warning: {counted(lacking, 'sample')} without a target, left out", sys.stderr)
+        if len(seen) + lacking < len(new.names):
+            unread = len(new.names) - len(seen) - lacking
+            tell(f"warning: {counted(unread, 'input')} can't be read, and aren't measured", sys.stderr)
+        name = re.sub(r"[^\w.+-]", "_", Path(str(cfg.input)).stem or "input")
+        _write(found, run.path / f"evaluate-input-{name}-{taken}.json")
+    return found
+
+
+def _say_run(path: Path, asked: str, taken: str) -> None:
+    """Which run, and which of its weights.
+
+    Args:
+        asked, taken: the checkpoint.
+    """
+    none = " (without validation there is no best)" if asked == "best" and taken == "last" else ""
+    tell(f"run     {path}\nmodel   {taken} weights{none}", sys.stdout)
+
+
+def _write(found: Evaluation, file: Path) -> None:
+    """The numbers, and a row for each sample."""
+    written = {**plain_numbers(found.named), **evaluation.details(found)}
+    atomic.replace_text(file, json.dumps(written, indent=2) + "\n")
+    tell(f"written {file}", sys.stdout)
+    evaluation.write_samples(found, file.with_suffix(".csv"))
+    evaluation.say_where(found, file.with_suffix(".csv"))
 
 
 def _compare(first: Evaluation, second: Evaluation, name: str, other: str) -> None:

@@ -104,7 +104,8 @@ def check_same_data(before: DictConfig, session: Session, old: RunDir) -> None:
     was, now = plain(before.spec), vars(session.config.spec)
     for fact in ("num_train", "num_val", "num_test", "input_shape", "class_names"):
         if was[fact] != now[fact]:
-            raise UserError(f"the data has changed since {old}: {fact} was {was[fact]} and is {now[fact]}.")
+            other = " To measure other data: python evaluate.py run=RUN input=PATH" if fact.startswith("num_") else ""
+            raise UserError(f"the data has changed since {old}: {fact} was {was[fact]} and is {now[fact]}.{other}")
     for fact, what in (("columns", "its columns, or the words in them, are"), ("vocabulary", "its vocabulary is")):
         if was[fact] is not None and was[fact] != now[fact]:  # words become numbers, which would be others now
             raise UserError(f"the data has changed since {old}: {what} not what the model was trained with.")

@@ -23,7 +23,7 @@ SHOWN = 10  # rows on the terminal
 
 def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path:
     """Predict what a composed config of `predict.py` describes; the file with the answers."""
-    run, served = load_served(cfg, typed)
+    run, served, _ = load_served(cfg, typed)
     with explained(None):
         collect_garbage_again()
         if cfg.text is not None and not served.reader.takes_text:
@@ -61,14 +61,18 @@ def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path:
     return path
 
 
-def load_served(cfg: DictConfig, typed: Sequence[str]) -> tuple[RunDir, Served]:
-    """The run that a command names, as it answers."""
+def load_served(cfg: DictConfig, typed: Sequence[str], measured: bool = False) -> tuple[RunDir, Served, str]:
+    """The run that a command names, as it answers, and the name of the checkpoint that was taken.
+
+    Args:
+        measured: with the run's metrics.
+    """
     run, saved, changed = named_run(cfg, typed)
     name, state, path = chosen_checkpoint(run, cfg.checkpoint)
     with explained(None), from_a_run(named_in(cfg)):
-        served = serve(changed, state)
+        served = serve(changed, state, measured)
     check_own(run, saved, name, state, path)
-    return run, served
+    return run, served, name
 
 
 def _output(cfg: DictConfig, run: RunDir) -> Path:

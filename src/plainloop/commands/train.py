@@ -324,7 +324,7 @@ def _measure_result(
         answered = session.answered(**AT_THE_END) if wanted else None
         each = answered.add if answered is not None else None
         values = session.measure(split, lambda: trainer.obey_signal(save=False), confusion, each)
-        found = evaluation.of(split, values, answered) if answered is not None else None
+        found = evaluation.of(session, split, values, answered) if answered is not None else None
         metrics |= {f"{split}/{name}": value for name, value in values.items()}
     for matrix in confusion if session.data[split] is not None else ():
         pictures.draw_confusion(run, session, split, matrix, trainer.step, loggers)

@@ -138,11 +138,14 @@ class EvaluateConfig(Command):
     door: ClassVar[str] = "evaluate"
     usage: ClassVar[str] = """\
 python evaluate.py run=RUN [split=test] [checkpoint=best|last|PATH]
+python evaluate.py run=A,B                  two runs on the same split, in pairs
+python evaluate.py run=RUN input=PATH       on other data of the same kind, with their targets
 
 measures a run, rebuilt from its directory alone (RUN: a run directory, or latest)
 """
 
-    run: str = key("latest", "a run directory, or latest", changes="evaluate")
+    run: str = key("latest", "a run directory, or latest; two of them, as A,B, are compared", changes="evaluate")
+    input: str | None = key(None, "other data of the same kind, all of it, instead of a split", changes="evaluate")
     split: str = key("test", "what to measure", choices=("train", "val", "test"), changes="evaluate")
     report: bool = key(True, "write the run's report.html anew, with what was measured", changes="evaluate")
     checkpoint: str = key("best", "best | last | the path of a checkpoint", changes="evaluate")

@@ -57,6 +57,16 @@ class Reader:
         """What `input=` names: a path; or, from Python, arrays, rows or paths. Raises UserError."""
         raise NotImplementedError
 
+    def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
+        """The targets that stand beside new inputs, for a measurement, (N, ...) as the task takes them; and which of
+        them are there, (N,). Raises UserError where there are none, or others than the model knows.
+
+        Args:
+            given: what `input=` names.
+            new: what `open` made of it.
+        """
+        raise UserError("input: nobody has said how the targets of new inputs of this kind of data are read.")
+
     def reading(self, name: str) -> Any:
         """What the data set found out of its files. Raises UserError where the run doesn't tell."""
         found = (self.spec.reading or {}).get(name)

@@ -3,7 +3,7 @@ samples, worst first."""
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Evaluation:
         split: "train", "val" or "test".
         values: {"loss": ..., "accuracy": ...}.
         answered: its samples.
+        places: their indices in the split.
+        column, where: what each is called beside its index, as "file", and that of an index; "" for nothing.
         count: samples.
         intervals: 95 %, of the values that have one.
         baseline: the values of a model that knows nothing of the inputs.
@@ -39,6 +41,9 @@ class Evaluation:
     split: str
     values: Mapping[str, float]
     answered: Answered
+    places: Sequence[int]
+    column: str
+    where: Callable[[int], Any]
     count: int = 0
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     baseline: Mapping[str, float] = field(default_factory=dict)
@@ -50,11 +55,23 @@ class Evaluation:
         return {f"{self.split}/{name}": value for name, value in self.values.items()}
 
 
-def of(split: str, values: Mapping[str, float], answered: Answered) -> Evaluation:
-    """All that follows from what was answered."""
-    return Evaluation(
-        split, values, answered, answered.count, answered.intervals(), answered.baseline(), answered.tables()
-    )
+def of(session: Session, split: str, values: Mapping[str, float], answered: Answered) -> Evaluation:
+    """What was measured on a split of a run's own data, and all that follows from it."""
+    column, where = _places(session.data[split], split)
+    return of_samples(split, values, answered, indices(session, split, answered.count), column, where)
+
+
+def of_samples(
+    split: str,
+    values: Mapping[str, float],
+    answered: Answered,
+    places: Sequence[int],
+    column: str,
+    where: Callable[[int], Any],
+) -> Evaluation:
+    """The same of any samples; the arguments are those of `Evaluation`."""
+    found = answered.intervals(), answered.baseline(), answered.tables()
+    return Evaluation(split, values, answered, places, column, where, answered.count, *found)
 
 
 def say(found: Evaluation) -> None:
@@ -142,19 +159,17 @@ def details(found: Evaluation) -> dict[str, Any]:
     }
 
 
-def write_samples(found: Evaluation, session: Session, path: Path) -> None:
+def write_samples(found: Evaluation, path: Path) -> None:
     """A row for each sample, the largest loss first: index, file or place, loss, target, prediction, probability."""
     with RowFile(path) as file:
-        for row in samples(found, session):
+        for row in samples(found):
             file.write(row)
 
 
-def samples(found: Evaluation, session: Session) -> Iterator[Row]:
+def samples(found: Evaluation) -> Iterator[Row]:
     """Each sample's row, the largest loss first."""
-    answered, dataset = found.answered, session.data[found.split]
+    answered, places, column, where = found.answered, found.places, found.column, found.where
     loss = answered.loss()
-    places = indices(session, found.split, answered.count)
-    column, where = _places(dataset, found.split)
     losses, columns = loss.tolist(), list(answered.columns.items())
     for number in torch.where(loss.isnan(), -math.inf, loss).argsort(descending=True, stable=True).tolist():
         row: Row = {"index": places[number]}
@@ -172,7 +187,7 @@ def indices(session: Session, split: str, count: int) -> Sequence[int]:
     return [index for index in range(count + len(skipped)) if index not in skipped]
 
 
-def _places(dataset: Any, split: str) -> tuple[str, Any]:
+def _places(dataset: Any, split: str) -> tuple[str, Callable[[int], Any]]:
     """What a sample is called beside its index: its file, or its place in one."""
     inner, chosen = beneath(dataset)
     first = 0 if chosen is None else int(chosen[0])
@@ -180,7 +195,7 @@ def _places(dataset: Any, split: str) -> tuple[str, Any]:
         return "file", lambda index: file_of(inner, index if chosen is None else int(chosen[index]))
     if getattr(beneath(dataset, "where")[0], "where", None) is not None:
         return "where", lambda index: place_of(dataset, split, index)
-    return "", None
+    return "", lambda index: index
 
 
 def say_where(found: Evaluation, path: Path) -> None:

@@ -342,13 +342,19 @@ class _Shown:
         self.session, self.split = session, found.split
         in_memory = getattr(session.data[found.split], "gives_batches", False)
         self.pictures = samples.has_pictures(session) and (rich or in_memory)
-        self.rows = list(itertools.islice(rows_of(found, session), None if rich else WORST))
+        self.held = found.answered.predictions() if self.pictures else None
+        self.place = {index: place for place, index in enumerate(found.places)}
+        self.rows = list(itertools.islice(rows_of(found), None if rich else WORST))
 
     def tile(self, row: Mapping[str, Any]) -> str:
         index = row["index"]
         picture = samples.picture_of(self.session, self.split, index) if self.pictures else ""
         words = "" if picture else samples.words_of(self.session, self.split, index)
         image = f'<img alt="" src="{picture}">' if picture else ""
+        if self.held is not None:
+            prediction = self.held[0][self.place[index]]
+            output = self.session.task.drawn(prediction, self.session.sample[0].shape)
+            image += "" if output is None else f'<img alt="" src="{samples.data_uri(output)}">'
         kind = "tile words" if words or not picture else "tile"
         name = row.get("file") or row.get("where") or f"sample {index}"
         said = []

@@ -55,6 +55,9 @@ class Reconstruction(Task):
     def truths(self, batch: Any, names: Sequence[str]) -> dict[str, list[Any]]:
         return {}
 
+    def drawn(self, prediction: Tensor, shape: Sequence[int]) -> Tensor | None:
+        return prediction.reshape(*shape) if len(shape) == 3 else None
+
     def losses_of(self, outputs: Any, batch: Any) -> Tensor:
         inputs = _inputs(batch)
         return super().losses_of(outputs, (inputs, inputs))

@@ -170,6 +170,11 @@ class Task(nn.Module):
         """
         return []
 
+    def drawn(self, prediction: Tensor, shape: Sequence[int]) -> Tensor | None:
+        """A prediction, as metrics get it of one sample, as an image (C, H, W) to be shown beside the input, which is
+        of this shape; None where it is none."""
+        return None
+
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         """Add a batch to metrics."""
         metrics_room.update_all(metrics, self.predict(outputs), batch[1])

@@ -88,7 +88,7 @@ def sklearns(rows: polars.DataFrame, metrics: set[str]) -> dict[str, float]:
 def test_the_file_of_samples_has_the_runs_numbers(kind, tmp_path, capsys):
     """By scikit-learn, to 1e-12; the same with other loading processes, and with batches of another size, in which the
     arithmetic may have other last digits; the worst first."""
-    words, _ = KINDS[kind](tmp_path)
+    words, path = KINDS[kind](tmp_path)
     run = plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
     values = plainloop.evaluate(run.path)
     assert values == {name: run.metrics[name] for name in values}
@@ -109,6 +109,17 @@ def test_the_file_of_samples_has_the_runs_numbers(kind, tmp_path, capsys):
     assert again == values
     other = plainloop.evaluate(run.path, overrides=["loader.eval.batch_size=7"])
     assert other == pytest.approx(values, rel=1e-5)
+    split = rows.sort("index")
+    plainloop.evaluate(run.path, overrides=[f"input={path}"])  # all of its samples, as other data
+    (file,) = run.path.glob("evaluate-input-*-best.csv")
+    everything = rows_of(file).sort("index")
+    chosen = everything[(run.data.indices.get("test") or {})["indices"]]
+    assert len(everything) == sum(run.config.spec.samples(name) or 0 for name in ("train", "val", "test"))
+    for column in ("target", "prediction"):
+        if column in chosen.columns and chosen[column].dtype == polars.Float64:
+            assert chosen[column].to_numpy() == pytest.approx(split[column].to_numpy(), rel=1e-5)
+        elif column in chosen.columns:
+            assert chosen[column].to_list() == split[column].to_list()
 
 
 def test_the_baseline_is_the_majority_of_the_training_split(tmp_path):
@@ -178,7 +189,7 @@ def test_a_task_of_ones_own_without_these_methods_is_measured_all_the_same(tmp_p
     answered.task.__class__ = Odd
     values = run.session.measure("test", each=answered.add)
     assert values["loss"] == run.metrics["test/loss"]
-    evaluation.say(evaluation.of("test", values, answered))
+    evaluation.say(evaluation.of(run.session, "test", values, answered))
     assert re.search("note    .*doesn't say what becomes of each sample", capsys.readouterr().out)
 
 
@@ -294,3 +305,56 @@ def test_data_that_has_changed_is_named(tmp_path: Path):
         )
     with pytest.raises(UserError, match=r"the data has changed since .*: num_train was 1258 and is 700"):
         plainloop.evaluate(run.path, overrides=[f"paths.data={tmp_path}/moved"])
+
+
+@pytest.fixture(scope="module")
+def of_rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[plainloop.Run, polars.DataFrame]:
+    """A run on a table, and the table."""
+    folder = tmp_path_factory.mktemp("rows")
+    words, path = KINDS["classes of rows"](folder)
+    return plainloop.train([*words, *QUICK, f"hydra.run.dir={folder / 'run'}"]), polars.read_csv(path)
+
+
+def test_rows_without_a_target_are_counted_and_left_out(of_rows, tmp_path, capsys):
+    run, frame = of_rows
+    drugs = [None if row < 3 else drug for row, drug in enumerate(frame["drug"])]
+    frame.with_columns(polars.Series("drug", drugs)).write_csv(tmp_path / "new.csv")
+    values = plainloop.evaluate(run.path, overrides=[f"input={tmp_path / 'new.csv'}"])
+    told = capsys.readouterr()
+    assert "3 samples without a target, left out" in told.err
+    rows = rows_of(run.path / "evaluate-input-new-best.csv")
+    assert sorted(rows["index"]) == list(range(3, len(frame)))
+    assert values["new/accuracy"] == pytest.approx(truth.accuracy_score(rows["target"], rows["prediction"]), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.with_columns(drug=polars.lit("Z")), "line 2: drug is Z, and so in no training row"),
+        (lambda frame: frame.drop("drug"), "data.target=drug: .* has no such column"),
+        (lambda frame: frame.drop("age"), "age"),
+    ],
+)
+def test_other_data_that_doesnt_fit_is_answered(of_rows, tmp_path, change, message):
+    run, frame = of_rows
+    change(frame).write_csv(tmp_path / "new.csv")
+    with pytest.raises(UserError, match=message):
+        plainloop.evaluate(run.path, overrides=[f"input={tmp_path / 'new.csv'}"])
+
+
+def test_other_pictures_are_measured_by_their_folders(tmp_path, capsys):
+    words, path = KINDS["images"](tmp_path)
+    run = plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    shutil.copytree(path, tmp_path / "new/test")  # as if a whole data set lay there
+    broken = next((tmp_path / "new").rglob("cat/*"))
+    broken.write_bytes(b"")
+    plainloop.evaluate(run.path, overrides=[f"input={tmp_path / 'new'}"])
+    assert "1 input can't be read" in capsys.readouterr().err
+    rows = rows_of(run.path / "evaluate-input-new-best.csv")
+    assert len(rows) == 39
+    assert all(Path(file).parent.name == target for file, target in rows.select("file", "target").iter_rows())
+    (tmp_path / "new/test/cat").rename(tmp_path / "new/test/tiger")
+    with pytest.raises(UserError, match="lies in no folder that is called as a class"):
+        plainloop.evaluate(run.path, overrides=[f"input={tmp_path / 'new'}"])
+    with pytest.raises(UserError, match="what is right there"):
+        plainloop.evaluate(run.path, overrides=[f"input={next((tmp_path / 'new').rglob('dog/*'))}"])

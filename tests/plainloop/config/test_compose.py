@@ -262,8 +262,8 @@ MOVED = "paths.* data.path data.val data.test data.download"
         (
             schema.Config,
             "extend",
-            "name monitor monitor_mode test report extend trust loader.* trainer.* schedule.* checkpoint.* early_stopping.* "
-            f"console.* optimizer.* scheduler scheduler.* logger {MOVED}",
+            "name monitor monitor_mode test report extend trust loader.* trainer.* schedule.* checkpoint.* "
+            f"early_stopping.* console.* optimizer.* scheduler scheduler.* logger {MOVED}",
         ),
         (
             schema.EvaluateConfig,

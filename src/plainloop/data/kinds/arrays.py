@@ -13,7 +13,7 @@ from plainloop.build import factory
 from plainloop.data.dataset import IGNORED, InMemory
 from plainloop.data.kinds.checks import checked_arrays, checked_labels
 from plainloop.data.kinds.named_arrays import NamedArrays
-from plainloop.data.kinds.new_files import ImageReader
+from plainloop.data.kinds.new_files import ImageReader, labels_of
 from plainloop.data.reading import New, Reader, Rows
 from plainloop.errors import UserError, described, listed
 from plainloop.places import find_path
@@ -106,6 +106,30 @@ class ArrayReader(Reader):
         elif tensor.dtype != torch.uint8:
             raise UserError(f"input: the model was trained on whole numbers of 8 bits; these are {described(tensor)}.")
         return New(Rows(tensor), "row", range(1, len(tensor) + 1), notes=notes)
+
+    def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
+        if new.column == "file":
+            return labels_of(given, new.names, self.node, self.spec)
+        path, name = find_path(given), str(self.node.get("targets", "targets"))
+        if path.suffix == ".npy":
+            raise UserError(f"input={given}: what is right? A .npz, or a folder, holds {name} beside the inputs.")
+        targets = _numbers(NamedArrays(path, str(given)), "targets", name, str(given))
+        if len(targets) != len(new.names):
+            raise UserError(f"input={given}: {len(new.names)} inputs and {len(targets)} {name}.")
+        if self.spec.class_names is None:
+            return _as_float32(targets, name, new.notes), torch.ones(len(targets), dtype=torch.bool)
+        if _is_one_hot(targets):
+            return targets.int().argmax(1), torch.ones(len(targets), dtype=torch.bool)
+        named = self.node.get("classes") is not None  # then the labels are the classes' numbers
+        numbers = {str(place) if named else word: place for place, word in enumerate(self.spec.class_names)}
+        there = targets.to(torch.int64) != IGNORED
+        words = [str(value) for value in targets.tolist()]
+        unknown = [
+            word for word, is_there in zip(words, there.tolist(), strict=True) if is_there and word not in numbers
+        ]
+        if unknown:
+            raise UserError(f"input={given}: {name} holds {unknown[0]}, and the model knows {listed(numbers, 8)}.")
+        return torch.tensor([numbers.get(word, 0) for word in words]), there
 
 
 arrays.reader = ArrayReader  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from plainloop.build import factory
 from plainloop.data.kinds.files import Files, find
-from plainloop.data.kinds.new_files import Unread, files_in
+from plainloop.data.kinds.new_files import Unread, files_in, labels_of
 from plainloop.data.preprocess import Standardise, normalisation, statistics
 from plainloop.data.reading import New, Reader
 from plainloop.errors import UserError
@@ -274,6 +274,9 @@ class SoundReader(Reader):
         files = files_in(given, SUFFIXES, "sound files")
         sounds = Unread(files, read, torch.zeros(count))
         return New(sounds, "file", files, sounds.why)
+
+    def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
+        return labels_of(given, new.names, self.node, self.spec)
 
 
 audio.reader = SoundReader  # type: ignore[attr-defined]

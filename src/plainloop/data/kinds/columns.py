@@ -7,6 +7,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from plainloop.data.kinds.frames import check_columns
 from plainloop.data.kinds.numerals import DATE, NUMBER, as_missing
 from plainloop.data.kinds.source import Source
 from plainloop.data.kinds.times import moments_of
@@ -317,6 +318,55 @@ def several_labels(
                 raise UserError(f"{where(row)}: {column.name} holds {word}, and so does no training row.")
             targets[row, number[word]] = 1.0
     return targets, words
+
+
+def known_targets(
+    columns: Sequence[Any], names: Sequence[str], classes: bool, separator: str | None, file: Source, where: Where
+) -> Tensor:
+    """Targets from columns without holes, of a model that is there: (N,) classes, or (N, T). Raises UserError for one
+    that it doesn't know.
+
+    Args:
+        names: of the classes, or of the labels that fields hold.
+        classes: whether the targets are classes.
+        separator: of several labels in a field.
+    """
+    if separator is not None:
+        return several_labels(columns[0], separator, file, where, known=names)[0]
+    if not classes:
+        return torch.stack([numbers_of(column, file, where) for column in columns], dim=1)
+    codes = codes_of(whole_ones(columns[0]), names) - 1
+    unknown = (codes < 0).nonzero()[0]
+    if len(unknown):
+        row = int(unknown[0])
+        raise UserError(f"{where(row)}: {columns[0].name} is {columns[0][row]}, and so in no training row.")
+    return torch.from_numpy(codes)
+
+
+def targets_beside(
+    frame: Any, names: Sequence[str], spec: Any, separator: str | None, file: Source, key: str
+) -> tuple[Tensor, Tensor]:
+    """The targets of new rows, (N, ...), and which of them are there, (N,). Raises UserError.
+
+    Args:
+        names: of the columns.
+        spec: the facts about the data.
+        key: what names them, for the error.
+    """
+    import polars
+
+    check_columns({key: names}, frame, file)
+    holes = frame.select(polars.any_horizontal(polars.col(list(names)).is_null())).to_series()
+    rows = (~holes).arg_true().to_list()
+    whole = frame[rows]
+    known = list(spec.class_names or spec.target_names or [])
+    found = known_targets(
+        [whole[name] for name in names], known, spec.class_names is not None, separator, file,
+        lambda row: file.place(rows[row]),
+    )  # fmt: skip
+    targets = found.new_zeros(frame.height, *found.shape[1:])
+    targets[torch.tensor(rows, dtype=torch.long)] = found
+    return targets, torch.from_numpy(~holes.to_numpy())
 
 
 def read_targets(columns: Sequence[Any], task: str, file: Source, where: Where) -> tuple[Tensor, list[str] | None]:

@@ -4,13 +4,16 @@ import functools
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from plainloop.data.dataset import BaseDataset
+from plainloop.data.kinds.checks import as_list
+from plainloop.data.kinds.columns import targets_beside
 from plainloop.data.kinds.frames import opened
 from plainloop.data.kinds.pictures import SUFFIXES, decode
 from plainloop.data.reading import New, Reader
@@ -74,7 +77,7 @@ def files_in(given: Any, suffixes: Sequence[str], what: str) -> list[str]:
         if not found:
             raise UserError(f"input={given}: there are no {what} in it ({listed(suffixes, 6)}).")
         return found
-    if place.is_file() and place.suffix.lower() in (".csv", ".tsv", ".parquet", ".jsonl"):
+    if place.is_file() and place.suffix.lower() in TABLES:
         return _paths_in_table(given)
     if place.exists():
         return [str(place)]
@@ -97,6 +100,38 @@ def _below(folder: str, suffixes: Sequence[str]) -> Iterator[str]:
             yield entry.path
 
 
+def labels_of(given: Any, files: Sequence[str], node: Mapping[str, Any], spec: Any) -> tuple[Tensor, Tensor]:
+    """The targets of files, as `Reader.truths`: of a table, its column; of a folder, the class whose folder a file lies
+    in. Raises UserError."""
+    place = find_path(str(given))
+    if place.is_file() and place.suffix.lower() in TABLES:
+        names = as_list(node.get("target")) or ["label"]
+        separator = node.get("labels_separator")
+        source, frame = opened(str(given), names if spec.class_names or separator else (), key="input")
+        usual = (c for word in OF_TARGETS for c in frame.columns if c.lower() == word)
+        if not node.get("target"):
+            names = [next(usual, names[0])]
+        return targets_beside(frame, names, spec, separator, source, "data.target")
+    classes = list(spec.class_names or [])
+    if not place.is_dir() or not classes:
+        raise UserError(
+            f"input={given}: what is right there? A folder with a folder for each class tells, or a table with a "
+            "column of paths and one of labels."
+        )
+    found = []
+    for file in files:
+        parts = Path(file).relative_to(place).parts[:-1]
+        folder = next((part for part in parts if part in classes), None)
+        if folder is None:
+            raise UserError(
+                f"input={given}: {file} lies in no folder that is called as a class ({listed(classes, 8)})."
+            )
+        found.append(classes.index(folder))
+    return torch.tensor(found), torch.ones(len(found), dtype=torch.bool)
+
+
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
+OF_TARGETS = ("label", "class", "target", "labels", "category")
 USUAL = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "audio")
 
 
@@ -125,3 +160,6 @@ class ImageReader(Reader):
         files = files_in(given, SUFFIXES, "images")
         pictures = Unread(files, read, like)
         return New(pictures, "file", files, pictures.why)
+
+    def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
+        return labels_of(given, new.names, self.node, self.spec)

@@ -18,11 +18,12 @@ from plainloop.data.kinds.columns import (
     codes_of,
     in_order,
     is_number,
-    numbers_of,
+    known_targets,
     read_targets,
     refuse_strays,
     remarks_on,
     several_labels,
+    targets_beside,
     task_for,
     unknown_words,
     whole_ones,
@@ -345,23 +346,11 @@ def _of_another(
     """
     file, frame, _ = _opened(path, targets, None, reading, f"data.{split}", like)
     frame, rows, _ = _with_targets(frame, file, targets, missing)
-    if separator is not None:
-        labels = several_labels(
-            frame[targets[0]], separator, file, lambda row: place(file, int(rows[row])), known=classes
-        )
-        return file, frame, labels[0], rows
-    if list(classes) == list(targets):
-        columns = [frame[name] for name in targets]
-        values = [numbers_of(column, file, lambda row: place(file, int(rows[row]))) for column in columns]
-        return file, frame, torch.stack(values, dim=1), rows
-    codes = codes_of(whole_ones(frame[targets[0]]), classes) - 1
-    unknown = (codes < 0).nonzero()[0]
-    if len(unknown):
-        row = int(unknown[0])
-        raise UserError(
-            f"{place(file, int(rows[row]))}: {targets[0]} is {frame[targets[0]][row]}, and so in no training row."
-        )
-    return file, frame, torch.from_numpy(codes), rows
+    values = known_targets(
+        [frame[name] for name in targets], classes, list(classes) != list(targets), separator, file,
+        lambda row: place(file, int(rows[row])),
+    )  # fmt: skip
+    return file, frame, values, rows
 
 
 def task_of(
@@ -409,6 +398,13 @@ class TableReader(Reader):
             *rounded,
         ]
         return New(Rows(inputs), "row", range(1, len(inputs) + 1), notes=[note for note in notes if note])
+
+    def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
+        targets = as_list(self.node.get("target"))
+        named = self.spec.class_names is not None or self.node.get("labels_separator") is not None
+        file, frame = self._rows(str(given), [*self.spec.columns["categories"], *(targets if named else ())])
+        assert isinstance(file, Source)
+        return targets_beside(frame, targets, self.spec, self.node.get("labels_separator"), file, "data.target")
 
     def _rows(self, given: Any, words: Sequence[str]) -> tuple[Source | str, Any]:
         """A file, as it is called, and its rows; or rows that were given."""

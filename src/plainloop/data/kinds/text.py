@@ -14,10 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 from plainloop.build import factory
 from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.checks import as_list, check_whole_number
-from plainloop.data.kinds.columns import DATE, in_order, read_targets, task_for
+from plainloop.data.kinds.columns import DATE, in_order, read_targets, targets_beside, task_for
 from plainloop.data.kinds.dialect import Reading, decoded
 from plainloop.data.kinds.frames import check_columns, column_of, opened
-from plainloop.data.kinds.new_files import files_in
+from plainloop.data.kinds.new_files import files_in, labels_of
 from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.vocabulary import MARKS, PADDING, UNKNOWN, facts_of, tokenise
 from plainloop.data.reading import New, Reader
@@ -255,6 +255,14 @@ class TextReader(Reader):
         if strange:
             notes.append(f"{counted(strange, 'text')} of unknown {tokens}s alone")
         return New(Coded(coded), column, names, lambda place: f"no {tokens} in it", notes)
+
+    def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
+        if find_path(given).is_dir() or Path(given).suffix.lower() == ".txt":
+            return labels_of(given, new.names, self.node, self.spec)
+        targets = as_list(self.node["target"])
+        named = targets if self.spec.class_names is not None else []
+        file, frame = opened(str(given), [str(self.node["text"]), *named], Reading.among(self.node), "input")
+        return targets_beside(frame, targets, self.spec, None, file, "data.target")
 
     def _texts(self, given: Any) -> tuple[list[str | None], str, Sequence[Any], list[str]]:
         """The texts, what they are called by, and what should be said."""
