@@ -220,7 +220,7 @@ def record_rest(run: RunDir, seed: int, typed: Sequence[str], splits: dict[str, 
 def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> str:
     """Add what was typed, and where, when a run is continued; the results of its older weights are void. Returns a
     warning, where nobody knows any more how the run began."""
-    for old in [*run.path.glob("evaluate-*.json"), run.metrics]:
+    for old in [*run.path.glob("evaluate-*.json"), *run.path.glob("evaluate-*.csv"), run.metrics, run.report]:
         old.unlink(missing_ok=True)
     before: dict[str, Any] = {}
     warning = ""

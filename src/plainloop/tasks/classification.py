@@ -47,7 +47,10 @@ def answers_of_classes(probabilities: Tensor, names: Sequence[str], top: int, ev
         top, every: as of `Task.answers`.
     """
     probabilities = probabilities.float().cpu()
-    ranked = probabilities.argsort(dim=1, descending=True, stable=True)[:, : max(1, top)]
+    if top > 1:
+        ranked = probabilities.argsort(dim=1, descending=True, stable=True)[:, :top]
+    else:
+        ranked = probabilities.argmax(1, keepdim=True)
     found: dict[str, list[Any]] = {}
     for rank in range(ranked.shape[1]):
         behind = f" {rank + 1}" if rank else ""

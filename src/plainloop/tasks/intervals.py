@@ -10,7 +10,7 @@ from torch import Tensor
 Z = 1.959963984540054  # 95 % of a normal distribution lie within so many deviations
 MOST = 1000  # resamples
 HELD = 1 << 23  # so many weights are drawn at once: 64 MB
-WORK = 1 << 30  # so many in all, of large splits: their intervals are narrow, and fewer resamples will do
+WORK = 1 << 26  # so many in all, of large splits: their intervals are narrow, and fewer resamples will do
 Interval = tuple[float, float]
 
 

@@ -44,10 +44,9 @@ def test_resamples_are_the_same_each_time_and_as_many_as_the_samples(monkeypatch
     assert first.shape == (1000, 50)
     assert (first.sum(1) == 50).all()
     assert first.mean() == 1
-    monkeypatch.setattr(intervals, "WORK", 1 << 14)
     monkeypatch.setattr(intervals, "HELD", 1 << 10)
-    assert [len(weights) for weights in intervals.resamples(60)] == [17] * 16 + [1]  # of large splits fewer, in parts
-    assert sum(map(len, intervals.resamples(1000))) == 100
+    assert [len(weights) for weights in intervals.resamples(60, work=1 << 14)] == [17] * 16 + [1]  # of large splits fewer, in parts
+    assert sum(map(len, intervals.resamples(1000, work=1 << 14))) == 100
 
 
 def test_the_bootstrap_of_a_mean_is_as_wide_as_its_standard_error():
