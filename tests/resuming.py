@@ -40,10 +40,10 @@ def watched(words: list[str], folder: Path) -> Watched:
     copies: list[Path] = []
     save = Checkpoints.save
 
-    def copied_before(self: Checkpoints, state: dict[str, Any], best: bool) -> None:
+    def copied_before(self: Checkpoints, state: dict[str, Any], best: bool, steps: list[int]) -> None:
         if self.all():
             copies.append(Path(shutil.copytree(self.folder.parent, folder / str(len(copies)))))
-        save(self, state, best)
+        save(self, state, best, steps)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Checkpoints, "save", copied_before)
@@ -62,10 +62,11 @@ def newest(path: Path) -> dict[str, Any]:
     return Checkpoints(path / "checkpoints").last()[1]
 
 
-def best(path: Path) -> dict[str, Any]:
-    """The state that was best; none where there is no validation."""
-    file = path / "checkpoints/best.pt"
-    return checkpoint.load(file) if file.exists() else {}
+def kept(path: Path) -> dict[str, dict[str, Any]]:
+    """The states of the last and the best checkpoints, by their names, without what a clock measured."""
+    files = {file.stem: file for file in Checkpoints(path / "checkpoints").all_best()}
+    states = {"last": newest(path), **{name: checkpoint.load(file) for name, file in files.items()}}
+    return {name: {key: part for key, part in state.items() if key not in CLOCKS} for name, state in states.items()}
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -117,15 +118,12 @@ def curves(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What two finished runs don't have in common: in their last and best state, their numbers, their history."""
-    found = []
-    for name, path in (("last", newest), ("best", best)):
-        states = [{key: part for key, part in path(run).items() if key not in CLOCKS} for run in (one, other)]
-        found += unequal(*states, name)
+    """What two finished runs don't have in common: in their last and best states, their numbers, their history."""
+    a, b = kept(one), kept(other)
     metrics = [json.loads((run / "metrics.json").read_text()) | {"seconds": 0} for run in (one, other)]
     files = [sorted(file.name for file in (run / "checkpoints").iterdir()) for run in (one, other)]
     return [
-        *found,
+        *(found for name in {**a, **b} for found in unequal(a.get(name), b.get(name), name)),
         *unequal(*metrics, "metrics"),
         *unequal(records(one), records(other), "history"),
         *unequal(curves(one), curves(other), "curves"),

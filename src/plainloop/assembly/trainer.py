@@ -74,7 +74,9 @@ def make_trainer(session: Session, **hooks: Any) -> Trainer:
         session.loader("val"),
         accumulate_steps=section.accumulate_steps,
         length=Length(section.max_epochs, section.max_steps, section.validate_every, section.stop_below),
-        selection=Selection(cfg.monitor, mode, cfg.early_stopping.patience, cfg.early_stopping.min_delta),
+        selection=Selection(
+            cfg.monitor, mode, cfg.early_stopping.patience, cfg.early_stopping.min_delta, cfg.checkpoint.keep_best
+        ),
         average=_average(session),
         seed_step=_seed_step(session, trainer_class, optimizer, schedule, callbacks),
         callbacks=callbacks,

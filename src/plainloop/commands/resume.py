@@ -16,7 +16,7 @@ from plainloop.config.rules import depends_on_length, validate
 from plainloop.config.schema import Config
 from plainloop.errors import MachineError, UserError, first_line
 from plainloop.runs.belonging import check_checkpoint
-from plainloop.runs.checkpoint import Damaged, read_state
+from plainloop.runs.checkpoint import Checkpoints, Damaged, read_state
 from plainloop.runs.directory import RunDir
 from plainloop.training.averaging import chosen_weights
 from plainloop.training.trainer import Trainer
@@ -79,14 +79,13 @@ def check_best(old: RunDir, config: Mapping[str, Any]) -> None:
     Args:
         config: the run's, not filled in.
     """
-    best = old.checkpoints / "best.pt"
-    try:
-        # Of which step is asked at the end: killed between two files, a run finds the same best again.
-        check_checkpoint(read_state(best), best, config)
-    except FileNotFoundError:
-        pass
-    except Damaged as error:
-        raise MachineError(f"{error} Delete it, and the run goes on without what was the best so far.") from error
+    for best in Checkpoints(old.checkpoints).all_best():
+        try:
+            # Of which step is asked at the end: killed between two files, a run finds the same best again.
+            check_checkpoint(read_state(best), best, config)
+        except Damaged as error:
+            what = "was the best so far" if best.stem == "best" else "it holds"
+            raise MachineError(f"{error} Delete it, and the run goes on without what {what}.") from error
 
 
 def check_same_length(saved: DictConfig, session: Session) -> None:

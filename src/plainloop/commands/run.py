@@ -20,7 +20,7 @@ from plainloop.config.changes import changed
 from plainloop.config.keys import may_change, override, typed_keys
 from plainloop.config.schema import Config, EvaluateConfig
 from plainloop.data import Data
-from plainloop.errors import MachineError, UserError, tell
+from plainloop.errors import MachineError, UserError, listed, tell
 from plainloop.runs import checkpoint as checkpoint_room
 from plainloop.runs.belonging import check_checkpoint, check_result, remark_on_config
 from plainloop.runs.checkpoint import Checkpoints
@@ -85,7 +85,7 @@ def load_run(path: str | Path = "latest", checkpoint: str = "best", overrides: S
 
     Args:
         path: a run directory, or "latest".
-        checkpoint: "best", "last", or the path of a checkpoint file.
+        checkpoint: "best", "best-2", "last", or the path of a checkpoint file.
         overrides: what may differ, as ["trainer.device=cpu", "paths.data=FOLDER", "trust=[my.function]"].
     """
     typed = [override("run", str(path)), override("checkpoint", checkpoint), *overrides]
@@ -178,11 +178,17 @@ def chosen_checkpoint(run: RunDir, which: str) -> tuple[str, dict[str, Any], Pat
             raise UserError(f"run={run}: it has no checkpoint.")
         path, state = checkpoints.last()
         return "last", state, path
-    if not Path(which).is_file():
-        raise UserError(f"checkpoint={which}: must be best, last, or the path of a file.")
+    path = Path(which)
+    if checkpoint_room.RANKED.fullmatch(which):  # best-2
+        path = run.checkpoints / f"{which}.pt"
+        if not path.exists():
+            there = listed([best.stem for best in checkpoints.all_best()] or ["none"])
+            raise UserError(f"checkpoint={which}: of the best this run has {there}. Train with checkpoint.keep_best=K.")
+    elif not path.is_file():
+        raise UserError(f"checkpoint={which}: must be best, best-2, last, or the path of a file.")
     try:
-        state = checkpoint_room.read_state(Path(which))
+        state = checkpoint_room.read_state(path)
     except checkpoint_room.Damaged as error:
         raise UserError(f"checkpoint={which}: {error}") from error
-    inside = Path(which).resolve().parent == run.checkpoints.resolve()
-    return Path(which).stem if inside else "other", state, Path(which)
+    inside = path.resolve().parent == run.checkpoints.resolve()
+    return path.stem if inside else "other", state, path

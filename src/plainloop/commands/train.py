@@ -241,7 +241,7 @@ def _train(
         state["fingerprint"] = identity
         state["seconds"] = earlier + time.perf_counter() - started
         state["loggers"] = {name: logger.state_dict() for name, logger in loggers.items()}
-        checkpoints.save(state, best)
+        checkpoints.save(state, best, trainer.best.steps)
 
     trainer.hooks.save, trainer.hooks.due = save, checkpoints.due
     started = time.perf_counter()

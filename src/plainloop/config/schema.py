@@ -137,7 +137,7 @@ class EvaluateConfig(Command):
 
     door: ClassVar[str] = "evaluate"
     usage: ClassVar[str] = """\
-python evaluate.py run=RUN [split=test] [checkpoint=best|last|PATH]
+python evaluate.py run=RUN [split=test] [checkpoint=best|best-2|last|PATH]
 python evaluate.py run=A,B                  two runs on the same split, in pairs
 python evaluate.py run=RUN input=PATH       on other data of the same kind, with their targets
 
@@ -148,7 +148,7 @@ measures a run, rebuilt from its directory alone (RUN: a run directory, or lates
     input: str | None = key(None, "other data of the same kind, all of it, instead of a split", changes="evaluate")
     split: str = key("test", "what to measure", choices=("train", "val", "test"), changes="evaluate")
     report: bool = key(True, "write the run's report.html anew, with what was measured", changes="evaluate")
-    checkpoint: str = key("best", "best | last | the path of a checkpoint", changes="evaluate")
+    checkpoint: str = key("best", "best | best-2 | last | the path of a checkpoint", changes="evaluate")
     trust: list[str] = trusted()
     paths: Paths = field(default_factory=Paths)
     data: DataPlace = field(default_factory=DataPlace)
@@ -175,7 +175,7 @@ a pattern, a table; - for paths on standard input
     resume: bool = key(False, "go on where an earlier call with this output was ended", changes="evaluate")
     top: int = key(1, "of classes, so many of the most probable", min=1, changes="evaluate")
     probabilities: bool = key(False, "the probability of every class, too", changes="evaluate")
-    checkpoint: str = key("best", "best | last | the path of a checkpoint", changes="evaluate")
+    checkpoint: str = key("best", "best | best-2 | last | the path of a checkpoint", changes="evaluate")
     trust: list[str] = trusted()
     paths: Paths = field(default_factory=Paths)
     loader: Loader = field(default_factory=Loader)

@@ -304,6 +304,7 @@ class Checkpoint:
     every_steps: int | None = key(None, "and every N steps", min=1)
     every_minutes: float | None = key(None, "and every N minutes", above=0)
     keep: int = key(2, "newest checkpoints kept, beside the best one", min=1)
+    keep_best: int = key(1, "best ones kept, by the monitored value: best.pt, best-2.pt, ...", min=1)
 
 
 @dataclass

@@ -48,6 +48,19 @@ def own(path: Path) -> Path:
     return path
 
 
+def linked(path: Path, other: Path) -> Path:
+    """Another name of a file, to be renamed to `other`: a link where the file system has such, else a copy."""
+    temporary = _beside(other)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        with open(path, "rb") as original, open(temporary, "xb") as file:
+            shutil.copyfileobj(original, file)
+            file.flush()
+            os.fsync(file.fileno())
+    return temporary
+
+
 def _beside(path: Path) -> Path:
     """A name in the same folder that nobody can foresee."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -4,6 +4,7 @@ A checkpoint is torch's own file format with a digest behind it: `torch.load` re
 first makes sure that not one bit has changed.
 """
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -11,7 +12,7 @@ import os
 import re
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,10 +20,11 @@ import torch
 
 from plainloop.errors import MachineError, first_line, out_of_memory
 from plainloop.pickled import PHYSICAL, is_blown_up, objection
-from plainloop.runs.atomic import LEFTOVERS, replacing, sync_folder
+from plainloop.runs.atomic import LEFTOVERS, linked, replacing, sync_folder
 from plainloop.runs.files import read_regular
 
 MAGIC = b"plainloop-sha256"
+RANKED = re.compile(r"best(?:-([1-9][0-9]{0,8}))?")  # best.pt, best-2.pt
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 TRAILER = hashlib.sha256().digest_size + len(MAGIC)
 
@@ -156,11 +158,11 @@ def step_of(path: Path) -> int:
 
 
 class Checkpoints:
-    """The folder checkpoints/ of a run: step-N.pt, the newest few, and best.pt.
+    """The folder checkpoints/ of a run: step-N.pt, the newest few, and best.pt, best-2.pt, ...
 
     Args:
         folder: created when the first one is saved.
-        every_epochs, every_steps, every_minutes, keep: section `checkpoint`.
+        every_epochs, every_steps, every_minutes, keep, keep_best: section `checkpoint`.
     """
 
     def __init__(
@@ -170,13 +172,15 @@ class Checkpoints:
         every_steps: int | None = None,
         every_minutes: float | None = None,
         keep: int = 2,
+        keep_best: int = 1,
     ):
         import time
 
-        self.folder, self.keep, self.clock = folder, keep, time.monotonic
+        self.folder, self.keep, self.keep_best, self.clock = folder, keep, keep_best, time.monotonic
         self.every_epochs, self.every_steps, self.every_minutes = every_epochs, every_steps, every_minutes
         self.saved_at = self.clock()
         self.wanted = False  # asked for from outside: SIGUSR1
+        self.ranked: dict[Path, int] | None = None  # the step of each best one; None: to be looked up
 
     def due(self, trainer: Any, epoch_ended: bool) -> bool:
         """Whether to save after this step, or at this epoch's end."""
@@ -188,14 +192,20 @@ class Checkpoints:
             return True
         return self.every_minutes is not None and self.clock() - self.saved_at >= 60 * self.every_minutes
 
-    def save(self, state: dict[str, Any], best: bool) -> None:
-        """Save as the newest, as best.pt too if it is the best, and drop what is older than the last few."""
+    def save(self, state: dict[str, Any], best: bool, steps: Sequence[int] = ()) -> None:
+        """Save as the newest, under its rank too if it is one of the best, and drop what isn't kept.
+
+        Args:
+            best: whether it is one of the best.
+            steps: of all that are, the best first; none for "this one alone".
+        """
         if not self.folder.is_dir():
             self.folder.mkdir()
             sync_folder(self.folder.parent)
-        path = self.folder / f"step-{state['position']['step']}.pt"
+        step = state["position"]["step"]
+        path = self.folder / f"step-{step}.pt"
         if best:  # first: a run killed in between repeats its steps and finds the same best again
-            save(self.folder / "best.pt", state)  # a file of its own: no damage takes both
+            self._save_best(state, [*steps[: self.keep_best]] or [step])
         save(path, state)
         self.saved_at, self.wanted = self.clock(), False
         others = [old for old in self.all() if old != path]
@@ -203,6 +213,54 @@ class Checkpoints:
         newer += self.folder.glob(LEFTOVERS)
         for old in [*newer, *[old for old in others if old not in newer][self.keep - 1 :]]:
             old.unlink(missing_ok=True)
+
+    def _save_best(self, state: dict[str, Any], steps: Sequence[int]) -> None:
+        """Save under its rank, when those behind it have moved. At no instant a rank loses its file before another is
+        there, nor does a file that stays its last name."""
+        step = state["position"]["step"]
+        wanted = {self.best(rank): step for rank, step in enumerate(steps, 1)}
+        own = self.best(steps.index(step) + 1)
+        there = self._move({path: step for path, step in wanted.items() if path != own})
+        save(own, state)  # a file of its own: no damage takes both
+        self.ranked = {**there, own: step}
+        for path in self.all_best():
+            if path not in wanted:
+                path.unlink(missing_ok=True)
+
+    def _move(self, wanted: Mapping[Path, int]) -> dict[Path, int]:
+        """Give the best ones that are there the names which they have now; what is where then."""
+        if not wanted:
+            return {}
+        there = self._ranks() if self.ranked is None else self.ranked
+        moves = []
+        for path, step in wanted.items():
+            source = next((other for other, found in there.items() if found == step), None)
+            if there.get(path) != step and source is not None:
+                moves.append((linked(source, path), path, step))
+            elif source is None and path != self.best(1):
+                # Lost, as the run has fallen back behind a damaged checkpoint: it will be found again, or isn't missed.
+                path.unlink(missing_ok=True)
+        for temporary, path, _ in reversed(moves):  # from behind: what is overwritten has its new name already
+            os.replace(temporary, path)
+        sync_folder(self.folder)
+        return {**there, **{path: step for _, path, step in moves}}
+
+    def _ranks(self) -> dict[Path, int]:
+        """The steps of the best ones, asked of the files: a killed run may have moved some of them."""
+        found = {}
+        for path in self.all_best():
+            with contextlib.suppress(Damaged):
+                found[path] = read_state(path)["position"]["step"]
+        return found
+
+    def best(self, rank: int) -> Path:
+        """best.pt, best-2.pt, ..."""
+        return self.folder / ("best.pt" if rank == 1 else f"best-{rank}.pt")
+
+    def all_best(self) -> list[Path]:
+        """best.pt, best-2.pt, ... as far as they are there, the best first."""
+        found = [(match, path) for path in self.folder.glob("best*.pt") if (match := RANKED.fullmatch(path.stem))]
+        return [path for _, path in sorted((int(match[1] or 1), path) for match, path in found)]
 
     def all(self) -> list[Path]:
         """step-N.pt, newest first."""

@@ -17,7 +17,7 @@ from sklearn.dummy import DummyClassifier
 from torch.utils.data import Dataset
 
 import plainloop
-from plainloop.errors import UserError
+from plainloop.errors import MachineError, UserError
 from plainloop.reports import evaluation, terminal
 from tests.conftest import ROOT, Done, command, copy_configs, one_in
 from tests.plainloop.commands.runs import trained
@@ -358,3 +358,48 @@ def test_other_pictures_are_measured_by_their_folders(tmp_path, capsys):
         plainloop.evaluate(run.path, overrides=[f"input={tmp_path / 'new'}"])
     with pytest.raises(UserError, match="what is right there"):
         plainloop.evaluate(run.path, overrides=[f"input={next((tmp_path / 'new').rglob('dog/*'))}"])
+
+
+# --- the best few -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three_best(tmp_path_factory: pytest.TempPathFactory) -> plainloop.Run:
+    """A run whose validations get worse again at the end (the learning rate grows), and that keeps the best three."""
+    words = ["model=linear", "trainer.max_epochs=7", "checkpoint.keep_best=3", "scheduler=exponential", "logger=none"]
+    place = tmp_path_factory.mktemp("three_best") / "run"
+    return plainloop.train([*words, "scheduler.gamma=6", "optimizer.lr=3e-4", f"hydra.run.dir={place}"])
+
+
+def test_the_best_few_are_those_of_the_history(three_best: plainloop.Run):
+    """Each is measured anew, with predict's weights too."""
+    validations = [record for record in three_best.history() if "val/accuracy" in record]
+    ranking = sorted(validations, key=lambda record: (-record["val/accuracy"], record["val/loss"]))[:3]
+    assert ranking != sorted(ranking, key=lambda record: -record["step"])  # not merely the newest ones
+    for record, name in zip(ranking, ("best", "best-2", "best-3"), strict=True):
+        values = plainloop.evaluate(three_best.path, "val", name)
+        assert values == {key: record[key] for key in values}
+        assert json.loads((three_best.path / f"evaluate-val-{name}.json").read_text()) == values
+    second = plainloop.load_run(three_best.path, "best-2")
+    state = torch.load(three_best.path / "checkpoints/best-2.pt", weights_only=True)["model"]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in second.model.state_dict().items())
+
+
+def test_a_rank_that_is_not_there_is_answered_with_those_that_are(three_best: plainloop.Run):
+    with pytest.raises(UserError, match=r"best-4: of the best this run has best, best-2, best-3\. .*keep_best"):
+        plainloop.evaluate(three_best.path, "val", "best-4")
+
+
+def test_a_runner_up_must_be_whole_and_the_runs_own(three_best: plainloop.Run, tmp_path: Path):
+    run = Path(shutil.copytree(three_best.path, tmp_path / "run"))
+    second = run / "checkpoints/best-2.pt"
+    other = plainloop.train(["model=linear", "trainer.max_epochs=1", "seed=1", "logger=none"])
+    shutil.copy(other.path / "checkpoints/best.pt", second)
+    for use in (lambda: plainloop.evaluate(run, "val", "best-2"), lambda: plainloop.train([f"resume={run}"])):
+        with pytest.raises(UserError, match=r"best-2\.pt was made with seed=1"):
+            use()
+    second.write_bytes(second.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"best-2\.pt is not a whole checkpoint"):
+        plainloop.evaluate(run, "val", "best-2")
+    with pytest.raises(MachineError, match=r"best-2\.pt is not a whole checkpoint .*Delete it, and the run goes on"):
+        plainloop.train([f"resume={run}"])

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from plainloop.errors import MachineError
 from plainloop.runs import checkpoint
 from plainloop.runs.checkpoint import Checkpoints, Damaged, check_plain, load, save, step_of
+from plainloop.training.selection import Selection
 
 NESTED = {
     "tensors": {
@@ -421,6 +423,128 @@ def test_killed_at_any_instant_the_best_is_not_lost(tmp_path, monkeypatch, insta
     assert load(checkpoints.folder / "best.pt")["position"]["step"] >= newest["best"]
     checkpoints.save({**state_at(2), "best": 2}, best=True)
     assert load(checkpoints.folder / "best.pt")["position"]["step"] == 2
+
+
+# --- the best few -------------------------------------------------------------------------------------------
+
+
+LIFE = [0.5, 0.7, 0.3, 0.6, 0.6, 0.9, 0.1, 0.65, 0.9, 0.95]  # what is monitored after steps 1, 2, ...: more is better
+
+
+def lived(folder: Path, keep_best: int, until: int = len(LIFE)) -> None:
+    """A run that goes on from what its folder remembers: each step is validated and saved."""
+    checkpoints, selection = Checkpoints(folder, keep_best=keep_best), Selection("x", "max", keep=keep_best)
+    step = 0
+    if checkpoints.all():
+        _, state = checkpoints.last(lambda text: None)
+        selection.load_state_dict(state["best"])
+        step = state["position"]["step"]
+    for now in range(step + 1, until + 1):
+        best = selection.better(LIFE[now - 1], 1 - LIFE[now - 1], 1, now)
+        checkpoints.save({**state_at(now), "best": selection.state_dict()}, best, selection.steps)
+
+
+def ranked(folder: Path) -> dict[str, int]:
+    return {path.name: load(path)["position"]["step"] for path in Checkpoints(folder).all_best()}
+
+
+def in_order(keep_best: int, until: int = len(LIFE)) -> dict[str, int]:
+    """By sorting everything: of equal values the earlier step is ahead."""
+    steps = sorted(range(1, until + 1), key=lambda step: (-LIFE[step - 1], step))[:keep_best]
+    return {f"best{'' if rank == 1 else f'-{rank}'}.pt": step for rank, step in enumerate(steps, 1)}
+
+
+@pytest.mark.parametrize("keep_best", [1, 2, 3, 20])
+def test_the_best_few_are_kept_in_their_order(tmp_path, keep_best):
+    for until in range(1, len(LIFE) + 1):
+        lived(tmp_path / "stepwise", keep_best, until)  # each step by another process
+        assert ranked(tmp_path / "stepwise") == in_order(keep_best, until)
+    lived(tmp_path / "whole", keep_best)
+    assert ranked(tmp_path / "whole") == in_order(keep_best)
+    assert all(path.stat().st_nlink == 1 for path in (tmp_path / "whole").iterdir())  # no damage takes two
+
+
+def test_without_links_the_best_few_are_copied(tmp_path, monkeypatch):
+    def refused(*given: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    lived(tmp_path / "copied", 3)
+    assert ranked(tmp_path / "copied") == in_order(3)
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, instant: int) -> list[str]:
+    """Whatever changes a folder or makes a change durable: killed before the call of this number, from 1. The calls."""
+    calls: list[str] = []
+
+    def killed_at_the_instant(name: str, real: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
+            if instant and len(calls) >= instant:
+                return None  # a `finally` of a process that is gone
+            calls.append(name)
+            if len(calls) == instant:
+                raise Killed
+            return real(*given, **named)
+
+        return call
+
+    for name in ("replace", "link", "fsync", "unlink"):
+        monkeypatch.setattr(os, name, killed_at_the_instant(name, getattr(os, name)))
+    monkeypatch.setattr(Path, "unlink", killed_at_the_instant("unlink", Path.unlink))
+    return calls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_best", [1, 3])
+def test_killed_at_any_instant_the_best_few_come_out_the_same(tmp_path, keep_best):
+    """Killed once at each instant of a whole life, and continued. In between, each rank that had a file has one, and
+    the best is that of the newest checkpoint or a later one."""
+    with pytest.MonkeyPatch.context() as patched:
+        calls = counting(patched, 0)
+        lived(tmp_path / "whole", keep_best)
+    instants = len(calls)
+    assert instants > 40 * keep_best
+    files = set(names(Checkpoints(tmp_path / "whole")))
+    for instant in range(1, instants + 1):
+        folder = tmp_path / str(instant)
+        with pytest.MonkeyPatch.context() as patched, contextlib.suppress(Killed):
+            counting(patched, instant)
+            lived(folder, keep_best)
+        if Checkpoints(folder).all():
+            remembered = Selection("x", "max", keep=keep_best)
+            remembered.load_state_dict(Checkpoints(folder).last()[1]["best"])
+            found = ranked(folder)
+            assert len(found) >= len(remembered.steps)
+            assert LIFE[found["best.pt"] - 1] >= LIFE[remembered.step - 1]
+            assert set(found.values()) >= set(remembered.steps) - {remembered.steps[-1]}
+        lived(folder, keep_best)
+        assert ranked(folder) == in_order(keep_best)
+        assert set(names(Checkpoints(folder))) - files <= {"step-8.pt"}  # killed in the last save, before it is dropped
+
+
+@pytest.mark.parametrize("step", range(5, 11))
+def test_behind_a_damaged_checkpoint_the_best_few_are_found_again(tmp_path, step):
+    """The newest ones are damaged, and what was pruned since the one before them is missing for a while: whenever one
+    of the best is saved, no rank holds another step than its own."""
+    checkpoints = Checkpoints(tmp_path / "run", keep=3, keep_best=3)
+    lived(tmp_path / "run", 3, step - 3)
+    shutil.copy(checkpoints.all()[0], tmp_path)
+    lived(tmp_path / "run", 3, step)
+    for path in checkpoints.all():
+        damage(path)
+    shutil.copy(tmp_path / f"step-{step - 3}.pt", tmp_path / "run")
+    for until in range(step - 2, len(LIFE) + 1):
+        lived(tmp_path / "run", 3, until)
+        right, found = in_order(3, until), ranked(tmp_path / "run")
+        if until in right.values():
+            assert all(found[name] == right[name] for name in found if name != "best.pt" or until >= step)
+    assert found == right
+
+
+def test_fewer_of_the_best_may_be_kept_from_now_on(tmp_path):
+    lived(tmp_path / "run", 3, 5)
+    lived(tmp_path / "run", 2)
+    assert ranked(tmp_path / "run") == in_order(2)
 
 
 def test_when_a_checkpoint_is_due(tmp_path, monkeypatch):

@@ -45,7 +45,9 @@ def test_resamples_are_the_same_each_time_and_as_many_as_the_samples(monkeypatch
     assert (first.sum(1) == 50).all()
     assert first.mean() == 1
     monkeypatch.setattr(intervals, "HELD", 1 << 10)
-    assert [len(weights) for weights in intervals.resamples(60, work=1 << 14)] == [17] * 16 + [1]  # of large splits fewer, in parts
+    assert [len(weights) for weights in intervals.resamples(60, work=1 << 14)] == [17] * 16 + [
+        1
+    ]  # of large splits fewer, in parts
     assert sum(map(len, intervals.resamples(1000, work=1 << 14))) == 100
 
 

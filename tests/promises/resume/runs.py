@@ -198,6 +198,7 @@ ROUGH = [  # its first validation stays the "best", as what is looked for is the
     "optimizer.momentum=0.9", "scheduler=plateau", "scheduler.patience=1", "scheduler.factor=0.7",
     "schedule.warmup_steps=6", "loader.batch_size=16", "trainer.max_epochs=9", "trainer.log_every=3",
     "trainer.validate_every=2s", "monitor=val/loss", "monitor_mode=max", "early_stopping.patience=10",
+    "checkpoint.keep_best=3",
     f"callbacks.tally._target_={path_of(Tally)}", "logger=none",
 ]  # fmt: skip
 MEANS = [  # two optimizers, and the mean of the weights at the ends of epochs 2 and 3

@@ -37,6 +37,7 @@ CONTROLS = {
     "best.step": ("rough", 8),
     "best.reference": ("rough", 8),
     "best.stale": ("rough", 8),
+    "best.others": ("rough", 8),
     "train_batches.unreadable": ("rough", 18),
     "callbacks.tally": ("rough", 8),
     "position.epoch": ("rough", 8),
