@@ -3,7 +3,9 @@
 Torch-free, so that `--help`, `--cfg job` and a mistyped override are answered at once.
 """
 
+import importlib
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -85,6 +87,7 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
             for key in ("extend", "run"):
                 for name in several(composed[key]) if composed.get(key) else ():
                     find(name, composed.paths.outputs, key)
+            _check_loggers(composed)
             function(composed, typed, given, False)
         except Exception as error:  # raised below: Hydra would print a line of its own about it
             failures.append(error)
@@ -128,6 +131,15 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
             what = f"the run directory can't be created: {error}. Another place: hydra.run.dir=FOLDER"
             return shown(MachineError(what))
         raise
+
+
+def _check_loggers(composed: DictConfig) -> None:
+    """Whether the packages are installed that the chosen loggers of ours need, before torch is imported."""
+    for node in (composed.get("logger") or {}).values():
+        module, _, name = str(node.get("_target_")).rpartition(".")
+        if re.fullmatch(r"plainloop\.loggers\.\w+", module):
+            kind = getattr(importlib.import_module(module), name, None)
+            getattr(kind, "check_installed", lambda: None)()
 
 
 def _check_flags(words: list[str], name: str) -> None:

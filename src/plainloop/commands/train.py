@@ -48,7 +48,7 @@ from plainloop.runs.directory import (
 from plainloop.runs.finding import find, to_continue
 from plainloop.tasks.metrics import ConfusionMatrix
 from plainloop.training.trainer import Trainer
-from plainloop.trust import from_a_run
+from plainloop.trust import from_a_run, is_named, trusting
 
 
 def train(overrides: Sequence[str] = ()) -> Run:
@@ -114,6 +114,7 @@ def _prepared(
         if name in nodes:
             raise UserError(f"logger.{name}: what is written to history.jsonl and to the terminal is no option.")
     others = {name: build(node, f"logger.{name}", Logger, config.trust) for name, node in nodes.items()}
+    destinations = _destinations(others, nodes, config.trust)
     loggers: dict[str, Logger] = {"history": History(), "console": console, **others}
     with explained(None), complaints.explaining_leftovers(config):
         trainer = make_trainer(session, log=_to_all(loggers), progress=console.progress)
@@ -132,7 +133,7 @@ def _prepared(
         return Run(origin.run.path, session, metrics)
     continued = origin.run if origin.continued else None
     run = continued or create(config.paths.outputs, run_name(config), directory)
-    trust = terminal.trust_words(session)
+    trust = terminal.trust_words(session, *destinations)
     with explained(run, *trust):
         lock = run.lock()
     try:
@@ -184,6 +185,23 @@ def _assembled(cfg: DictConfig, origin: Origin) -> Session:
     if origin.continued:
         resume.check_same_length(cfg, session)
     return session
+
+
+def _destinations(loggers: Mapping[str, Logger], nodes: Mapping[str, Any], trust: Sequence[str]) -> list[str]:
+    """Where loggers send to, as far as the config says so. A run's own config may be a stranger's, and doesn't say it:
+    raises UserError where it alone does.
+
+    Args:
+        nodes: what the config says of each.
+    """
+    found = {name: str(logger.destination) for name, logger in loggers.items() if logger.destination is not None}
+    for name, place in found.items():
+        if not is_named(nodes[name]["_target_"]) and place not in trust:
+            raise UserError(
+                f"logger.{name}: this run's own config, which may be a stranger's, would send its results to {place}.\n"
+                f"If that is where you want them, say so on the command line: {trusting([*trust, place])}"
+            )
+    return list(found.values())
 
 
 def _taken_up(

@@ -14,13 +14,16 @@ from omegaconf import DictConfig
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from plainloop.config.keys import default_of, kind_of, override, typed_keys
+from plainloop.config.keys import default_of, groups_of, kind_of, override, typed_keys
 from plainloop.config.options import CONFIGS, groups
 from plainloop.config.schema import Command, Config
 from plainloop.errors import UserError, did_you_mean, first_line, listed
 from plainloop.places import quoted
 
 # --- before Hydra sees it ------------------------------------------------------------------------------------------
+
+
+LIST = re.compile(r"\[([^][{}]+)\]")  # of options: logger=[tensorboard,wandb]
 
 
 def check_overrides(overrides: Sequence[str], schema: type[Command] = Config) -> None:
@@ -66,6 +69,11 @@ def check_overrides(overrides: Sequence[str], schema: type[Command] = Config) ->
             key = key_like(word, schema) or word
             write = f" Write {key}={value}{quote}" if name else ""
             raise UserError(f"{word}: settings are typed as key=value.{write}")
+        if name in known and groups_of(schema).get(name) == "several" and (several := LIST.fullmatch(given)):
+            for option in several[1].split(","):
+                if option.strip() not in known[name]:
+                    raise UserError(_no_option(name, option.strip(), known[name]))
+            continue
         if name in known and schema is Config and not re.match(r"[A-Za-z_]*[^\W\d]", given):
             raise UserError(_no_option(name, given, known[name]))
         if name in known and given.lower() in ("null", "true", "false"):

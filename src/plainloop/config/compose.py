@@ -99,7 +99,11 @@ def _finish(cfg: DictConfig, hydra: Any, schema: type[Command]) -> DictConfig:
     """Record which option of each group was taken, and validate."""
     if groups_of(schema):
         taken = hydra.runtime.choices.items()
-        cfg.choices = {name: value for name, value in taken if not str(name).startswith("hydra/")}
+        choices = {name: value for name, value in taken if not str(name).startswith("hydra/")}
+        for name in groups_of(schema):
+            if name not in choices and cfg[name]:  # several options, which Hydra doesn't tell
+                choices[name] = f"[{','.join(map(str, cfg[name]))}]"
+        cfg.choices = choices
     fill_in_the_rest(cfg)
     validate(cfg, schema)
     interval = schema is Config and any(word.startswith("schedule.interval=") for word in words_of(hydra))

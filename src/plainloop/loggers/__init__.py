@@ -4,6 +4,10 @@
     history.py        history.jsonl
     console.py        the terminal and train.log
     tensorboard.py    TensorBoard's event files
+    service.py        what sends to a service, from a process of its own
+    wandb.py          Weights & Biases
+    trackio.py        trackio
+    mlflow.py         MLflow
 
 Imports: runs, ground.
 """

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class Logger:
     """Override what you need."""
 
+    destination: str | None = None  # where it sends to, if the config says so: a stranger's must not be believed
+
     def open(self, run: "RunDir", config: Mapping[str, Any], step: int) -> None:
         """Before the first record. `step` is above 0 when a run is resumed: what came after it is void."""
 

@@ -171,17 +171,21 @@ def _next_commands(run: RunDir, session: Session, trainer: Trainer, trust: Seque
     epochs = session.config.trainer.max_epochs * (1 if longer == "extend" else 2)
     return "\n".join(
         (
-            typed("evaluate.py", *words, *trust),
+            typed("evaluate.py", *words, *trust_words(session)),
             typed("train.py", run.word(longer), f"trainer.max_epochs={epochs}", *trust),
             shlex.join(["tensorboard", "--logdir", session.config.paths.outputs]),
         )
     )
 
 
-def trust_words(session: Session) -> list[str]:
+def trust_words(session: Session, *more: str) -> list[str]:
     """The word `trust=[...]` that a command needs which starts from this session's run; none, where it names nothing
-    but what was installed and what lies in src/."""
-    names = names_to_trust(plain(session.composed))
+    but what was installed and what lies in src/.
+
+    Args:
+        more: what beside, to go on with the training.
+    """
+    names = list(dict.fromkeys([*names_to_trust(plain(session.composed)), *more]))
     return [override("trust", names)] if names else []
 
 
