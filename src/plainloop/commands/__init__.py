@@ -8,6 +8,7 @@
     run.py            a run, rebuilt from its directory
     evaluate.py       a run is measured
     predict.py        what it has learned, for new inputs
+    runs.py           all runs in a table, or some beside each other
     sweep.py          many runs, and a ranked table
     signals.py, failures.py, profiler.py    what may come in between
 

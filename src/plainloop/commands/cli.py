@@ -10,6 +10,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +22,7 @@ from plainloop.config import complaints, compose
 from plainloop.config.keys import default_of, groups_of, is_among, may_change, typed_keys
 from plainloop.config.options import CONFIGS, groups
 from plainloop.config.schema import Command
+from plainloop.config.words import taken
 from plainloop.errors import Interrupted, MachineError, UserError, shown
 from plainloop.runs.finding import find, several, to_continue
 
@@ -31,7 +33,7 @@ FLAGS = ("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "--i
 FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "--config-dir", "-cd", "--config-path", "-cp",
                     "--config-name", "-cn")  # fmt: skip
 # cfg, what was typed, the run directory where one is given, and whether this is a trial of a sweep
-Main = Callable[[DictConfig, list[str], str | None, bool], object]
+Main = Callable[[Any, list[str], str | None, bool], object]
 
 
 def door(schema: type[Command]) -> Callable[[Main], Callable[[], None]]:
@@ -92,11 +94,14 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
         except Exception as error:  # raised below: Hydra would print a line of its own about it
             failures.append(error)
 
-    main = hydra.main(config_path=str(CONFIGS), config_name=compose.made_known(schema), version_base="1.3")(task)
     try:
         if "--help" in words or "-h" in words:
             print(help_text(schema), flush=True)
             return 0
+        if not schema.is_composed:
+            function(taken(words, schema), words, None, False)
+            return 0
+        main = hydra.main(config_path=str(CONFIGS), config_name=compose.made_known(schema), version_base="1.3")(task)
         _check_flags(words, schema.door)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("torchrun: training on several processes isn't built yet; start one: python train.py ...")
@@ -173,8 +178,8 @@ def _parted(words: list[str]) -> tuple[list[str], list[str]]:
 def help_text(schema: type[Command]) -> str:
     """How a command is typed, and every group and key, read from the config folder and the schema."""
     lines = schema.usage.splitlines()
-    starts_anew = bool(groups_of(schema))  # and not from a run
-    if starts_anew:
+    starts_anew = "run" not in dict(typed_keys(schema))  # and not from a run
+    if groups_of(schema):
         lines += ["", "Groups and their options (configs/GROUP/OPTION.yaml):"]
         for group, options in groups().items():
             # Broken between options only.
@@ -187,9 +192,8 @@ def help_text(schema: type[Command]) -> str:
     for key, item in typed_keys(schema):
         if not key.startswith("spec.") and (starts_anew or is_among(key, of_a_run)):
             lines.append(f"  {f'{key}={default_of(item)}':<42} {item.metadata['help']}")
-    lines += [
-        "",
-        "A group's own arguments are those of its _target_, as in optimizer.weight_decay=0.01.",
-        "PLAINLOOP_DEBUG=1 shows the traceback of an error.",
-    ]
+    lines.append("")
+    if schema.is_composed:
+        lines.append("A group's own arguments are those of its _target_, as in optimizer.weight_decay=0.01.")
+    lines.append("PLAINLOOP_DEBUG=1 shows the traceback of an error.")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ from plainloop.commands.startup import collect_garbage_again
 from plainloop.config import complaints, compose
 from plainloop.config.keys import plain
 from plainloop.config.schema import Config
-from plainloop.errors import Interrupted, MachineError, UserError, first_line
+from plainloop.errors import MachineError, UserError, first_line, told
 from plainloop.loggers import Console, History, Logger
 from plainloop.reports import evaluation, pictures, tables, terminal
 from plainloop.reports.evaluation import Evaluation
@@ -42,6 +42,7 @@ from plainloop.runs.directory import (
     clear,
     create,
     record_config,
+    record_end,
     record_rest,
     record_resumption,
 )
@@ -141,11 +142,11 @@ def _prepared(
             if directory is not None and not continued:
                 check_free(run, origin.auto)
                 clear(run)
-            warning = _record(run, session, typed, new=not continued)
+            earlier = origin.state["seconds"] if continued else 0.0
+            warning = _record(run, session, typed, earlier if continued else None)
             if warning:
                 console.say(f"warning: {warning}")
         hints = not is_trial and not config.choices.get("debug")
-        earlier = origin.state["seconds"] if continued else 0.0
         return _train(run, session, trainer, loggers, identity, hints, trust, earlier)
     finally:
         RunDir.unlock(lock)
@@ -224,11 +225,15 @@ def _taken_up(
     return [f"{line}: this run's bits may not be those of one without an interruption" for line in others]
 
 
-def _record(run: RunDir, session: Session, typed: Sequence[str], new: bool) -> str:
-    """Write into the run directory what the run is. Returns a warning, or nothing."""
+def _record(run: RunDir, session: Session, typed: Sequence[str], earlier: float | None) -> str:
+    """Write into the run directory what the run is. Returns a warning, or nothing.
+
+    Args:
+        earlier: the seconds that a run which is continued has taken before; None for a new one.
+    """
     record_config(run, session.composed)
-    if not new:
-        return record_resumption(run, session.config.seed, typed)
+    if earlier is not None:
+        return record_resumption(run, session.config.seed, typed, earlier)
     record_rest(run, session.config.seed, typed, session.data.indices)
     atomic.replace_text(run.layers, tables.table(layers(session.model, session.summary), left=5) + "\n")
     return ""
@@ -271,6 +276,7 @@ def _train(
             console.say(f"run     {run}")
             if cfg.schedule.draw:
                 pictures.draw_schedule(run, session, trainer.schedule, console)
+                record_end(run, "finished", time.perf_counter() - started)
                 return Run(run.path, session, {})
             if trainer.step == 0:
                 pictures.draw_inputs(run, session, loggers)
@@ -289,13 +295,14 @@ def _train(
         report_on(run, session, "finished", found, metrics)
         terminal.say_result(run, session, trainer, metrics, console, hints, trust)
         return Run(run.path, session, metrics)
-    except (UserError, MachineError) as error:
-        with contextlib.suppress(OSError):
-            console.say(f"failed  {error}", screen=False)
-        report_on(run, session, f"failed: {first_line(error)}")
-        raise
-    except Interrupted:
-        report_on(run, session, "interrupted")
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        why = first_line(error) if status == "interrupted" else told(error)
+        with contextlib.suppress(OSError):  # the disk is full, say
+            if isinstance(error, UserError | MachineError):
+                console.say(f"failed  {error}", screen=False)
+            record_end(run, status, earlier + time.perf_counter() - started, why)
+        report_on(run, session, f"{status}: {why}")
         raise
     finally:
         for logger in loggers.values():

@@ -6,6 +6,7 @@
     options.py       the options of each group: the folder configs/
     rules.py         what can be known wrong from the configuration alone
     complaints.py    what is typed wrong, in our words
+    words.py         the words of a command that composes nothing
     references.py    `${...}`: what a run's own config may refer to
     compose.py       from what was typed to a composed config
     changes.py       from a run's own config, and what was typed, to another

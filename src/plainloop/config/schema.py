@@ -34,6 +34,8 @@ class Command:
 
     door: ClassVar[str]  # python DOOR.py; its defaults are configs/DOOR.yaml
     usage: ClassVar[str]  # the first lines of its help
+    is_composed: ClassVar[bool] = True  # by Hydra, from configs/DOOR.yaml and what is typed
+    first: ClassVar[str] = ""  # of one that isn't: the key whose value may be typed alone, as the first word
 
 
 @dataclass
@@ -186,6 +188,37 @@ a pattern, a table; - for paths on standard input
             raise UserError("input=PATH or text='...' says what to predict from: give one of the two.")
         if self.output is not None and not self.output.endswith((".csv", ".jsonl", ".parquet")):
             raise UserError(f"output={self.output}: must end in .csv, .jsonl or .parquet.")
+
+
+@dataclass
+class RunsConfig(Command):
+    """What `runs.py` takes: words alone, of which nothing is composed."""
+
+    door: ClassVar[str] = "runs"
+    usage: ClassVar[str] = """\
+python runs.py [FOLDER] [key=value ...]
+
+python runs.py                                   all runs below outputs/, newest first, and what differs between them
+python runs.py sort=test/accuracy                the best first; sort=-optimizer.lr turns the order round
+python runs.py 'filter=model=cnn,optimizer.lr<1e-2,status=finished'
+python runs.py compare=A,B                       what differs between some, and their curves (A: a run's name, the end
+                                                 of it, or latest)
+python runs.py compare=A,B format=html > compare.html
+"""
+    is_composed: ClassVar[bool] = False
+    first: ClassVar[str] = "outputs"
+
+    outputs: str = key("outputs", "the folder below which runs are looked for; it may be typed without outputs=")
+    sort: str | None = key(None, "a metric, a key of the config, status, seconds, ...; null: the newest first")
+    filter: str | None = key(None, "conditions on these, with =, !=, <, <=, >, >=, several by comma")
+    compare: str | None = key(None, "two runs or more, by comma")
+    format: str = key(
+        "terminal", "what is written to standard output", choices=("terminal", "md", "csv", "latex", "html")
+    )
+
+    def check(self) -> None:
+        if self.compare is not None and (self.sort or self.filter):
+            raise UserError("compare= names its runs: leave sort= and filter= out.")
 
 
 # --- a composed config as one of these ------------------------------------------------------------------------

@@ -10,7 +10,12 @@
     rows.py        rows that are written one by one
     pictures.py    which pictures a run gets
     figures.py     how they are drawn
+    axes.py        from values to places, and the round numbers beside an axis
     svg.py         curves for a page
+    plot.py        curves for a terminal
+    overview.py    the table of all runs
+    comparison.py  some runs beside each other
+    runs_page.py   these as a page
 
 Imports: assembly, training, tasks, data, models, loggers, runs, config, ground.
 """

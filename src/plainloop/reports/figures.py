@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from plainloop.reports.svg import round_numbers
+from plainloop.reports.axes import round_numbers
 from plainloop.runs.atomic import replace_text, replacing
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from html import escape
 from itertools import groupby
 
 from plainloop.errors import counted, harmless
+from plainloop.reports.axes import Axis
 
 Point = tuple[float, float]
 
@@ -60,8 +61,10 @@ def curves(
     """Named lines through points (x, y) on shared axes, as a <figure> for a page that has `STYLE` in its head.
 
     Args:
-        series: a line is interrupted where a point isn't finite (or, with `log_y`, not above 0); how many these are is
+        series: in the order of their colours; one without points has none, and keeps its colour in other plots. A line
+            is interrupted where a point isn't finite (or, with `log_y`, not above 0); how many these are is
             said below it.
+        y_label: may be '', where the title says it.
         marks: points that are pointed out, by name: {"best": (12, 0.93)}. They should lie on a line.
         log_y: powers of ten on the y axis.
         scattered: the names of those whose points stand alone.
@@ -71,17 +74,17 @@ def curves(
     missing = sum(map(len, shown.values())) - len(there)
     marks = {name: point for name, point in (marks or {}).items() if _drawable(point, log_y)}
     there += marks.values()
-    across = _Axis([x for x, _ in there], margin=0.0)
-    up = _Axis([y for _, y in there], margin=0.04, log=log_y)
+    across = Axis([x for x, _ in there], margin=0.0)
+    up = Axis([y for _, y in there], margin=0.04, log=log_y)
     drawn = [*_rules(across, up), *_marks(marks, across, up), *_lines(shown, across, up, scattered)]
     if sum(map(len, shown.values())) <= TOLD:
         drawn += _told(shown, across, up, x_label)
-    names = ", ".join(map(escaped, series))
+    names = ", ".join(escaped(name) for name, line in series.items() if line)
     note = f'\n<p class="note">{_note(len(there), missing, log_y)}</p>' if missing or not there else ""
     return f"""<figure class="curves">
 <figcaption>{escaped(title)}</figcaption>
 <p class="y">{escaped(y_label)}{" (logarithmic)" if log_y else ""}</p>
-<div class="plot"><svg role="img" aria-label="{escaped(title)}: {escaped(y_label)} over {escaped(x_label)}; {names}">
+<div class="plot"><svg role="img" aria-label="{escaped(title)}, over {escaped(x_label)}: {names}">
 {chr(10).join(drawn)}
 </svg></div>
 <p class="x">{escaped(x_label)}</p>{note}
@@ -106,70 +109,7 @@ def _note(there: int, missing: int, log_y: bool) -> str:
     return f"{counted(missing, 'point')} not drawn: {'not above 0, or ' if log_y else ''}not a finite number"
 
 
-class _Axis:
-    """From the lowest to the highest of some values, with a margin (a share of that) at both ends."""
-
-    def __init__(self, values: Sequence[float], margin: float, log: bool = False):
-        self.log, self.whole = log, all(float(value).is_integer() for value in values)
-        low, high = (self._scaled(value) for value in (min(values, default=1.0), max(values, default=2.0)))
-        if not high / 8 - low / 8 > 1e-12 * max(abs(low), abs(high), 1e-280):  # one value, or as good as one
-            half = 0.5 if self.whole else abs(low) / 10 or 0.5
-            low, high = low - half, high + half
-        room = margin * (high / 2 - low / 2) * 2
-        ends = (-323.5, 308.25) if log else (-1.79e308, 1.79e308)  # beyond these there are no numbers
-        self.low, self.high = max(low - room, ends[0]), min(high + room, ends[1])
-
-    def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.log else float(value)
-
-    def place(self, value: float) -> float:
-        """From 0, at the low end, to 1; in halves, as the difference of two numbers may be none."""
-        return (self._scaled(value) / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Where a number stands, from 0 to 1, and how it is written."""
-        if self.log:
-            decades = range(math.ceil(self.low), math.floor(self.high) + 1)
-            if len(decades) > 2:
-                return [(self.place(10.0**n), f"{10.0**n:g}") for n in decades[:: -(-len(decades) // 6)]]
-            low, high = 10.0**self.low, 10.0**self.high
-            found = [
-                float(f"{n}e{e}") for e in range(math.floor(self.low), math.ceil(self.high) + 1) for n in (1, 2, 5)
-            ]
-            numbers = [number for number in found if low <= number <= high]
-            if len(numbers) < 2:
-                numbers = [number for number in round_numbers(low, high, 5) if number > 0]
-            return [(self.place(number), f"{number:.6g}") for number in numbers]
-        for most in (5, 3, 2):  # as many as have room beside each other on a phone
-            numbers = round_numbers(self.low, self.high, most)
-            if self.whole:
-                numbers = [number for number in numbers if number.is_integer()]
-            texts = [_written(number, numbers) for number in numbers]
-            if sum(map(len, texts)) < 36:
-                break
-        return [(self.place(number), text) for number, text in zip(numbers, texts, strict=True)]
-
-
-def round_numbers(low: float, high: float, most: int) -> list[float]:
-    """About `most` numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
-    rough = high / most - low / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def _written(number: float, numbers: Sequence[float]) -> str:
-    """With as many digits as tell the numbers of an axis apart."""
-    step = abs(numbers[1] - numbers[0]) if len(numbers) > 1 else abs(number)
-    largest = max(map(abs, numbers))
-    digits = 0 if not step or step >= 1 else -math.floor(math.log10(step) + 1e-9)
-    if largest >= 1e10 or digits > 6:
-        digits = math.floor(math.log10(largest)) - math.floor(math.log10(step) + 1e-9) if step and largest else 0
-        return f"{number:.{min(digits, 15)}e}" if number else "0"
-    return f"{number:,.{digits}f}"
-
-
-def _rules(across: _Axis, up: _Axis) -> Iterator[str]:
+def _rules(across: Axis, up: Axis) -> Iterator[str]:
     """The grid and its numbers. Text has places in percent, and so keeps its size."""
     for place, text in up.ticks():
         y = _percent(1 - place)
@@ -185,7 +125,7 @@ def _percent(place: float) -> str:
     return f"{100 * place:.2f}%"
 
 
-def _marks(marks: Mapping[str, Point], across: _Axis, up: _Axis) -> Iterator[str]:
+def _marks(marks: Mapping[str, Point], across: Axis, up: Axis) -> Iterator[str]:
     """A dotted line down from the top, a ring, and the name beside it: below the last one, where it would cover it."""
     ends: list[float] = []  # of the names in each row, where the plot is as wide as on a phone
     for name, point in sorted(marks.items(), key=lambda mark: mark[1]):
@@ -204,7 +144,7 @@ def _marks(marks: Mapping[str, Point], across: _Axis, up: _Axis) -> Iterator[str
 
 
 def _lines(
-    shown: Mapping[str, Sequence[Point | None]], across: _Axis, up: _Axis, scattered: Collection[str] = ()
+    shown: Mapping[str, Sequence[Point | None]], across: Axis, up: Axis, scattered: Collection[str] = ()
 ) -> Iterator[str]:
     yield f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none" width="100%" height="100%">'
     for number, (name, line) in enumerate(shown.items()):
@@ -257,7 +197,7 @@ def _stroke(number: int) -> str:
     return f'stroke="var(--series-{number % COLOURS + 1})"{dashes}'
 
 
-def _told(shown: Mapping[str, Sequence[Point | None]], across: _Axis, up: _Axis, x_label: str) -> Iterator[str]:
+def _told(shown: Mapping[str, Sequence[Point | None]], across: Axis, up: Axis, x_label: str) -> Iterator[str]:
     """What a point says when the pointer rests on it."""
     yield f'<svg viewBox="0 0 {SIDE} {SIDE}" preserveAspectRatio="none" width="100%" height="100%">'
     for name, line in shown.items():
@@ -269,9 +209,10 @@ def _told(shown: Mapping[str, Sequence[Point | None]], across: _Axis, up: _Axis,
     yield "</svg>"
 
 
-def _legend(series: Mapping[str, object]) -> str:
+def _legend(series: Mapping[str, Sequence[Point]]) -> str:
     items = (
         f'<li><svg aria-hidden="true"><path d="M1 5h24" {_stroke(number)}/></svg>{escaped(name)}</li>'
-        for number, name in enumerate(series)
+        for number, (name, line) in enumerate(series.items())
+        if line
     )
     return f"<ul>{''.join(items)}</ul>"

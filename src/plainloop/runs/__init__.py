@@ -2,6 +2,7 @@
 
     directory.py      its paths and its lock; create it, record in it, read it back
     finding.py        the run that RUN names
+    survey.py         every run below a folder
     environment.py    what it was made with
     checkpoint.py     what it must remember
     atomic.py         files that are whole or not there

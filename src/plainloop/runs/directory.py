@@ -38,6 +38,7 @@ class RunDir:
         self.layers = path / "layers.txt"
         self.history = path / "history.jsonl"
         self.metrics = path / "metrics.json"
+        self.ended = path / "ended.json"
         self.log = path / "train.log"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
@@ -112,14 +113,37 @@ class RunDir:
         except ImportError:  # Windows has no flock, and can't open a folder
             return os.open(os.devnull, os.O_RDONLY)
         descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise Busy(f"{self} is being trained by another process.") from error
-        except OSError:  # a file system without locks
-            pass
+        for wait in (0.05, 0.05, 0.05, None):  # for an instant somebody may ask below whether it is locked
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if wait is None:
+                    os.close(descriptor)
+                    raise Busy(f"{self} is being trained by another process.") from error
+                time.sleep(wait)
+                continue
+            except OSError:  # a file system without locks
+                pass
+            break
         return descriptor
+
+    def is_locked(self) -> bool | None:
+        """Whether a process trains in this directory; None where there are no locks that would tell."""
+        try:
+            import fcntl
+
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except (ImportError, OSError):
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)  # with the lock
+        return False
 
     @staticmethod
     def unlock(descriptor: int) -> None:
@@ -192,7 +216,8 @@ def clear(run: RunDir) -> None:
     import shutil
 
     if run.config.exists():
-        run.history.unlink(missing_ok=True)
+        for file in (run.history, run.ended):
+            file.unlink(missing_ok=True)
         for folder in (run.checkpoints, run.tensorboard, run.figures):  # a best.pt without step-N.pt, perhaps
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -217,10 +242,26 @@ def record_rest(run: RunDir, seed: int, typed: Sequence[str], splits: dict[str, 
     replace_text(run.environment, json.dumps({**environment(seed), "resumed": []}, indent=2))
 
 
-def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> str:
+def record_end(run: RunDir, status: str, seconds: float, error: str = "") -> None:
+    """Write how a run has ended that has no metrics.json. Of one that was killed nothing is written.
+
+    Args:
+        status: "failed", "interrupted" (by a signal, and resumed as if nothing had happened), or "finished" (where
+            nothing was to be trained).
+        seconds: how long it took, with what it took before it was resumed.
+    """
+    replace_text(run.ended, json.dumps({"status": status, "error": error, "seconds": seconds}, indent=2) + "\n")
+
+
+def record_resumption(run: RunDir, seed: int, typed: Sequence[str], seconds: float) -> str:
     """Add what was typed, and where, when a run is continued; the results of its older weights are void. Returns a
-    warning, where nobody knows any more how the run began."""
-    for old in [*run.path.glob("evaluate-*.json"), *run.path.glob("evaluate-*.csv"), run.metrics, run.report]:
+    warning, where nobody knows any more how the run began.
+
+    Args:
+        seconds: how long it has taken by then.
+    """
+    void = (*run.path.glob("evaluate-*.json"), *run.path.glob("evaluate-*.csv"), run.metrics, run.ended, run.report)
+    for old in void:
         old.unlink(missing_ok=True)
     before: dict[str, Any] = {}
     warning = ""
@@ -231,6 +272,6 @@ def record_resumption(run: RunDir, seed: int, typed: Sequence[str]) -> str:
     earlier = before.get("resumed", [])
     if not isinstance(earlier, list):
         earlier, warning = [], f"{run.environment} is none of plainloop's: how the run went on before isn't known."
-    before["resumed"] = [*earlier, {**environment(seed), "overrides": list(typed)}]
+    before["resumed"] = [*earlier, {**environment(seed), "overrides": list(typed), "seconds": seconds}]
     replace_text(run.environment, json.dumps(before, indent=2))
     return warning

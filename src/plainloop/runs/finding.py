@@ -1,10 +1,10 @@
-"""The run that RUN names, as in resume=RUN: a directory, or the latest."""
+"""The run that RUN names, as in resume=RUN: a directory, the end of its path, or the latest."""
 
 import os
 import re
 from pathlib import Path
 
-from plainloop.errors import UserError
+from plainloop.errors import UserError, listed
 from plainloop.runs.directory import RunDir
 from plainloop.runs.files import MOST_YAML, read_regular
 
@@ -34,7 +34,7 @@ def several(text: str) -> list[str]:
 
 
 def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
-    """The run that RUN names: a run directory, or "latest". Raises UserError."""
+    """The run that RUN names: a run directory, the end of its path, or "latest". Raises UserError."""
     if text == "latest":
         return latest(outputs, key)
     if not text:
@@ -46,7 +46,7 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
     if path.name == "checkpoints":
         path = path.parent
     if not os.path.exists(path):  # which is False of a name that is too long, too
-        raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
+        path = _ending_in(text.rstrip("/"), outputs, key)
     if not (path / "config.yaml").is_file() or not (path / "composed.yaml").is_file():
         own = path / "config.yaml"
         inside = sorted(file.parent for file in path.glob("**/config.yaml") if file != own)[:1]
@@ -56,6 +56,23 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
             missing = f"{'composed.yaml' if own.is_file() else 'config.yaml'} is missing: put it back"
         raise UserError(f"{key}={text}: not a run directory ({missing}).{hint}")
     return RunDir(path).checked()
+
+
+LEAST = 4  # letters of a run's end, by which it can be named; each ends in so many of its own
+
+
+def _ending_in(text: str, outputs: str, key: str) -> Path:
+    """The run whose path ends in this text, as `297f` or `77d1/3`. Raises UserError where there is none, or several."""
+    found = []
+    if len(text) >= LEAST:
+        found = [file.parent for file in Path(outputs).glob("**/composed.yaml") if str(file.parent).endswith(text)]
+    if len(found) > 1:
+        raise UserError(
+            f"{key}={text}: {len(found)} runs end so: {listed(sorted(map(str, found)), 4)}. Give more of one."
+        )
+    if not found:
+        raise UserError(f"{key}={text}: there is no such directory. {key}=latest takes the newest run in {outputs}/.")
+    return found[0]
 
 
 def latest(outputs: str, key: str = "run") -> RunDir:

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from plainloop.reports.svg import COLUMNS, SIDE, STYLE, curves, round_numbers
+from plainloop.reports.axes import round_numbers
+from plainloop.reports.svg import COLUMNS, SIDE, STYLE, curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 
