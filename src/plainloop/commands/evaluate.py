@@ -24,6 +24,7 @@ from plainloop.reports.report import write_report
 from plainloop.runs import atomic
 from plainloop.runs.directory import RunDir
 from plainloop.runs.finding import several
+from plainloop.runs.survey import status_of
 from plainloop.tasks.answered import Answered, differences
 from plainloop.training.evaluation import measure
 
@@ -74,8 +75,7 @@ def _of_split(cfg: DictConfig, typed: Sequence[str]) -> Evaluation:
         _write(found, run.path / f"evaluate-{cfg.split}-{taken}.json")
     if cfg.report:
         directory, session = RunDir(run.path), run.session
-        status = "finished" if directory.metrics.is_file() else "interrupted"
-        write_report(directory, plain(session.composed), status, session, found, run.metrics, rich=True)
+        write_report(directory, plain(session.composed), status_of(directory), session, found, run.metrics, rich=True)
         tell(f"written {directory.report}", sys.stdout)
     return found
 

@@ -33,6 +33,7 @@ from plainloop.reports.svg import curves
 from plainloop.runs import files
 from plainloop.runs.atomic import replace_text
 from plainloop.runs.directory import RunDir
+from plainloop.runs.survey import records
 
 MOST_CLASSES = 30  # of a confusion matrix that is shown as such
 MOST_RECORDS = 200_000  # of a history
@@ -109,21 +110,13 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _history(run: RunDir) -> list[dict[str, Any]]:
+def _history(run: RunDir) -> list[dict[str, float]]:
     """The records of history.jsonl; a line that isn't whole is left out."""
-    found: list[dict[str, Any]] = []
     try:
-        lines = files.read_regular(run.history, files.MOST_SPLITS).splitlines()
-    except (OSError, ValueError):
+        found = [record for record in records(run) if "step" in record]
+    except UserError:
         return []
-    for line in lines[:MOST_RECORDS]:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            found.append(record)
-    return found
+    return found[-MOST_RECORDS:]
 
 
 def _head(
@@ -199,8 +192,8 @@ def _curves(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) ->
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for record in history:
         for name, value in record.items():
-            if name not in ("step", "epoch") and isinstance(value, int | float) and not isinstance(value, bool):
-                lines[name].append((float(record["step"]), float(value)))
+            if name not in ("step", "epoch"):
+                lines[name].append((record["step"], value))
     best = metrics.get("best/step")
     drawn = []
     quantities = [name.removeprefix("val/") for name in lines if name.startswith("val/")]

@@ -228,6 +228,17 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(str(word).partition("=")[0] for word in node)
 
 
+def status_of(run: RunDir) -> str:
+    """'finished', 'running', 'interrupted: ...', 'failed: ...' or 'unfinished', as of `Entry`."""
+    entry = Entry(run, "")
+    try:
+        _read_metrics(entry)
+        _read_end(entry)
+    except UserError as error:
+        return f"{entry.status} ({error})"
+    return f"{entry.status}: {entry.error}" if entry.error else entry.status
+
+
 # --- how it ended -------------------------------------------------------------------------------------------------
 
 

@@ -379,7 +379,7 @@ def test_the_best_few_are_those_of_the_history(three_best: plainloop.Run):
     for record, name in zip(ranking, ("best", "best-2", "best-3"), strict=True):
         values = plainloop.evaluate(three_best.path, "val", name)
         assert values == {key: record[key] for key in values}
-        assert json.loads((three_best.path / f"evaluate-val-{name}.json").read_text()) == values
+        assert json.loads((three_best.path / f"evaluate-val-{name}.json").read_text()).items() >= values.items()
     second = plainloop.load_run(three_best.path, "best-2")
     state = torch.load(three_best.path / "checkpoints/best-2.pt", weights_only=True)["model"]
     assert all(torch.equal(tensor, state[name]) for name, tensor in second.model.state_dict().items())

@@ -268,7 +268,7 @@ MOVED = "paths.* data.path data.val data.test data.download"
         (
             schema.EvaluateConfig,
             "evaluate",
-            f"run split report checkpoint trust loader.* trainer.device trainer.precision trainer.num_threads {MOVED}",
+            f"run input split report checkpoint trust loader.* trainer.device trainer.precision trainer.num_threads {MOVED}",
         ),
     ],
 )
