@@ -9,6 +9,7 @@
     loss.py          group `loss`
     finetuning.py    section `finetune`
     serving.py       a run as it answers, without its data
+    deployable.py    that as one module from raw inputs to named outputs, and as a graph; onnx_file.py: as a file
     rehearsal.py     two samples go through everything
     summary.py       the layers, their sizes and operations
     trainer.py       optimizer, schedule and trainer

@@ -24,10 +24,9 @@ from plainloop.config.schema import Config, as_config
 from plainloop.data import Loader
 from plainloop.data.dataset import asked
 from plainloop.data.loader import Skipped
-from plainloop.data.preprocess import Preprocess
+from plainloop.data.preprocess import of_state
 from plainloop.data.reading import New, Reader
 from plainloop.data.workers import default_workers
-from plainloop.errors import UserError
 from plainloop.tasks.task import Task, forward
 from plainloop.training.averaging import chosen_weights
 from plainloop.training.batches import Preparation
@@ -119,21 +118,14 @@ def of_session(session: Session) -> Served:
 
 
 def _reader(config: Config) -> Reader:
-    """What reads new inputs of the run's kind of data. Raises UserError."""
+    """What reads new inputs of the run's kind of data; where nobody has said how, one that says so when it is asked."""
     node = plain(config.data)
-    kind = getattr(locate(node["_target_"], "data", Dataset, config.trust), "reader", None)
-    if kind is None:
-        raise UserError(
-            f"data={config.choices.get('data')}: nobody has said how new inputs of this kind of data are read. Give "
-            f"{node['_target_']} an attribute `reader` (a plainloop.data.reading.Reader), or call the model that "
-            "plainloop.load_run(RUN).model is."
-        )
-    reader: Reader = kind(node, config.spec)
-    return reader
+    kind: type[Reader] = getattr(locate(node["_target_"], "data", Dataset, config.trust), "reader", Reader)
+    return kind(node, config.spec)
 
 
 def serve(cfg: DictConfig, state: Mapping[str, Any], measured: bool = False) -> Served:
-    """Rebuild what answers. Raises UserError where the kind of data can't be read anew.
+    """Rebuild what answers.
 
     Args:
         cfg: the run's config, its spec filled in.
@@ -168,7 +160,7 @@ def _preprocess(config: Config, reader: Reader, state: Mapping[str, Any]) -> nn.
     preset = None if own is not None else preset_of(facts_filled(config, "model"), config.trust)
     resize = resize_for(config.transforms, preset, own is not None)
     bare = {name.removeprefix("0."): value for name, value in state.items()} if resize is not None else state
-    first = own if own is not None else Preprocess.of_shape(bare)
+    first = own if own is not None else of_state(bare)
     preprocess = first if resize is None else nn.Sequential(first, resize)
     preprocess.load_state_dict(state)
     return preprocess

@@ -9,6 +9,7 @@
     evaluate.py       a run is measured
     predict.py        what it has learned, for new inputs
     runs.py           all runs in a table, or some beside each other
+    export.py         a run as one file; measure_export.py: that measured like the run
     sweep.py          many runs, and a ranked table
     signals.py, failures.py, profiler.py    what may come in between
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from plainloop.commands import sweep
 from plainloop.commands.startup import guard_argparse
 from plainloop.config import complaints, compose
-from plainloop.config.keys import default_of, groups_of, is_among, may_change, typed_keys
+from plainloop.config.keys import UNDER_A_GROUP, default_of, groups_of, is_among, may_change, typed_keys
 from plainloop.config.options import CONFIGS, groups
 from plainloop.config.schema import Command
 from plainloop.config.words import taken
@@ -107,7 +107,7 @@ def _run(schema: type[Command], function: Main, words: list[str]) -> int:
             raise UserError("torchrun: training on several processes isn't built yet; start one: python train.py ...")
         overrides, flags = _parted(words)
         complaints.check_overrides(overrides, schema)
-        overrides = [compose.grammatical(word) for word in overrides]
+        overrides = [compose.grammatical(word, schema) for word in overrides]
         sys.argv[1:] = [*flags, *overrides]  # argparse wants them together
         if "-m" in words or "--multirun" in words:
             return 1 if any(trial.failure for trial in sweep.run(overrides, function)) else 0
@@ -191,7 +191,8 @@ def help_text(schema: type[Command]) -> str:
     of_a_run = list(may_change(schema, "evaluate"))
     for key, item in typed_keys(schema):
         if not key.startswith("spec.") and (starts_anew or is_among(key, of_a_run)):
-            lines.append(f"  {f'{key}={default_of(item)}':<42} {item.metadata['help']}")
+            name = key.removesuffix(UNDER_A_GROUP)
+            lines.append(f"  {f'{name}={default_of(item)}':<42} {item.metadata['help']}")
     lines.append("")
     if schema.is_composed:
         lines.append("A group's own arguments are those of its _target_, as in optimizer.weight_decay=0.01.")

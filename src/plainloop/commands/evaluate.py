@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from plainloop.assembly.serving import labelled
 from plainloop.commands.failures import explained
+from plainloop.commands.measure_export import evaluate_exported
 from plainloop.commands.predict import load_served
 from plainloop.commands.run import load_composed
 from plainloop.commands.startup import collect_garbage_again
@@ -50,6 +51,11 @@ def evaluate(
 
 def evaluate_config(cfg: DictConfig, typed: Sequence[str]) -> dict[str, float]:
     """Evaluate what a composed config of `evaluate.py` describes."""
+    if cfg.model.file is not None:
+        run, taken = load_composed(cfg, typed)
+        with explained(None):
+            collect_garbage_again()
+            return evaluate_exported(run, taken, Path(cfg.model.file).expanduser(), cfg.split)
     runs = several(cfg.run)
     found: list[Evaluation] = []
     for name in runs:

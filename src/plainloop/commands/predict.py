@@ -61,13 +61,18 @@ def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path:
     return path
 
 
-def load_served(cfg: DictConfig, typed: Sequence[str], measured: bool = False) -> tuple[RunDir, Served, str]:
+def load_served(
+    cfg: DictConfig, typed: Sequence[str], measured: bool = False, on_cpu: bool = False
+) -> tuple[RunDir, Served, str]:
     """The run that a command names, as it answers, and the name of the checkpoint that was taken.
 
     Args:
         measured: with the run's metrics.
+        on_cpu: whatever its config says.
     """
     run, saved, changed = named_run(cfg, typed)
+    if on_cpu:
+        changed.trainer.device = "cpu"
     name, state, path = chosen_checkpoint(run, cfg.checkpoint)
     with explained(None), from_a_run(named_in(cfg)):
         served = serve(changed, state, measured)

@@ -17,7 +17,7 @@ from plainloop.commands import fingerprint, resume
 from plainloop.commands.failures import explained
 from plainloop.config import compose
 from plainloop.config.changes import changed
-from plainloop.config.keys import may_change, override, typed_keys
+from plainloop.config.keys import UNDER_A_GROUP, may_change, override, typed_keys
 from plainloop.config.schema import Config, EvaluateConfig
 from plainloop.data import Data
 from plainloop.errors import MachineError, UserError, listed, tell
@@ -138,7 +138,9 @@ def named_run(composed: DictConfig, typed: Sequence[str]) -> tuple[RunDir, DictC
     run = find(composed.run, composed.paths.outputs)
     saved = run.saved_config()
     saved.trust = list(composed.trust)  # a stranger's run can't authorise itself
-    commands_own = [name for name, _ in typed_keys(schema) if "." not in name]
+    keys = [name for name, _ in typed_keys(schema)]
+    commands_own = [name for name in keys if "." not in name or name.endswith(UNDER_A_GROUP)]
+    commands_own += [name.removesuffix(UNDER_A_GROUP) for name in commands_own]
     typed = [word for word in typed if word.partition("=")[0] not in commands_own]
     allowed = may_change(schema, "evaluate")
     cfg = changed(saved, composed, typed, allowed, lambda name: "this can't change when a run is evaluated")

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from plainloop.config.complaints import check_overrides, explain
-from plainloop.config.keys import groups_of, override
+from plainloop.config.keys import UNDER_A_GROUP, groups_of, override, typed_keys
 from plainloop.config.options import CONFIGS
 from plainloop.config.references import fill_in_the_rest
 from plainloop.config.rules import validate
@@ -45,7 +45,7 @@ def compose(overrides: Sequence[str], schema: type[Command] = Config) -> DictCon
 def compose_with_hydra(overrides: Sequence[str], schema: type[Command] = Config) -> tuple[DictConfig, DictConfig]:
     """The same, and Hydra's own section beside it."""
     check_overrides(overrides, schema)
-    overrides = [grammatical(word) for word in overrides]
+    overrides = [grammatical(word, schema) for word in overrides]
     GlobalHydra.instance().clear()  # inside a command Hydra has been started already
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -58,12 +58,15 @@ def compose_with_hydra(overrides: Sequence[str], schema: type[Command] = Config)
         raise explain(error, schema) from error
 
 
-def grammatical(word: str) -> str:
+def grammatical(word: str, schema: type[Command] = Config) -> str:
     """An override as Hydra's grammar wants it: a value with letters, brackets or signs that it doesn't know is one text
     (data.path=größe, data.target=price [EUR], data.path=a#b.csv)."""
     name, equals, value = word.partition("=")
     if name == "run" and "," in value and value[0] not in "'\"[":  # two runs, and not a sweep
         return override(name, value)
+    if name + UNDER_A_GROUP in dict(typed_keys(schema)):
+        name += UNDER_A_GROUP
+        word = name + equals + value
     if (
         not equals
         or not value

@@ -75,6 +75,11 @@ def typed_keys(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasse
             yield prefix + item.name, item
 
 
+# Hydra takes a word for the option of a group wherever there is a folder of that name in configs/. A key of a command
+# that bears such a name (model=FILE of evaluate.py) is a section with one key, and what is typed is read as model.file.
+UNDER_A_GROUP = ".file"
+
+
 def groups_of(schema: type) -> dict[str, str]:
     """The open groups of a schema, and what each holds."""
     return {item.name: item.metadata["holds"] for item in dataclasses.fields(schema) if "holds" in item.metadata}

@@ -6,6 +6,9 @@ before torch is imported.
 """
 
 import dataclasses
+import importlib.util
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -26,7 +29,7 @@ from plainloop.config.sections import (
     TrainerSection,
     Transforms,
 )
-from plainloop.errors import UserError
+from plainloop.errors import UserError, listed
 
 
 class Command:
@@ -134,12 +137,19 @@ python train.py --cfg job [--resolve]            show the config and do nothing
 
 
 @dataclass
+class ExportedFile:
+    """`model=FILE`, see `UNDER_A_GROUP`."""
+
+    file: str | None = key(None, "a file that export.py wrote: measured beside the run's own model", changes="evaluate")
+
+
+@dataclass
 class EvaluateConfig(Command):
     """What `evaluate.py` takes."""
 
     door: ClassVar[str] = "evaluate"
     usage: ClassVar[str] = """\
-python evaluate.py run=RUN [split=test] [checkpoint=best|best-2|last|PATH]
+python evaluate.py run=RUN [split=test] [checkpoint=best|best-2|last|PATH] [model=FILE.onnx]
 python evaluate.py run=A,B                  two runs on the same split, in pairs
 python evaluate.py run=RUN input=PATH       on other data of the same kind, with their targets
 
@@ -151,11 +161,20 @@ measures a run, rebuilt from its directory alone (RUN: a run directory, or lates
     split: str = key("test", "what to measure", choices=("train", "val", "test"), changes="evaluate")
     report: bool = key(True, "write the run's report.html anew, with what was measured", changes="evaluate")
     checkpoint: str = key("best", "best | best-2 | last | the path of a checkpoint", changes="evaluate")
+    model: ExportedFile = field(default_factory=ExportedFile)
     trust: list[str] = trusted()
     paths: Paths = field(default_factory=Paths)
     data: DataPlace = field(default_factory=DataPlace)
     loader: Loader = field(default_factory=Loader)
     trainer: TrainerSection = field(default_factory=TrainerSection)
+
+    def check(self) -> None:
+        file = self.model.file
+        if file is None:
+            return
+        if not (file.endswith(".onnx") and os.path.isfile(os.path.expanduser(file))):
+            raise UserError(f"model={file}: must be an ONNX file that export.py wrote; the run's own needs no naming.")
+        check_onnx(f"model={file}", ("onnxruntime",))
 
 
 @dataclass
@@ -219,6 +238,62 @@ python runs.py compare=A,B format=html > compare.html
     def check(self) -> None:
         if self.compare is not None and (self.sort or self.filter):
             raise UserError("compare= names its runs: leave sort= and filter= out.")
+
+
+@dataclass
+class ExportConfig(Command):
+    """What `export.py` takes."""
+
+    door: ClassVar[str] = "export"
+    usage: ClassVar[str] = """\
+python export.py run=RUN [format=onnx|torch_export|safetensors] [output=FILE]
+
+writes a file that takes raw inputs (pixels, a table's numbers, a text's tokens) and gives named outputs, checked
+against PyTorch; beside an ONNX file, use.py, which needs neither this project nor PyTorch (RUN: a run directory, or
+latest)
+"""
+
+    run: str = key("latest", "a run directory, or latest", changes="evaluate")
+    format: str = key(
+        "onnx",
+        "onnx: for onnxruntime and others; torch_export: a .pt2 for torch; safetensors: the weights alone",
+        choices=("onnx", "torch_export", "safetensors"),
+        changes="evaluate",
+    )
+    output: str | None = key(None, "where it goes; null: export/model.onnx in the run directory", changes="evaluate")
+    quantize: str = key(
+        "none", "of an ONNX file: int8 writes weights of 8 bits", choices=("none", "int8"), changes="evaluate"
+    )
+    checkpoint: str = key("best", "best | last | the path of a checkpoint", changes="evaluate")
+    trust: list[str] = trusted()
+    paths: Paths = field(default_factory=Paths)
+    data: DataPlace = field(default_factory=DataPlace)
+    loader: Loader = field(default_factory=Loader)
+    trainer: TrainerSection = field(default_factory=TrainerSection)
+
+    def check(self) -> None:
+        suffix = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}[self.format]
+        if self.output is not None and not self.output.endswith(suffix):
+            raise UserError(f"output={self.output}: format={self.format} writes a file that ends in {suffix}.")
+        if self.quantize != "none" and self.format != "onnx":
+            raise UserError(f"quantize={self.quantize}: it is for format=onnx, and this is format={self.format}.")
+        if self.format == "onnx":
+            check_onnx("format=onnx")
+
+
+def check_onnx(what: str, needed: Sequence[str] = ("onnx", "onnxscript", "onnxruntime")) -> None:
+    """Whether ONNX files can be made and run here. Raises UserError with the command that installs what is lacking.
+
+    Args:
+        what: asks for it, as it was typed.
+        needed: packages.
+    """
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{what} needs {listed(missing)}, which {'is' if len(missing) == 1 else 'are'}n't installed. Type: "
+            "pip install -e '.[export]' (in the checkout; or pip install \"plainloop[export]\")"
+        )
 
 
 # --- a composed config as one of these ------------------------------------------------------------------------

@@ -12,6 +12,7 @@
     augment.py       what happens to training batches on the device
     preprocess.py    what happens to every batch there: one normalisation for all kinds of data
     reading.py       new inputs, read as a run's own were
+    raw.py           the same, for an exported file that reads nothing itself; resizing.py: images there
     digest.py, overlap.py    whether data has changed, and whether splits share samples
 
 Each kind of data has a file in kinds/, which none of these knows; its factory is named `plainloop.data.NAME`.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plainloop.data.resizing import resized
 from plainloop.errors import UserError
 
 # --- a mean and a deviation for each channel ------------------------------------------------------------------------
@@ -102,12 +103,6 @@ class Preprocess(nn.Module):
         super()._load_from_state_dict(*arguments, **options)
         self.identity = self.identity and bool((self.scale == 1).all()) and bool((self.shift == 0).all())
 
-    @classmethod
-    def of_shape(cls, state: Mapping[str, Tensor]) -> "Preprocess":
-        """One into which this state can be loaded."""
-        shape = state["scale"].shape
-        return cls(torch.ones(shape), torch.ones(shape), bytes_in=True)
-
     def forward(self, inputs: Any) -> Any:
         if not isinstance(inputs, Tensor):
             return inputs
@@ -143,6 +138,14 @@ class Standardise(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return (inputs - self.mean) / self.std
+
+
+def of_state(state: Mapping[str, Tensor]) -> Preprocess | Standardise:
+    """One of the two above, into which this state can be loaded."""
+    if "mean" in state:
+        return Standardise(state["mean"], state["std"])
+    shape = state["scale"].shape
+    return Preprocess(torch.zeros(shape), torch.ones(shape), bytes_in=False)
 
 
 def make_preprocess(normalize: Any, train: Iterable[Any], sample: Any) -> Preprocess:
@@ -199,11 +202,26 @@ class Resize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         height, width = self.resized(*images.shape[2:])
         if (height, width) != tuple(images.shape[2:]):
-            images = nn.functional.interpolate(
-                images, (height, width), mode=self.interpolation, align_corners=False, antialias=True
-            )
+            images = self.brought_to(images, height, width)
         if self.crop is None:
             return images
         tall, wide = self.crop
         top, left = round((height - tall) / 2), round((width - wide) / 2)
         return images[:, :, top : top + tall, left : left + wide]
+
+    def brought_to(self, images: Tensor, height: int, width: int) -> Tensor:
+        """The images in another size."""
+        return nn.functional.interpolate(
+            images, (height, width), mode=self.interpolation, align_corners=False, antialias=True
+        )
+
+    def traceable(self) -> "ResizeByProducts":
+        """The same, for exporters."""
+        return ResizeByProducts(self.size, self.crop, self.interpolation)
+
+
+class ResizeByProducts(Resize):
+    """The same numbers, to rounding, in operations that every runtime knows."""
+
+    def brought_to(self, images: Tensor, height: int, width: int) -> Tensor:
+        return resized(images, height, width, self.interpolation)

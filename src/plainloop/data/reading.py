@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from plainloop.data.dataset import BaseDataset
+from plainloop.data.raw import Raw, of_arrays
 from plainloop.errors import UserError
 
 
@@ -55,7 +56,21 @@ class Reader:
 
     def open(self, given: Any) -> New:
         """What `input=` names: a path; or, from Python, arrays, rows or paths. Raises UserError."""
-        raise NotImplementedError
+        raise UserError(
+            f"{self.node['_target_']}: nobody has said how new inputs of this kind of data are read. Give it an "
+            "attribute `reader` (a plainloop.data.reading.Reader), or call plainloop.load_run(RUN).model yourself."
+        )
+
+    def raw(self) -> Raw:
+        """What an exported file takes. Raises UserError."""
+        shape = (self.spec.reading or {}).get("shape")
+        if shape is None:
+            raise UserError(
+                f"{self.node['_target_']}: nobody has said what an exported file of this kind of data takes, and its "
+                "inputs are no single tensor. Give it an attribute `reader` (a plainloop.data.reading.Reader) whose "
+                "method raw() does."
+            )
+        return of_arrays(shape)
 
     def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
         """The targets that stand beside new inputs, for a measurement, (N, ...) as the task takes them; and which of

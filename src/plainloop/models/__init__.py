@@ -18,7 +18,7 @@
 A model is a `torch.nn.Module` that gets its sizes as arguments; the configs fill them in from the data, as in
 `in_features: ${spec.num_features}`. It knows nothing of data, losses or training. What is done to models: blocks.py
 takes one apart, freezing.py says which parts are trained, weights.py loads initial
-ones, preset.py says what pretrained ones expect of images.
+ones, preset.py says what pretrained ones expect of images, unpacked.py makes recurrent ones ready for exporters.
 
 Imports: ground.
 """

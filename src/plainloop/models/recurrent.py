@@ -89,9 +89,12 @@ class RNNClassifier(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Tokens (N, T), of which the first `lengths` (N,) count, to outputs (N, num_outputs)."""
         vectors = self.dropout(self.embedding(tokens))
-        # The lengths decide what is computed, and the CPU must know them.
-        packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        _, state = self.recurrent(packed)
+        if isinstance(self.recurrent, nn.RNNBase):
+            # The lengths decide what is computed, and the CPU must know them.
+            packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            _, state = self.recurrent(packed)
+        else:  # its twin for exporters: unpacked.py
+            _, state = self.recurrent(vectors, lengths=lengths)
         return self.head(self.dropout(last_state(state, self.directions)))
 
 

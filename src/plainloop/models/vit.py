@@ -60,7 +60,7 @@ class ViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, num_classes)."""
         vectors = self.patches(images).flatten(2).transpose(1, 2)  # (N, patches, width)
-        vectors = torch.cat([self.class_token.expand(len(images), -1, -1), vectors], dim=1)
+        vectors = torch.cat([self.class_token.expand(images.shape[0], -1, -1), vectors], dim=1)
         return self.head(self.transformer(self.dropout(vectors + self.positions))[:, 0])
 
 

@@ -24,6 +24,7 @@ class ByClasses(Task):
     weighted means over all the samples. In a weighted sum of losses it counts by its samples.
     """
 
+    outputs_name = "logits"
     class_weights: Tensor | None = None  # on the CPU, where most batches are when they are counted
 
     @property
@@ -37,6 +38,13 @@ class ByClasses(Task):
             self.class_weights = weights.double().cpu()
         targets = batch[1].flatten().cpu()
         return float(self.class_weights[targets[targets != self.loss.ignore_index].long()].sum())
+
+
+OF_CLASSES = """\
+for row in said["probabilities"]:
+    best = int(row.argmax())
+    print(json.dumps({"prediction": facts["names"][best], "probability": float(row[best])}))
+"""
 
 
 def answers_of_classes(probabilities: Tensor, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
@@ -90,6 +98,7 @@ class Multiclass(ByClasses):
 
     kind = "multiclass"
     takes_shares = True
+    script = OF_CLASSES
     ignored: int | None = None  # the label that is ignored, where the data may hold it
 
     @classmethod
@@ -156,6 +165,9 @@ class Multiclass(ByClasses):
         sure, said = predictions.max(1)
         return [breakdown.by_class(said, targets, names), breakdown.calibration(sure, said == targets)]
 
+    def named(self, outputs: Any, inputs: Any) -> dict[str, Tensor]:
+        return {"logits": outputs, "probabilities": self.predict(outputs)}
+
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         wanted = outputs.shape[1] if self.num_outputs is None and getattr(outputs, "ndim", 0) == 2 else self.num_outputs
         right = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] == wanted
@@ -193,6 +205,8 @@ class Binary(ZeroOne):
     """Two classes. Outputs are logits (N, 1), targets 0 or 1 (N,), predictions probabilities of class 1 (N,)."""
 
     kind = "binary"
+    outputs_name = "logits"
+    script = OF_CLASSES
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -211,8 +225,15 @@ class Binary(ZeroOne):
         return outputs.squeeze(1).float().sigmoid()
 
     def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
+        return answers_of_classes(self._of_both(outputs), names, top, every)
+
+    def named(self, outputs: Any, inputs: Any) -> dict[str, Tensor]:
+        return {"logits": outputs, "probabilities": self._of_both(outputs)}
+
+    def _of_both(self, outputs: Any) -> Tensor:
+        """The probabilities of both classes, (N, 2)."""
         second = self.predict(outputs)
-        return answers_of_classes(torch.stack([1 - second, second], dim=1), names, top, every)
+        return torch.stack([1 - second, second], dim=1)
 
     def truths(self, batch: Any, names: Sequence[str]) -> dict[str, list[Any]]:
         return {"target": [names[int(place)] for place in batch[1].tolist()]}
@@ -242,6 +263,13 @@ class Multilabel(ZeroOne):
     (N, T)."""
 
     kind = "multilabel"
+    outputs_name = "logits"
+    script = """\
+for row in said["probabilities"]:
+    names = facts["names"] or [str(place) for place in range(len(row))]
+    true = [name for name, probability in zip(names, row) if probability > 0.5]
+    print(json.dumps({"prediction": "|".join(true), **{f"p({n})": float(p) for n, p in zip(names, row)}}))
+"""
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -290,6 +318,9 @@ class Multilabel(ZeroOne):
         names = names or [str(place) for place in range(said.shape[1])]
         sure = torch.where(said > 0, predictions, 1 - predictions)
         return [breakdown.by_class(said, true, names), breakdown.calibration(sure.flatten(), (said == true).flatten())]
+
+    def named(self, outputs: Any, inputs: Any) -> dict[str, Tensor]:
+        return {"logits": outputs, "probabilities": self.predict(outputs)}
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         shape = tuple(targets.shape)

@@ -16,6 +16,11 @@ class Reconstruction(Task):
     """The input is the target: outputs of the inputs' shape (preprocessed). Further parts of a sample are ignored."""
 
     kind = "reconstruction"
+    outputs_name = "reconstruction"
+    script = """\
+for error in said["mean_squared_error"]:
+    print(json.dumps({"mean squared error": float(error)}))
+"""
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -50,7 +55,11 @@ class Reconstruction(Task):
 
     def answers(self, outputs: Any, inputs: Any, names: Sequence[str], top: int, every: bool) -> dict[str, list[Any]]:
         """How far the outputs are from the inputs: the mean square of the differences, as the model gets them."""
-        return {"mean squared error": (outputs.float() - inputs.float()).square().flatten(1).mean(1).cpu().tolist()}
+        return {"mean squared error": self.named(outputs, inputs)["mean_squared_error"].cpu().tolist()}
+
+    def named(self, outputs: Any, inputs: Any) -> dict[str, Tensor]:
+        errors = (outputs.float() - inputs.float()).square()
+        return {"reconstruction": outputs, "mean_squared_error": errors.flatten(1).mean(1)}
 
     def truths(self, batch: Any, names: Sequence[str]) -> dict[str, list[Any]]:
         return {}

@@ -134,6 +134,12 @@ class GaussianRegression(Regression):
     """
 
     kind = "gaussian_regression"
+    script = """\
+names = facts["names"] or [f"prediction {place}" for place in range(said["prediction"].shape[1])]
+for row, deviations in zip(said["prediction"].tolist(), said["deviation"].tolist()):
+    of = {f"deviation of {name}": each for name, each in zip(names, deviations)}
+    print(json.dumps(dict(zip(names, row)) | of))
+"""
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -168,6 +174,9 @@ class GaussianRegression(Regression):
         means = super().answers(outputs, inputs, names, top, every)
         deviations = self.deviation(outputs).cpu().T.tolist()
         return means | {f"deviation of {name}": each for name, each in zip(means, deviations, strict=True)}
+
+    def named(self, outputs: Any, inputs: Any) -> dict[str, Tensor]:
+        return super().named(outputs, inputs) | {"deviation": self.deviation(outputs)}
 
     def check_outputs(self, outputs: Any, targets: Any) -> None:
         shape = (len(targets), 2 * targets[0].numel())

@@ -25,6 +25,10 @@ class SequenceLabelling(ByClasses):
     """
 
     kind = "sequence_labelling"
+    script = """\
+for row in said["probabilities"]:
+    print(json.dumps({"prediction": " ".join(facts["names"][place] for place in row.argmax(-1))}))
+"""
 
     @classmethod
     def describe(cls, data: Data) -> dict[str, Any]:
@@ -79,6 +83,9 @@ class SequenceLabelling(ByClasses):
     ) -> list[Table]:
         sure, said = predictions.max(1)
         return [breakdown.by_class(said, targets, names), breakdown.calibration(sure, said == targets)]
+
+    def named(self, outputs: Any, inputs: Any) -> dict[str, Tensor]:
+        return {"logits": outputs, "probabilities": self.predict(outputs)}
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         kept = batch[1] != self.ignored

@@ -36,6 +36,14 @@ class Task(nn.Module):
 
     kind = ""  # of the table in losses.py: what the outputs and targets are, where they are one of ours
     takes_shares = False  # whether targets may be (N, num_classes) shares, as MixUp makes them
+    outputs_name = "outputs"  # what the model's outputs themselves are called in `named`
+    # What a program says of `named`, whose tensors it has as NumPy arrays in `said`: a row of JSON for each sample. In
+    # `facts` are the names of classes or values.
+    script = """\
+names = facts["names"] or [f"prediction {place}" for place in range(said["prediction"].shape[1])]
+for row in said["prediction"]:
+    print(json.dumps(dict(zip(names, row.tolist()))))
+"""
 
     def __init__(self, loss: nn.Module, metrics: Mapping[str, Any] | None = None, losses: Sequence[str] = ()):
         super().__init__()
@@ -174,6 +182,15 @@ class Task(nn.Module):
         """A prediction, as metrics get it of one sample, as an image (C, H, W) to be shown beside the input, which is
         of this shape; None where it is none."""
         return None
+
+    def named(self, outputs: Any, inputs: Any) -> dict[str, Tensor]:
+        """What a batch's outputs say, as tensors by name: what an exported file returns. Among them, as
+        `outputs_name`, the outputs themselves.
+
+        Args:
+            inputs: the model's.
+        """
+        return {"prediction": self.predict(outputs), self.outputs_name: outputs}
 
     def update(self, metrics: Mapping[str, Any], outputs: Any, batch: Any) -> None:
         """Add a batch to metrics."""

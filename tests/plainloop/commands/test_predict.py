@@ -381,7 +381,7 @@ def test_the_command_that_is_typed(pets, type_command, tmp_path):
 
 def test_a_kind_of_data_that_nobody_reads_is_told(tmp_path):
     run = plainloop.train(["data=points", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
-    with pytest.raises(UserError, match=r"data=points: nobody has said how new inputs of this kind of data are read"):
+    with pytest.raises(UserError, match=r"data\.points: nobody has said how new inputs of this kind of data are read"):
         predicted(run.path, "input=a.npy")
 
 

@@ -268,7 +268,8 @@ MOVED = "paths.* data.path data.val data.test data.download"
         (
             schema.EvaluateConfig,
             "evaluate",
-            f"run input split report checkpoint trust loader.* trainer.device trainer.precision trainer.num_threads {MOVED}",
+            "run input split report checkpoint model.file trust loader.* trainer.device trainer.precision "
+            f"trainer.num_threads {MOVED}",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """Arrays in files: whole-number targets are classes, others are values."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from plainloop.build import factory
 from plainloop.data.dataset import IGNORED, InMemory
 from plainloop.data.kinds.checks import checked_arrays, checked_labels
 from plainloop.data.kinds.named_arrays import NamedArrays
-from plainloop.data.kinds.new_files import ImageReader, labels_of
+from plainloop.data.kinds.new_files import OF_A_PICTURE, ImageReader, labels_of
+from plainloop.data.raw import Raw, of_arrays
 from plainloop.data.reading import New, Reader, Rows
 from plainloop.errors import UserError, described, listed
 from plainloop.places import find_path
@@ -131,6 +133,26 @@ class ArrayReader(Reader):
             raise UserError(f"input={given}: {name} holds {unknown[0]}, and the model knows {listed(numbers, 8)}.")
         return torch.tensor([numbers.get(word, 0) for word in words]), there
 
+    def raw(self) -> Raw:
+        shape, name = self.reading("shape"), str(self.node.get("inputs", "inputs"))
+        if len(shape) != 3 or not self.reading("bytes"):
+            return of_arrays(shape, name)
+        raw = ImageReader(self.node, self.spec).raw()
+        raw.facts |= {"array": name}
+        raw.script = OF_IMAGES if shape[0] not in (1, 3) else f"{OF_EITHER}{textwrap.indent(OF_A_PICTURE, '    ')}"
+        return raw
+
+
+# Images in an array (N, C, H, W) or (N, H, W).
+OF_IMAGES = """\
+array = numpy.load(path)
+array = array if path.endswith(".npy") else array[facts["array"]]
+inputs = {"image": array[..., None] if array.ndim == 3 else array.transpose(0, 2, 3, 1)}
+"""
+OF_EITHER = f"""\
+if path.endswith((".npy", ".npz")):
+{textwrap.indent(OF_IMAGES, "    ")}else:
+"""
 
 arrays.reader = ArrayReader  # type: ignore[attr-defined]
 

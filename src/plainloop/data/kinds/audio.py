@@ -5,9 +5,10 @@ mel bands by frames.
 """
 
 import collections
+import copy
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from plainloop.build import factory
 from plainloop.data.kinds.files import Files, find
 from plainloop.data.kinds.new_files import Unread, files_in, labels_of
 from plainloop.data.preprocess import Standardise, normalisation, statistics
+from plainloop.data.raw import Raw, lengths
 from plainloop.data.reading import New, Reader
 from plainloop.errors import UserError
 from plainloop.trust import optional
@@ -238,6 +240,13 @@ class LogMel(Standardise):
     def forward(self, waves: Tensor) -> Tensor:
         return super().forward(self.logarithms(waves)).unsqueeze(1)
 
+    def traceable(self) -> "LogMelByProducts":
+        """The same, for exporters."""
+        twin = copy.deepcopy(self)
+        twin.__class__ = LogMelByProducts
+        assert isinstance(twin, LogMelByProducts)
+        return twin
+
     def fit(self, normalize: Any, batches: Iterable[Any]) -> None:
         """Standardise each band as `transforms.normalize` says. Raises UserError.
 
@@ -253,6 +262,22 @@ class LogMel(Standardise):
         mean, std = normalisation(normalize, bands, f"there are {bands} bands (data.mels)", measured, behind=1)
         self.mean.copy_(mean)
         self.std.copy_(std)
+
+
+class LogMelByProducts(LogMel):
+    """The same numbers, to rounding, in operations that every runtime knows: the spectrum of a frame is its product
+    with sines and cosines, in float64, as a plain sum rounds more than the fast transform does."""
+
+    def logarithms(self, waves: Tensor) -> Tensor:
+        half, length = self.n_fft // 2, len(self.window)
+        padded = nn.functional.pad(waves.double(), (half, half))
+        offset = (self.n_fft - length) // 2  # the window lies in the middle of a frame
+        turns = torch.arange(half + 1, dtype=torch.float64) * (2 * math.pi / self.n_fft)
+        angles = torch.arange(length, dtype=torch.float64)[:, None] * turns
+        starts = torch.arange(self.frames(waves.shape[1])) * self.hop + offset
+        frames = padded[:, starts[:, None] + torch.arange(length)] * self.window.double()
+        power = (frames @ angles.cos()).square() + (frames @ angles.sin()).square()
+        return (self.filters @ power.float().transpose(1, 2)).clamp(min=FLOOR).log()
 
 
 class SoundReader(Reader):
@@ -277,6 +302,45 @@ class SoundReader(Reader):
 
     def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
         return labels_of(given, new.names, self.node, self.spec)
+
+    def raw(self) -> Raw:
+        (count,) = self.reading("shape")
+        return Waves(count, self.spec.sample_rate)
+
+
+# A WAV file of 16 bits.
+OF_A_SOUND = """\
+with wave.open(path) as file:
+    if file.getframerate() != facts["rate"] or file.getsampwidth() != 2:
+        sys.exit(f"{path}: must have {facts['rate']} samples a second, of 16 bits each")
+    samples = numpy.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
+inputs = {"sound": (samples / 32768).mean(1, dtype="float32").astype("float32")[None]}
+"""
+
+
+class Waves(Raw):
+    """Waveforms of any length at the run's rate, "sound" (N, samples) from -1 to 1, of which the middle is taken.
+
+    Args:
+        count: samples that the model gets.
+        rate: samples per second.
+    """
+
+    def __init__(self, count: int, rate: int):
+        types, axes = {"sound": torch.float32}, {"sound": ("batch", "samples")}
+        sizes = {"samples": (count + 7, *lengths(count))}
+        super().__init__(types, axes, sizes, {"rate": rate}, OF_A_SOUND, "import wave\n")
+        self.count = count
+
+    def draw(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+        return {name: noise.mul(0.3).clamp(-1, 1) for name, noise in super().draw(sizes, generator).items()}
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """What `waveform` does: what is longer is cut to its middle, what is shorter gets silence on both sides."""
+        sound = inputs["sound"]
+        padded = nn.functional.pad(sound, (self.count, self.count))
+        before = torch.div(self.count - torch.ones_like(sound[0]).sum().long(), 2, rounding_mode="floor")
+        return padded.index_select(1, torch.arange(self.count) + self.count - before)
 
 
 audio.reader = SoundReader  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Running text whose next character is to be predicted."""
 
 import collections
+import json
 from collections.abc import Sequence
 
 import numpy
@@ -11,6 +12,8 @@ from plainloop.build import factory
 from plainloop.data.dataset import IGNORED, SPLITS, InMemory
 from plainloop.data.kinds.checks import check_whole_number
 from plainloop.data.kinds.vocabulary import facts_of
+from plainloop.data.raw import Places, Raw
+from plainloop.data.reading import Reader
 from plainloop.data.splits import by_position
 from plainloop.errors import UserError, listed
 from plainloop.places import find_path
@@ -99,6 +102,26 @@ def charseq(
     if strange:
         note += f", {sum(strange.values())} of val and test not known from train ({listed(map(_name_of, strange), 10)})"
     return Characters(numbers[start:end], length, [STRANGE, *map(chr, known.tolist())], note)
+
+
+# One text in a file of UTF-8; what the vocabulary doesn't have is its sign for unknown ones, where it has one.
+OF_CHARACTERS = """\
+number = {character: place for place, character in enumerate(facts["vocabulary"])}
+text = Path(path).read_text(encoding="utf-8-sig")
+inputs = {"tokens": numpy.array([[number.get(c, 0) if facts["strange"] else number[c] for c in text]])}
+"""
+
+
+class CharacterReader(Reader):
+    """Running text, in the numbers of the run's vocabulary."""
+
+    def raw(self) -> Raw:
+        vocabulary = json.loads(self.spec.vocabulary)
+        facts = {"vocabulary": vocabulary, "strange": vocabulary[0] == STRANGE}
+        return Places(self.spec.sequence_length, len(vocabulary), facts=facts, script=OF_CHARACTERS)
+
+
+charseq.reader = CharacterReader  # type: ignore[attr-defined]
 
 
 def _read(path: str) -> str:

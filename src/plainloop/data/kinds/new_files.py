@@ -16,7 +16,9 @@ from plainloop.data.kinds.checks import as_list
 from plainloop.data.kinds.columns import targets_beside
 from plainloop.data.kinds.frames import opened
 from plainloop.data.kinds.pictures import SUFFIXES, decode
+from plainloop.data.raw import Raw
 from plainloop.data.reading import New, Reader
+from plainloop.data.resizing import fitted
 from plainloop.errors import UserError, first_line, listed
 from plainloop.places import find_path
 
@@ -163,3 +165,63 @@ class ImageReader(Reader):
 
     def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
         return labels_of(given, new.names, self.node, self.spec)
+
+    def raw(self) -> Raw:
+        channels, height, width = self.reading("shape")
+        return Pixels(channels, height, width, whole=self.reading("bytes"))
+
+
+# `decode`, as a program that has only Pillow does it; the size is the exported file's affair.
+OPENED = """\
+picture = Image.open(path)
+picture.draft("L" if facts["mode"] == "L" else None, (facts["draft"], facts["draft"]))
+picture = ImageOps.exif_transpose(picture)
+if picture.has_transparency_data:
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture.convert("RGBA"))
+"""
+OF_A_PICTURE = f"""\
+{OPENED}\
+if picture.mode.startswith("I"):  # 16 bits
+    picture = Image.fromarray((numpy.asarray(picture) / 257).round().astype("uint8"))
+pixels = numpy.asarray(picture.convert(facts["mode"]))
+inputs = {{"image": pixels.reshape(1, picture.height, picture.width, -1)}}
+"""
+OF_A_DEEP_PICTURE = f"""\
+{OPENED}\
+if not picture.mode.startswith(("I", "F")):
+    picture = picture.convert(facts["mode"])
+pixels = numpy.asarray(picture).astype("float32") / {{"I": 65535, "F": 1}}.get(picture.mode[0], 255)
+pixels = pixels.reshape(1, picture.height, picture.width, -1)
+inputs = {{"image": numpy.repeat(pixels, 3 // pixels.shape[3], 3) if facts["mode"] == "RGB" else pixels}}
+"""
+
+
+class Pixels(Raw):
+    """Images of any size, (N, H, W, C) as Pillow and NumPy have them, which are brought to one size.
+
+    Args:
+        channels, height, width: of what comes out.
+        whole: uint8; else float32, from 0 to 1.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, whole: bool):
+        facts = {"mode": "L" if channels == 1 else "RGB", "draft": 2 * max(height, width)}
+        script = OF_A_PICTURE if whole else OF_A_DEEP_PICTURE
+        sizes = {
+            "height": (height + 3, height, 2 * height, height + height // 2 + 1),
+            "width": (width + 5, width, 2 * width, max(1, width - width // 3)),
+        }
+        kind, axes = torch.uint8 if whole else torch.float32, ("batch", "height", "width", channels)
+        super().__init__({"image": kind}, {"image": axes}, sizes, facts, script, "from PIL import Image, ImageOps\n")
+        self.size, self.whole = (height, width), whole
+
+    def draw(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+        drawn = super().draw(sizes, generator)["image"]
+        return {"image": drawn if self.whole else drawn.sigmoid()}
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return fitted(inputs["image"].permute(0, 3, 1, 2), *self.size)
+
+    def back(self, batch: Tensor) -> dict[str, Tensor]:
+        return {"image": batch.permute(0, 2, 3, 1)}

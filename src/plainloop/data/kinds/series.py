@@ -22,6 +22,8 @@ from plainloop.data.kinds.numerals import DATE, NUMBER
 from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.times import moments_of
 from plainloop.data.preprocess import Standardise, normalisation, statistics
+from plainloop.data.raw import Raw, of_arrays
+from plainloop.data.reading import Reader
 from plainloop.data.splits import by_position
 from plainloop.errors import UserError, counted, did_you_mean, listed
 
@@ -201,6 +203,16 @@ def series(
     last = {name: order[first + window - 1] for name, first in starts.items()}
     labels, classes = _labels(column_of(frame, "data.label", label, file), last, file)
     return Windows(values, starts[split], window, labels[split], mine, classes, None, note)
+
+
+class WindowReader(Reader):
+    """Windows of rows of numbers."""
+
+    def raw(self) -> Raw:
+        return of_arrays(self.reading("shape"), first="rows")
+
+
+series.reader = WindowReader  # type: ignore[attr-defined]
 
 
 def _task_of(path: str, target: Any = None, label: str | None = None, **others: Any) -> tuple[str, str]:

@@ -31,9 +31,11 @@ from plainloop.data.kinds.columns import (
 )
 from plainloop.data.kinds.dialect import Reading
 from plainloop.data.kinds.frames import check_columns, opened
+from plainloop.data.kinds.numerals import MISSING
 from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.table_encoder import TableEncoder
 from plainloop.data.preprocess import normalisation
+from plainloop.data.raw import Raw
 from plainloop.data.reading import New, Reader, Rows
 from plainloop.data.splits import SPLIT_OF
 from plainloop.errors import UserError, counted, did_you_mean, listed
@@ -406,6 +408,12 @@ class TableReader(Reader):
         assert isinstance(file, Source)
         return targets_beside(frame, targets, self.spec, self.node.get("labels_separator"), file, "data.target")
 
+    def raw(self) -> Raw:
+        reading = self.spec.reading or {}
+        said = Reading.among(self.node)
+        told = {"missing": list(MISSING if said.missing is None else said.missing), "separator": said.separator}
+        return Columns(self.spec.columns, told | {name: reading.get(name) or {} for name in ("marks", "units")})
+
     def _rows(self, given: Any, words: Sequence[str]) -> tuple[Source | str, Any]:
         """A file, as it is called, and its rows; or rows that were given."""
         import polars
@@ -420,6 +428,73 @@ class TableReader(Reader):
         else:
             frame = given if isinstance(given, polars.DataFrame) else polars.DataFrame(given)
         return file, frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
+
+
+# Rows of a CSV. A word that isn't known is told: its code is 0, as a missing one's.
+OF_ROWS = """\
+with open(path, newline="", encoding="utf-8-sig") as file:
+    separator = facts["separator"] or csv.Sniffer().sniff(file.readline(), ",;\\t|").delimiter
+    file.seek(0)
+    rows = list(csv.DictReader(file, delimiter=separator))
+
+
+def number(text, name):
+    decimal, thousands = facts["marks"].get(name, (".", ""))
+    text = text.strip().replace(facts["units"].get(name) or "", "").strip().replace(thousands, "")
+    truth = {"true": 1.0, "false": 0.0}.get(text.lower())
+    return float("nan") if text in facts["missing"] else float(text.replace(decimal, ".")) if truth is None else truth
+
+
+def code(text, name):
+    known, missing = facts["categories"][name], text in facts["missing"]
+    if text not in known and not missing:
+        print(f"{text!a} is new in {name!a}", file=sys.stderr)
+    return known.index(text) + 1 if text in known else 0
+
+
+inputs = {
+    "numbers": numpy.array([[number(row[name], name) for name in facts["columns"]] for row in rows], "float32"),
+    "words": numpy.array([[code(row[name], name) for name in facts["categories"]] for row in rows], "int64"),
+}
+inputs = {name: array for name, array in inputs.items() if array.size}
+"""
+
+
+class Columns(Raw):
+    """Rows of a table: "numbers" (N, F) in the data's own units, NaN for a missing one, and "words" (N, K), the number
+    of each category's word from 1, 0 for a missing or unknown one.
+
+    Args:
+        columns: as a `Table` has them.
+        told: how a file is written: which words mean that a value is missing, the marks and units of numbers.
+    """
+
+    def __init__(self, columns: Mapping[str, Any], told: Mapping[str, Any]):
+        counts = {"numbers": len(columns["numbers"]), "words": len(columns["categories"])}
+        kinds = {"numbers": torch.float32, "words": torch.int64}
+        facts = {"columns": columns["numbers"], "categories": columns["categories"], **told}
+        axes = {name: ("batch", count) for name, count in counts.items() if count}
+        super().__init__(
+            {name: kinds[name] for name in axes}, axes, facts=facts, script=OF_ROWS, imports="import csv\n"
+        )
+        self.counts, self.most = counts, [len(words) for words in columns["categories"].values()]
+
+    def draw(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+        drawn = super().draw(sizes, generator)
+        if "numbers" in drawn:
+            missing = torch.rand(drawn["numbers"].shape, generator=generator) < 0.1
+            drawn["numbers"][missing] = torch.nan
+        if "words" in drawn:
+            drawn["words"] = drawn["words"] % (torch.tensor(self.most) + 1)
+        return drawn
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return torch.cat([part.float() for part in inputs.values()], 1)
+
+    def back(self, batch: Tensor) -> dict[str, Tensor]:
+        count = self.counts["numbers"]
+        parts = {"numbers": batch[:, :count], "words": batch[:, count:].long()}
+        return {name: parts[name] for name in self.axes}
 
 
 table.reader = TableReader  # type: ignore[attr-defined]

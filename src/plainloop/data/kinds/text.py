@@ -3,7 +3,7 @@
 import array
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from plainloop.data.kinds.dialect import Reading, decoded
 from plainloop.data.kinds.frames import check_columns, column_of, opened
 from plainloop.data.kinds.new_files import files_in, labels_of
 from plainloop.data.kinds.source import Source, place
-from plainloop.data.kinds.vocabulary import MARKS, PADDING, UNKNOWN, facts_of, tokenise
+from plainloop.data.kinds.vocabulary import MARKS, PADDING, UNKNOWN, WORD, facts_of, tokenise
+from plainloop.data.raw import Places, Raw
 from plainloop.data.reading import New, Reader
 from plainloop.errors import UserError, counted, did_you_mean, listed
 from plainloop.places import find_path
@@ -276,6 +277,47 @@ class TextReader(Reader):
         file, frame = opened(str(given), [name], Reading.among(self.node), "input")
         check_columns({"data.text": [name]}, frame, file)
         return frame[name].cast(str).to_list(), "row", range(1, frame.height + 1), [file.said] if file.said else []
+
+    def raw(self) -> Raw:
+        about = {name: self.node.get(name, default) for name, default in (("lower", True), ("max_length", None))}
+        pattern = WORD.pattern if self.node.get("tokens", "word") == "word" else "(?s:.)"
+        return PaddedTokens(json.loads(self.spec.vocabulary), about | {"token": pattern})
+
+
+# One text in a file of UTF-8.
+OF_A_TEXT = """\
+number = {token: place for place, token in enumerate(facts["vocabulary"])}
+text = Path(path).read_text(encoding="utf-8-sig")
+found = re.findall(facts["token"], text.lower() if facts["lower"] else text)[: facts["max_length"]]
+inputs = {"tokens": numpy.array([[number.get(token, 1) for token in found]]), "lengths": numpy.array([len(found)])}
+"""
+
+
+class PaddedTokens(Places):
+    """Texts as numbers of tokens, "tokens" (N, T), of each of which the first "lengths" (N,) count.
+
+    Args:
+        vocabulary: the tokens, by their numbers.
+        facts: how a text is parted into them.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], facts: Mapping[str, Any]):
+        facts = {"vocabulary": list(vocabulary), **facts}
+        super().__init__(11, len(vocabulary), facts=facts, script=OF_A_TEXT, imports="import re\n")
+        self.types["lengths"], self.axes["lengths"] = torch.int64, ("batch",)
+
+    def draw(self, sizes: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+        drawn, most = super().draw(sizes, generator), sizes["length"]
+        drawn["lengths"] = drawn["lengths"] % most + 1
+        behind = torch.arange(most) >= drawn["lengths"][:, None]
+        drawn["tokens"][behind] = PADDING
+        return drawn
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        return inputs
+
+    def back(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return batch
 
 
 class Coded(BaseDataset):
