@@ -198,16 +198,14 @@ def _curves(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) ->
     drawn = []
     quantities = [name.removeprefix("val/") for name in lines if name.startswith("val/")]
     for quantity in dict.fromkeys(["loss", *quantities]):
-        names = {
-            "train": f"train/{quantity}",
-            "train, mean of an epoch": f"train/epoch_{quantity}",
-            "val": f"val/{quantity}",
-        }
-        series = {label: lines[name] for label, name in names.items() if name in lines}
-        at = [value for step, value in series.get("val", ()) if step == best]
+        batch = "train" if quantity == "loss" else "train, one batch"  # metrics are of the log point's batch alone
+        names = {"val": "val", batch: "train", "train, mean of an epoch": "train/epoch"}
+        names = {label: f"{first}{'_' if first.endswith('epoch') else '/'}{quantity}" for label, first in names.items()}
+        series = {label: lines.get(name, []) for label, name in names.items()}  # each with its colour in every plot
+        at = [value for step, value in series["val"] if step == best]
         marks = {"best": (float(best), at[0])} if best is not None and at else None
-        if series:
-            drawn.append(curves(series, quantity, "step", quantity, marks))
+        if any(series.values()):
+            drawn.append(curves(series, quantity, "step", "", marks))
     rates = {name: line for name, line in lines.items() if name == "lr" or name.startswith("lr/")}
     if any(len({value for _, value in line}) > 1 for line in rates.values()):
         drawn.append(curves(rates, "learning rate", "step", "learning rate"))
