@@ -9,7 +9,7 @@ From Python or a notebook:
 
 The rooms, from the top down; each imports from those below it only, and its front (`__init__.py`) says what it is for:
 
-    commands    what a door does: train, resume, evaluate, sweep
+    commands    what a door does: train, resume, evaluate, predict, runs, sweep
     reports     what is shown: lines of the terminal, tables, pictures
     assembly    a config becomes objects
     training    the loop

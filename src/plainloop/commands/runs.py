@@ -49,7 +49,9 @@ def compare(runs: Sequence[Entry], config: RunsConfig) -> None:
     """Some runs: what differs, what came out, and their curves."""
     _warn(runs)
     exact = config.format == "csv"
-    made, came = comparison.differences(runs, exact), comparison.results(runs, exact)
+    width = min(shutil.get_terminal_size((80, 24)).columns, 100)
+    most = max(8, min(40, (width - 30) // len(runs))) if config.format == "terminal" else None if exact else 40
+    made, came = comparison.differences(runs, most), comparison.results(runs, most)
     letters = ["", *string.ascii_uppercase[: len(runs)]]
     if config.format == "html":
         parts = [
@@ -61,7 +63,6 @@ def compare(runs: Sequence[Entry], config: RunsConfig) -> None:
         tell(runs_page.page(f"{len(runs)} runs", parts), sys.stdout)
     elif config.format == "terminal":
         table = tables.table([letters, *made, [""] * len(letters), *came])
-        width = min(shutil.get_terminal_size((80, 24)).columns, 100)
         tell("\n".join([*comparison.labels(runs), "", table, "", comparison.in_letters(runs, width)]), sys.stdout)
         words = [override("outputs", config.outputs)] if config.outputs != "outputs" else []
         command = typed("runs.py", *words, f"compare={config.compare}", "format=html")

@@ -10,7 +10,7 @@ from typing import Any
 from plainloop.config.options import groups
 from plainloop.errors import UserError, listed
 from plainloop.reports import tables
-from plainloop.reports.overview import exactly, for_reading
+from plainloop.reports.overview import cut, exactly, for_reading
 from plainloop.reports.plot import plot
 from plainloop.reports.svg import Point, curves
 from plainloop.runs.files import load_json
@@ -54,12 +54,12 @@ def _named(found: Survey, word: str) -> Entry:
     raise UserError(f"compare={word}: no run in {found.folder} is called so. There are: {near or 'none'}.")
 
 
-def differences(runs: Sequence[Entry], exact: bool = False) -> tables.Rows:
+def differences(runs: Sequence[Entry], most: int | None = 40) -> tables.Rows:
     """A line for each key of the config that isn't equal in all runs (what was typed first, then the options that were
     chosen), and for what else they were made with.
 
     Args:
-        exact: long texts aren't cut.
+        most: letters of a value; None: all of them.
     """
     typed, options = {name for run in runs for name in run.typed}, groups()
     configs = [_whole_config(run) for run in runs]
@@ -68,19 +68,22 @@ def differences(runs: Sequence[Entry], exact: bool = False) -> tables.Rows:
     for name in sorted(names, key=lambda name: (name not in typed, name not in options, name.startswith("spec."))):
         values = [config.get(name, "") for config in configs]
         if any(value != values[0] for value in values):
-            lines.append([name, *(values if exact else [_cut(value) for value in values])])
+            lines.append([name, *(values if most is None else [cut(value, most) or "-" for value in values])])
     return lines
 
 
-def results(runs: Sequence[Entry], exact: bool = False) -> tables.Rows:
+def results(runs: Sequence[Entry], most: int | None = 40) -> tables.Rows:
     """A line for each quantity that one of the runs has.
 
     Args:
-        exact: numbers in full.
+        most: letters of a value; None: all, and numbers in full.
     """
     metrics = dict.fromkeys(name for run in runs for name in run.metrics)
     names = [name for name in dict.fromkeys([*RESULTS, *metrics]) if any(exactly(run, name) for run in runs)]
-    return [[name, *(exactly(run, name) if exact else for_reading(run, name) for run in runs)] for name in names]
+    return [
+        [name, *(exactly(run, name) if most is None else cut(for_reading(run, name), most) for run in runs)]
+        for name in names
+    ]
 
 
 def _whole_config(run: Entry) -> dict[str, str]:
@@ -98,18 +101,12 @@ def _whole_config(run: Entry) -> dict[str, str]:
     return config | {f"environment: {name}": value for name, value in _flat(environment) if name not in NO_MATTER}
 
 
-def _flat(node: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for name, value in node.items():
-        if name in NO_MATTER:
-            continue
-        if isinstance(value, dict):
-            yield from _flat(value)
-        else:
+def _flat(environment: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """With the versions among the rest."""
+    versions = environment.get("versions")
+    for name, value in (*environment.items(), *(versions.items() if isinstance(versions, dict) else ())):
+        if not isinstance(value, dict):
             yield name, value if isinstance(value, str) else json.dumps(value)
-
-
-def _cut(text: str) -> str:
-    return (text if len(text) <= 40 else f"{text[:18]} ... {text[-17:]}") or "-"
 
 
 # --- curves -------------------------------------------------------------------------------------------------------

@@ -53,6 +53,8 @@ def filtered(runs: Sequence[Entry], conditions: str) -> tuple[list[Entry], str]:
             raise UserError(f"filter={condition}: a condition is written KEY=VALUE, or with !=, <, <=, >, >=.")
         key, sign, wanted = match.groups()
         _check_known(runs, key, f"filter={condition}")
+        if key == "started":
+            wanted = str(_time(wanted, condition))
         if sign in COMPARED and _number(wanted) is None:
             raise UserError(f"filter={condition}: {sign} compares numbers, and {wanted or 'nothing'} is none.")
         before, runs = runs, [entry for entry in runs if _meets(value_of(entry, key), sign, wanted)]
@@ -60,6 +62,14 @@ def filtered(runs: Sequence[Entry], conditions: str) -> tuple[list[Entry], str]:
             there = Counter(str(value_of(entry, key)) for entry in before).most_common()
             return [], f"no run has {condition}; {key} is {listed(f'{value} ({count})' for value, count in there)}"
     return list(runs), ""
+
+
+def _time(text: str, condition: str) -> float:
+    """2026-11-21 or 2026-11-21T13:00, as seconds since 1970."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"filter={condition}: a time is written 2026-11-21 or 2026-11-21T13:00.") from error
 
 
 def _split(conditions: str) -> list[str]:
@@ -182,8 +192,8 @@ def for_people(
         width: of the terminal. Where the table is wider, names are shortened, and if need be the least important
             columns are left out. 0: any.
     """
-    settings, follow = differing(runs)
-    settings = [name for name in settings if name not in IN_OTHERS]
+    differ, follow = differing(runs)
+    settings = [name for name in differ if name not in IN_OTHERS]
     metrics = _metrics_shown(runs)
     columns = ["run", "status", *settings, "epochs", "best/epoch", *metrics, "seconds"]
     if sorted_by is not None and sorted_by not in columns:
@@ -191,7 +201,7 @@ def for_people(
     columns = [
         name for name in columns if name in ("run", "status") or any(for_reading(run, name) != "-" for run in runs)
     ]
-    cells = {name: [_head(name), *(for_reading(run, name) for run in runs)] for name in columns}
+    cells = {name: [_head(name), *(cut(for_reading(run, name), 200) for run in runs)] for name in columns}
     kept, notes = columns, []
     if width and _widths(cells, columns) > width:
         cells = {name: _shortened(name, column, columns) for name, column in cells.items()}
@@ -201,8 +211,8 @@ def for_people(
         wide = [name for name in columns if name not in kept]
         notes.append(f"too wide for this terminal: {listed(wide, 8)} (format=csv has all)")
     if follow:
-        chosen = [name for name in settings if name in groups()]
-        notes.append(f"differs too, as {listed(chosen)} say: {listed(follow, 5)}")
+        chosen = [name for name in differ if name in groups()]
+        notes.append(f"also differ, by the choice of {listed(chosen)}: {listed(follow, 5)}")
     words = [name for name in kept if name in ("run", "status", *settings)]
     return list(zip(*(cells[name] for name in kept), strict=True)), len(words), notes
 
@@ -236,7 +246,7 @@ def _shortened(name: str, column: Sequence[str], columns: Sequence[str]) -> list
     if name == "run":
         return [head, *(STAMP.sub("...", cell) for cell in cells)]
     unique = [other.rpartition(".")[2] for other in columns].count(end) == 1
-    return [end if unique else head, *(_cut(cell, 24) for cell in cells)]
+    return [end if unique else head, *(cut(cell, 24) for cell in cells)]
 
 
 def _fitting(cells: dict[str, list[str]], by_weight: Iterable[str], width: int) -> list[str]:
@@ -255,6 +265,7 @@ def _head(name: str) -> str:
 
 
 def for_reading(run: Entry, name: str) -> str:
+    """A cell; '-' where there is nothing."""
     value = value_of(run, name)
     if value in (None, "", "null"):
         return "-"
@@ -270,20 +281,20 @@ def for_reading(run: Entry, name: str) -> str:
     if isinstance(value, float):
         is_count = value.is_integer() and (name.startswith("best/") or "/" not in name)
         return f"{value:,.0f}" if is_count else short(value)
-    text = str(value)
+    text = tables.in_one_line(str(value))
     return f"{float(text):.6g}" if len(text) > 10 and re.fullmatch(r"-?\d*\.\d+(e-?\d+)?", text) else text
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
+    """With its middle left out, where it is long."""
     return text if len(text) <= most else f"{text[: most // 2 - 2]}...{text[len(text) - (most - most // 2 - 1) :]}"
 
 
 def lasted(seconds: float) -> str:
     """'0.5 s', '12 min', '3.2 h', '2.5 d'."""
-    for unit, size, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
-        if seconds / size < most:
-            return f"{seconds / size:.{0 if unit == 'min' else 1}f} {unit}"
-    return f"{seconds / 86400:.1f} d"
+    units = (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48), ("d", 86400, math.inf))
+    unit, number = next((unit, seconds / size) for unit, size, most in units if seconds / size < most)
+    return f"{number:.{0 if number >= 9.95 else 1}f} {unit}"
 
 
 def for_programs(runs: Sequence[Entry]) -> tables.Rows:
@@ -310,7 +321,7 @@ def exactly(run: Entry, name: str) -> str:
 def failures(runs: Sequence[Entry], most: int = 3) -> list[str]:
     """Why runs have failed, of the first few."""
     failed = [run for run in runs if run.status == "failed" and run.error]
-    lines = [f"failed: {run.name}: {run.error.splitlines()[0]}" for run in failed[:most]]
+    lines = [f"failed: {run.name}: {cut(run.error.splitlines()[0], 200)}" for run in failed[:most]]
     return [
         *lines,
         *([f"and {len(failed) - most} more have failed (format=csv has all)"] if len(failed) > most else []),

@@ -21,9 +21,9 @@ td:first-child { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 9rem
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """A page of parts that are HTML."""
+    """A page of parts that are HTML; in ASCII, so that it is the same wherever it is written."""
     safe = "default-src 'none'; style-src 'unsafe-inline'"  # should anything in it be no text after all
-    return f"""<!doctype html>
+    whole = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{safe}">
@@ -34,6 +34,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 <h1>{escaped(title)}</h1>
 {chr(10).join(parts)}
 </html>"""
+    return whole.encode("ascii", "xmlcharrefreplace").decode()
 
 
 def paragraphs(texts: Sequence[str]) -> str:

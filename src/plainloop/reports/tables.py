@@ -30,7 +30,7 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 def table(rows: Rows, left: int = 1) -> str:
     """Columns as wide as they need to be."""
-    rows = [[_in_one_line(word) for word in row] for row in rows]
+    rows = [[in_one_line(word) for word in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -48,8 +48,9 @@ def markdown(rows: Rows, left: int = 1) -> str:
 
 
 def _in_markdown(text: str) -> str:
-    text = _in_one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", text)
+    """Signs that mean something; as numbers, where not every Markdown takes a backslash before them."""
+    text = re.sub(r"[&<>~$]", lambda sign: f"&#{ord(sign[0])};", in_one_line(text))
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
 
 
 def latex(rows: Rows, left: int = 1) -> str:
@@ -70,7 +71,7 @@ IN_LATEX = {
 
 def _in_latex(text: str) -> str:
     """What begins with a bracket or a star is put in braces: `\\\\` would take it for its own. Two dashes stay two."""
-    text = "".join(IN_LATEX.get(sign, sign) for sign in _in_one_line(text)).replace("--", "-{}-")
+    text = "".join(IN_LATEX.get(sign, sign) for sign in in_one_line(text)).replace("--", "-{}-")
     return f"{{{text}}}" if text.startswith(("[", "*")) else text
 
 
@@ -93,7 +94,8 @@ def comma_separated(rows: Rows, left: int = 1) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def _in_one_line(text: str) -> str:
+def in_one_line(text: str) -> str:
+    """As a cell shows it."""
     return harmless(text).replace("\n", " ")
 
 

@@ -251,7 +251,11 @@ def _read_metrics(entry: Entry) -> None:
     found = entry.run.read_metrics()
     entry.metrics = {name: math.nan if value is None else float(value) for name, value in found.items()}
     entry.seconds = entry.metrics.pop("seconds", None)
-    entry.epochs = int(found["epochs"]) if _is_number(found.get("epochs")) else None
+    entry.epochs = _whole(found.get("epochs"))
+    measured = entry.run.path / "evaluate-test-best.json"  # of a trial: a sweep tests its winner alone
+    if not any(name.startswith("test/") for name in entry.metrics) and measured.is_file():
+        values = load_json(measured, "")
+        entry.metrics |= {name: float(v) for name, v in values.items() if name.startswith("test/") and _is_number(v)}
 
 
 def _read_end(entry: Entry) -> None:
@@ -267,15 +271,21 @@ def _read_end(entry: Entry) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+    """Whether it is a finite one, of a size with which can be calculated."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if _is_number(value) else None
 
 
 def _seconds_since_1970(text: Any) -> float | None:
     """Of the time that environment.json has."""
     try:
-        return datetime.fromisoformat(str(text)).timestamp()
+        found = datetime.fromisoformat(str(text)).timestamp()
     except (ValueError, OverflowError):
         return None
+    return found if 0 < found < 1e11 else None
 
 
 def _seconds_until_now(entry: Entry, newest: Any, continued: bool) -> float | None:
@@ -295,8 +305,8 @@ def _seconds_until_now(entry: Entry, newest: Any, continued: bool) -> float | No
 
 
 def records(run: RunDir, containing: tuple[bytes, ...] = ()) -> Iterator[dict[str, float]]:
-    """The numbers of history.jsonl, line by line. Raises UserError. A line that isn't whole, as a process that was
-    killed leaves it, is passed over.
+    """The numbers of history.jsonl, line by line; NaN where there is none. A line that isn't whole, as a process that
+    was killed leaves it, is passed over. Raises UserError.
 
     Args:
         containing: lines without any of these needn't be read.
@@ -313,11 +323,7 @@ def records(run: RunDir, containing: tuple[bytes, ...] = ()) -> Iterator[dict[st
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
-            yield {name: _number(value) for name, value in record.items() if value is None or _is_number(value)}
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+            yield {name: float(value) if _is_number(value) else math.nan for name, value in record.items()}
 
 
 def _read_history(entry: Entry) -> None:
@@ -327,7 +333,7 @@ def _read_history(entry: Entry) -> None:
     try:
         for record in records(entry.run, containing=(b'"val/', b'"train/epoch_loss"')):
             if "train/epoch_loss" in record and "epoch" in record:
-                entry.epochs = int(record["epoch"])
+                entry.epochs = _whole(record["epoch"])
             value, loss = sign * record.get(entry.monitor, math.nan), record.get("val/loss", math.nan)
             if not math.isnan(loss) and (value, loss) < best:
                 best = (value, loss)
