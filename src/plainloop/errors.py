@@ -66,6 +66,8 @@ def tell(line: str, stream: TextIO) -> None:
     """A line for a terminal that may be gone (a closed window, `| head`): that is no reason to fail."""
     try:
         print(harmless(line), file=stream, flush=True)
+    except UnicodeEncodeError:  # a terminal of few letters
+        tell(line.encode(stream.encoding, "backslashreplace").decode(stream.encoding), stream)
     except OSError:
         with contextlib.suppress(OSError, ValueError):  # what is held back would fail again when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -25,7 +25,7 @@ def show_runs(config: RunsConfig) -> None:
     if config.filter is not None:
         runs, remark = overview.filtered(runs, config.filter)
     if config.sort is not None:
-        runs, order = overview.ordered(runs, config.sort)
+        runs, order = overview.ordered(runs, config.sort, found.runs)
     _warn(runs)
     notes = [*overview.failures(runs), *filter(None, [remark])]
     last = overview.summed_up(found, runs, order, config.filter)

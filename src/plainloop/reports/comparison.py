@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from plainloop.config.options import groups
-from plainloop.errors import UserError, listed
+from plainloop.errors import UserError, counted, listed
 from plainloop.reports import tables
 from plainloop.reports.overview import cut, exactly, for_reading
 from plainloop.reports.plot import plot
@@ -113,8 +113,8 @@ def _flat(environment: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def quantities(runs: Sequence[Entry]) -> tuple[dict[str, dict[int, list[Point]]], str]:
-    """The points of each quantity that is measured with an epoch or a validation, by the number of the run, and what
-    stands on the x axis: epochs, or steps where a run has several points in an epoch."""
+    """The points of each quantity that is measured with an epoch or a validation, by the number of the run and in the
+    order of their x; and what that is: epochs, or steps where a run has several points in an epoch."""
     read = [list(records(run.run, containing=(b'"val/', b'"train/epoch_loss"'))) for run in runs]
     by_epoch = all(
         len(points) == len({record.get("epoch") for record in points})
@@ -128,11 +128,15 @@ def quantities(runs: Sequence[Entry]) -> tuple[dict[str, dict[int, list[Point]]]
     found: dict[str, dict[int, list[Point]]] = {}
     for name in names:
         if name.startswith(("val/", "train/")):
-            lines = {
-                n: [(each[x], each[name]) for each in made if name in each and x in each] for n, made in enumerate(read)
-            }
-            if any(lines.values()):
-                found[name] = {number: line for number, line in lines.items() if line}
+            lines = {}
+            for number, made in enumerate(read):
+                points = [
+                    (each[x], each[name]) for each in made if name in each and math.isfinite(each.get(x, math.nan))
+                ]
+                if points:
+                    lines[number] = sorted(points, key=lambda point: point[0])
+            if lines:
+                found[name] = lines
     return found, x
 
 
@@ -146,7 +150,7 @@ def in_letters(runs: Sequence[Entry], width: int, most: int = 2) -> str:
             for number, line in lines.items()
         }
         lost = sum(map(len, lines.values())) - sum(map(len, finite.values()))
-        parts.append(f"{name}{f'  ({lost} points that are no finite numbers are left out)' if lost else ''}")
+        parts.append(f"{name}  ({counted(lost, 'point')} not drawn: not a finite number)" if lost else name)
         parts.append(plot(finite, x, width))
     return "\n".join(parts)
 

@@ -26,7 +26,7 @@ KNOWN: dict[str, Callable[[Entry], str | float | None]] = {
 # Settings by which runs differ without having been made differently; shown where somebody has typed them.
 ASIDE = re.compile(r"(paths|console|logger|hydra)\.|(name|test|trust|resume|resume_inexact|monitor_mode|debug)$")
 # Where the highest isn't the best: of what isn't monitored, as far as a name tells.
-LOWEST = re.compile(r"loss|error|deviation|perplexity|ma[ep]e?$|r?mse$")
+LOWEST = re.compile(r"loss|error|deviation|perplexity|(^|[/_])(mae|mape|mse|rmse|nll|ece|wer|cer)$")
 
 
 def value_of(entry: Entry, key: str) -> str | float | None:
@@ -47,12 +47,13 @@ COMPARED: dict[str, Callable[[float, float], bool]] = {
 def filtered(runs: Sequence[Entry], conditions: str) -> tuple[list[Entry], str]:
     """The runs that meet all conditions, `model=cnn,optimizer.lr<1e-2,status!=failed`; a run that lacks the key meets
     none but `!=`. And where none is left, what there is instead. Raises UserError."""
+    everyone = runs
     for condition in _split(conditions):
         match = re.fullmatch(r"\s*([^\s=!<>]+)\s*(!=|<=|>=|==|=|<|>)\s*(.*?)\s*", condition, re.DOTALL)
         if match is None:
             raise UserError(f"filter={condition}: a condition is written KEY=VALUE, or with !=, <, <=, >, >=.")
         key, sign, wanted = match.groups()
-        _check_known(runs, key, f"filter={condition}")
+        _check_known(everyone, key, f"filter={condition}")
         if key == "started":
             wanted = str(_time(wanted, condition))
         if sign in COMPARED and _number(wanted) is None:
@@ -100,13 +101,15 @@ def _same_word(value: str, wanted: str) -> bool:
 
 
 def _number(value: str | float) -> float | None:
+    """None for a word, and for NaN, which is neither more nor less than anything."""
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
         return None
+    return None if math.isnan(number) else number
 
 
-def _check_known(runs: Iterable[Entry], key: str, typed: str) -> None:
+def _check_known(runs: Sequence[Entry], key: str, typed: str) -> None:
     """Raises UserError for a key that no run has, with those that may have been meant."""
     names = {**dict.fromkeys(KNOWN), **{name: None for run in runs for name in (*run.metrics, *run.settings)}}
     if key in names or not runs:
@@ -117,11 +120,11 @@ def _check_known(runs: Iterable[Entry], key: str, typed: str) -> None:
     raise UserError(f"{typed}: no run has {key}.{hint or f' Metrics: {listed(metrics)}.'}")
 
 
-def ordered(runs: Sequence[Entry], word: str) -> tuple[list[Entry], str]:
+def ordered(runs: Sequence[Entry], word: str, everyone: Sequence[Entry]) -> tuple[list[Entry], str]:
     """The runs by a metric (the best first), or by something else (the least first); `-KEY` turns it round. Those that
-    lack it come last. And the order in words. Raises UserError."""
+    lack it come last. And the order in words. Raises UserError for a key that nobody has, be it shown or not."""
     key = word.removeprefix("-")
-    _check_known(runs, key, f"sort={word}")
+    _check_known(everyone, key, f"sort={word}")
     is_metric = key not in KNOWN and any(key in run.metrics for run in runs)
     downwards = (is_metric and _is_best_when_high(runs, key)) != word.startswith("-")
     values = [(value, run) for run in runs if (value := value_of(run, key)) is not None]
@@ -156,7 +159,7 @@ def differing(runs: Sequence[Entry]) -> tuple[list[str], list[str]]:
     options = {*groups()}
     values: dict[str, list[str | None]] = {}
     for name in {name: None for run in runs for name in run.settings}:
-        if name not in typed and (ASIDE.match(name) or name.endswith("._target_")):
+        if name not in typed and ASIDE.match(name):
             continue
         column = [run.settings.get(name) for run in runs]
         if any(value != column[0] for value in column):
@@ -178,7 +181,7 @@ def _follows(column: Sequence[str | None], option: Sequence[str | None]) -> bool
 
 # --- the table ----------------------------------------------------------------------------------------------------
 
-IN_OTHERS = ("debug", "trainer.max_epochs")  # of the settings, those that stand in other columns
+IN_OTHERS = ("debug", "name", "trainer.max_epochs")  # of the settings, those that stand in other columns
 STAMP = re.compile(r"(sweep-)?\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-(?=[0-9a-f]{4}(/|$))")
 
 
@@ -236,7 +239,7 @@ def _by_weight(runs: Sequence[Entry], settings: Sequence[str], metrics: Sequence
 
 
 def _widths(cells: Mapping[str, Sequence[str]], names: Iterable[str]) -> int:
-    return sum(2 + max(map(len, cells[name])) for name in names) - 2
+    return sum(2 + max(map(tables.places, cells[name])) for name in names) - 2
 
 
 def _shortened(name: str, column: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -278,9 +281,10 @@ def for_reading(run: Entry, name: str) -> str:
         return lasted(float(value))
     if name == "started":
         return datetime.fromtimestamp(float(value)).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
-        is_count = value.is_integer() and (name.startswith("best/") or "/" not in name)
-        return f"{value:,.0f}" if is_count else short(value)
+        return short(value)
     text = tables.in_one_line(str(value))
     return f"{float(text):.6g}" if len(text) > 10 and re.fullmatch(r"-?\d*\.\d+(e-?\d+)?", text) else text
 
@@ -336,5 +340,5 @@ def summed_up(found: Survey, runs: Sequence[Entry], order: str, conditions: str 
     line = f"{count} in {found.folder}{f' ({states})' if states else ''}"
     line += f", {order}" if len(runs) > 1 else ""
     if found.others:
-        line += f"; {len(found.others):,} passed over, as no run that can be read: {listed(found.others, 3)}"
+        line += f"; {len(found.others):,} passed over (no runs, or none that can be read): {listed(found.others, 3)}"
     return line

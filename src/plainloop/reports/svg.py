@@ -18,6 +18,7 @@ SIDE = 1000  # of the square in which lines are drawn; the page stretches it
 COLUMNS = 500  # a line of more points is drawn by four of each column: the first, the lowest, the highest, the last
 TOLD = 400  # points of a plot that tell their values; of longer lines it would be too much for a page
 COLOURS = 7
+ROW = 15  # pixels of a row of names above the plot
 
 # Told apart by those who don't see red and green, too (after Okabe and Ito 2008, "Color universal design"); lighter on
 # dark paper. Whoever prints gets the light ones.
@@ -32,7 +33,7 @@ STYLE = """\
 .curves figcaption { font-size: 15px; font-weight: 600; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 .curves .y, .curves .x, .curves .note { color: var(--faint); margin: 0; }
 .curves .x { text-align: right; }
-.curves .plot { padding: 8px 10px 24px 52px; }
+.curves .plot { padding: 0 10px 24px 52px; }
 .curves .plot > svg { display: block; width: 100%; height: 250px; overflow: visible; }
 .curves svg { overflow: visible; }
 .curves text { fill: var(--faint); font-size: 12px; font-variant-numeric: tabular-nums; }
@@ -76,15 +77,16 @@ def curves(
     there += marks.values()
     across = Axis([x for x, _ in there], margin=0.0)
     up = Axis([y for _, y in there], margin=0.04, log=log_y)
-    drawn = [*_rules(across, up), *_marks(marks, across, up), *_lines(shown, across, up, scattered)]
+    rings, above = _marks(marks, across, up)
+    drawn = [*_rules(across, up), *_lines(shown, across, up, scattered), *rings]
     if sum(map(len, shown.values())) <= TOLD:
         drawn += _told(shown, across, up, x_label)
-    names = ", ".join(escaped(name) for name, line in series.items() if line)
+    said = escaped(f"{title}, over {x_label}: {', '.join(name for name, line in series.items() if line)}")
     note = f'\n<p class="note">{_note(len(there), missing, log_y)}</p>' if missing or not there else ""
     return f"""<figure class="curves">
 <figcaption>{escaped(title)}</figcaption>
 <p class="y">{escaped(y_label)}{" (logarithmic)" if log_y else ""}</p>
-<div class="plot"><svg role="img" aria-label="{escaped(title)}, over {escaped(x_label)}: {names}">
+<div class="plot" style="padding-top: {8 + above}px"><svg role="img" aria-label="{said}">
 {chr(10).join(drawn)}
 </svg></div>
 <p class="x">{escaped(x_label)}</p>{note}
@@ -125,8 +127,10 @@ def _percent(place: float) -> str:
     return f"{100 * place:.2f}%"
 
 
-def _marks(marks: Mapping[str, Point], across: Axis, up: Axis) -> Iterator[str]:
-    """A dotted line down from the top, a ring, and the name beside it: below the last one, where it would cover it."""
+def _marks(marks: Mapping[str, Point], across: Axis, up: Axis) -> tuple[list[str], int]:
+    """A ring around each point, a dotted line up from the axis to above the plot, and there its name: in a row of its
+    own, where it would cover another one. And how much room they take there."""
+    drawn: list[str] = []
     ends: list[float] = []  # of the names in each row, where the plot is as wide as on a phone
     for name, point in sorted(marks.items(), key=lambda mark: mark[1]):
         x, y = across.place(point[0]), 1 - up.place(point[1])
@@ -135,12 +139,14 @@ def _marks(marks: Mapping[str, Point], across: Axis, up: Axis) -> Iterator[str]:
         begin = x - width if left else x
         row = next((row for row, end in enumerate(ends) if end <= begin), len(ends))
         ends[row : row + 1] = [begin + width]
-        yield f'<line class="mark" x1="{_percent(x)}" x2="{_percent(x)}" y1="0" y2="100%"/>'
-        yield f'<circle cx="{_percent(x)}" cy="{_percent(y)}" r="5" fill="none" stroke="var(--ink)"/>'
-        yield (
-            f'<text x="{_percent(x)}" y="0" dx="{-6 if left else 6}" dy="{10 + 15 * row}" '
-            f'text-anchor="{"end" if left else "start"}">{escaped(name)}</text>'
-        )
+        at, top = _percent(x), -ROW * (row + 1)
+        drawn += [
+            f'<line class="mark" x1="{at}" x2="{at}" y1="{top}" y2="100%"/>',
+            f'<circle cx="{at}" cy="{_percent(y)}" r="5" fill="none" stroke="var(--ink)"/>',
+            f'<text x="{at}" y="{top + 11}" dx="{-6 if left else 6}" '
+            f'text-anchor="{"end" if left else "start"}">{escaped(name)}</text>',
+        ]
+    return drawn, ROW * len(ends)
 
 
 def _lines(

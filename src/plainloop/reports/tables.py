@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from unicodedata import combining, east_asian_width
 
 from plainloop.errors import harmless
 from plainloop.reports.svg import escaped
@@ -31,13 +32,21 @@ def metrics_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 def table(rows: Rows, left: int = 1) -> str:
     """Columns as wide as they need to be."""
     rows = [[in_one_line(word) for word in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(places, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [word.ljust(width) for word, width in zip(row[:left], widths, strict=False)]
-        cells += [word.rjust(width) for word, width in zip(row[left:], widths[left:], strict=True)]
+        rooms = [" " * (width - places(word)) for word, width in zip(row, widths, strict=True)]
+        cells = [word + room for word, room in zip(row[:left], rooms, strict=False)]
+        cells += [room + word for word, room in zip(row[left:], rooms[left:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def places(text: str) -> int:
+    """How many places a text takes on a terminal: two for a sign of Chinese, none for an accent by itself."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(sign) else 1 + (east_asian_width(sign) in "WF") for sign in text)
 
 
 def markdown(rows: Rows, left: int = 1) -> str:

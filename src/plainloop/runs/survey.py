@@ -82,11 +82,12 @@ def survey(folder: Path) -> Survey:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder. Runs are looked for in outputs/, or where you say.")
     paths, others = _run_directories(folder)
-    base = folder.parent if paths == [folder] else folder
     runs = []
     for path in paths:
         try:
-            runs.append(_entry(RunDir(path), str(path.relative_to(base))))
+            runs.append(
+                _entry(RunDir(path), str(path.relative_to(folder)) if path != folder else folder.resolve().name)
+            )
         except UserError as error:
             others.append(str(error).rstrip("."))
     runs.sort(key=lambda entry: natural(entry.name), reverse=True)
@@ -249,7 +250,7 @@ def _read_metrics(entry: Entry) -> None:
         entry.status = {True: "running", False: "interrupted", None: "unfinished"}[locked]
         return
     found = entry.run.read_metrics()
-    entry.metrics = {name: math.nan if value is None else float(value) for name, value in found.items()}
+    entry.metrics = {name: math.nan if value is None else value for name, value in found.items()}
     entry.seconds = entry.metrics.pop("seconds", None)
     entry.epochs = _whole(found.get("epochs"))
     measured = entry.run.path / "evaluate-test-best.json"  # of a trial: a sweep tests its winner alone
@@ -338,6 +339,8 @@ def _read_history(entry: Entry) -> None:
             if not math.isnan(loss) and (value, loss) < best:
                 best = (value, loss)
                 entry.metrics = {name: value for name, value in record.items() if name.startswith("val/")}
-                entry.metrics |= {f"best/{name}": record[name] for name in ("epoch", "step") if name in record}
+                for name in ("epoch", "step"):
+                    if (place := _whole(record.get(name))) is not None:
+                        entry.metrics[f"best/{name}"] = place
     except UserError as error:
         entry.notes.append(str(error).rstrip("."))

@@ -1,6 +1,7 @@
 """The doors: help, the config shown, flags, exit statuses, tracebacks on request, and Hydra under Python 3.14."""
 
 import argparse
+import io
 import os
 import re
 import signal
@@ -405,3 +406,11 @@ def test_a_line_for_a_terminal_that_is_gone_is_no_failure():
     tell("epoch 1", stream)
     tell("epoch 2", stream)
     stream.close()
+
+
+def test_a_line_for_a_terminal_of_few_letters_is_no_failure():
+    """A class or a folder may be called anything."""
+    data = io.BytesIO()
+    stream = io.TextIOWrapper(data, encoding="latin-1")
+    tell("größe 猫", stream)
+    assert data.getvalue() == b"gr\xf6\xdfe \\u732b\n"

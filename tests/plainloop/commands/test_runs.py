@@ -85,7 +85,8 @@ def test_all_runs_stand_in_a_table(folder):
     assert [row[0].partition("/")[0] for row in rows if "debug" in row] == ["debug_fast"]
     assert re.search(r"^failed: digits_mlp/\S+: the loss is nan within epoch 1\.", done.out, re.MULTILINE)
     assert lines[-1] == (
-        "7 runs in outputs (6 finished, 1 failed), the newest first; 1 passed over, as no run that can be read: "
+        "7 runs in outputs (6 finished, 1 failed), the newest first; "
+        "1 passed over (no runs, or none that can be read): "
         "outputs/others/"
     )
 

@@ -111,7 +111,7 @@ def test_where_no_run_is_left_it_is_said_what_there_is():
     ],
 )
 def test_the_best_stand_first_and_those_without_a_value_last(word, names, order):
-    found, said = overview.ordered(RUNS, word)
+    found, said = overview.ordered(RUNS, word, RUNS)
     assert [entry.name for entry in found] == names
     assert said == order
 
@@ -119,13 +119,13 @@ def test_the_best_stand_first_and_those_without_a_value_last(word, names, order)
 @pytest.mark.parametrize("name", ["test/mae", "test/rmse", "test/perplexity", "test/loss", "best/epoch"])
 def test_of_errors_the_lowest_is_the_best(name):
     runs = [run("a", metrics={name: 2.0}), run("b", metrics={name: 1.0})]
-    assert [entry.name for entry in overview.ordered(runs, name)[0]] == ["b", "a"]
+    assert [entry.name for entry in overview.ordered(runs, name, runs)[0]] == ["b", "a"]
 
 
-@pytest.mark.parametrize("name", ["test/macro_f1", "test/auroc", "test/r2", "test/top_5"])
+@pytest.mark.parametrize("name", ["test/macro_f1", "test/auroc", "test/r2", "test/top_5", "test/map"])
 def test_of_what_is_right_the_highest(name):
     runs = [run("a", metrics={name: 1.0}), run("b", metrics={name: 2.0})]
-    assert [entry.name for entry in overview.ordered(runs, name)[0]] == ["b", "a"]
+    assert [entry.name for entry in overview.ordered(runs, name, runs)[0]] == ["b", "a"]
 
 
 def test_a_metric_of_ones_own_is_sorted_as_the_run_monitors_it():
@@ -133,12 +133,18 @@ def test_a_metric_of_ones_own_is_sorted_as_the_run_monitors_it():
         run(name, metrics={"val/cost": value, "test/cost": value}, monitor="val/cost", monitor_mode="min")
         for name, value in (("a", 2.0), ("b", 1.0))
     ]
-    assert [entry.name for entry in overview.ordered(runs, "test/cost")[0]] == ["b", "a"]
+    assert [entry.name for entry in overview.ordered(runs, "test/cost", runs)[0]] == ["b", "a"]
+
+
+def test_a_key_may_be_one_of_runs_that_are_not_shown():
+    failed, _ = overview.filtered(RUNS, "status=failed")
+    assert overview.ordered(failed, "val/accuracy", RUNS)[0] == failed
+    assert overview.filtered(RUNS, "model=mlp,model.channels!=8")[0] == RUNS[:2]
 
 
 def test_a_mistyped_order_is_answered():
     with pytest.raises(UserError, match=r"sort=acuracy: no run has acuracy\. Did you mean val/accuracy\?"):
-        overview.ordered(RUNS, "acuracy")
+        overview.ordered(RUNS, "acuracy", RUNS)
 
 
 # --- with which columns -------------------------------------------------------------------------------------------
@@ -154,6 +160,12 @@ def test_what_differs_is_shown_and_what_follows_from_a_choice_is_not():
     assert shown == ["model", "seed", "loader.batch_size"]  # nobody has typed the last: a config file was changed
     assert follow == ["model.layers", "model.channels"]
     assert overview.differing(runs[:1]) == ([], [])
+
+
+def test_another_class_under_the_same_option_is_a_difference():
+    """A config file was changed."""
+    runs = [run(each, model="mine", model___target_=f"project.{each}") for each in ("A", "B")]
+    assert overview.differing(runs) == (["model._target_"], [])
 
 
 def test_what_was_typed_is_never_said_to_follow():
@@ -218,7 +230,7 @@ def test_what_it_is_sorted_by_has_a_column():
 
 
 def test_numbers_for_people():
-    entry = run("a", metrics={"val/accuracy": 0.91236, "best/epoch": 2.0, "val/loss": 1.23e-5, "parameters": 17226.0})
+    entry = run("a", metrics={"val/accuracy": 0.91236, "best/epoch": 2, "val/loss": 1.23e-5, "parameters": 17226})
     said = [overview.for_reading(entry, name) for name in ("val/accuracy", "best/epoch", "val/loss", "parameters")]
     assert said == ["0.9124", "2", "1.23e-05", "17,226"]
     assert overview.for_reading(entry, "epochs") == "3/30"
@@ -261,7 +273,8 @@ def test_csv_has_everything_in_full_precision():
 def test_the_last_line_counts():
     found = Survey(Path("outputs"), RUNS, ["outputs/x/", "outputs/y/composed.yaml can't be read: it isn't YAML"])
     assert overview.summed_up(found, RUNS, "the newest first", None) == (
-        "4 runs in outputs (3 finished, 1 failed), the newest first; 2 passed over, as no run that can be read: "
+        "4 runs in outputs (3 finished, 1 failed), the newest first; "
+        "2 passed over (no runs, or none that can be read): "
         "outputs/x/, outputs/y/composed.yaml can't be read: it isn't YAML"
     )
     one = overview.summed_up(Survey(Path("outputs"), RUNS, []), RUNS[2:3], "the newest first", "status=failed")

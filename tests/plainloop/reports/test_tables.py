@@ -25,6 +25,11 @@ def test_columns_are_as_wide_as_they_need_to_be():
     assert lines == ["name     n", "a       10", "longer   9"]
 
 
+def test_signs_of_two_places_and_of_none_are_counted():
+    lines = tables.table([["猫猫", "1"], ["e\u0301e", "2"], ["abcde", "3"]]).splitlines()
+    assert lines == ["猫猫   1", "e\u0301e     2", "abcde  3"]
+
+
 @pytest.mark.parametrize("write", tables.WRITERS.values(), ids=tables.WRITERS)
 def test_nothing_reaches_a_terminal_raw_and_a_line_stays_one(write):
     text = write([["a"], [f"x{SIGNS}y\nz"]], 1)
