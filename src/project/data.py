@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from plainloop.data.kinds.arrays import ArrayReader
+
 
 class TwoMoons(Dataset):
     """Points of two interleaved half circles: inputs (2,), classes 0 and 1.
@@ -17,6 +19,7 @@ class TwoMoons(Dataset):
     """
 
     classes = ("upper", "lower")
+    reader = ArrayReader  # of new points: python predict.py run=latest 'input=[[0.5,0.2]]'
 
     def __init__(self, count: int = 1000, noise: float = 0.15, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)

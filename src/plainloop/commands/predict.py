@@ -6,13 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from plainloop.assembly.serving import Served, serve
 from plainloop.commands.failures import explained
 from plainloop.commands.run import check_own, chosen_checkpoint, named_in, named_run
 from plainloop.commands.startup import collect_garbage_again
-from plainloop.errors import MachineError, UserError, counted, tell
+from plainloop.config.keys import plain
+from plainloop.data.kinds.charseq import STRANGE
+from plainloop.errors import MachineError, UserError, counted, listed, tell
+from plainloop.models.characters import CharModel
 from plainloop.reports import tables
 from plainloop.reports.rows import Row, RowFile
 from plainloop.runs.directory import RunDir
@@ -21,9 +25,14 @@ from plainloop.trust import from_a_run
 SHOWN = 10  # rows on the terminal
 
 
-def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path:
-    """Predict what a composed config of `predict.py` describes; the file with the answers."""
+def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path | None:
+    """Predict what a composed config of `predict.py` describes; the file with the answers, or none for a text."""
     run, served, _ = load_served(cfg, typed)
+    if cfg.prompt is not None:
+        with explained(None):
+            tell(f"run     {run}", sys.stderr)  # the text alone on standard output
+            tell(cfg.prompt + _written(cfg, served), sys.stdout)
+        return None
     with explained(None):
         collect_garbage_again()
         if cfg.text is not None and not served.reader.takes_text:
@@ -31,7 +40,7 @@ def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path:
                 f"text={cfg.text:.20}: this run's data={served.config.choices.get('data')}, of no texts: input=PATH"
             )
         path = _output(cfg, run)
-        new = served.reader.open(cfg.input if cfg.text is None else [cfg.text])
+        new = served.reader.open(plain(cfg.input) if cfg.text is None else [cfg.text])
         tell(f"run     {run}", sys.stdout)
         for note in new.notes:
             tell(f"note    {note}", sys.stdout)
@@ -80,16 +89,39 @@ def load_served(
     return run, served, name
 
 
+def _written(cfg: DictConfig, served: Served) -> str:
+    """What a model of running text writes after the prompt. Raises UserError for another model."""
+    model = served.model
+    if not isinstance(model, CharModel):
+        raise UserError(
+            f"prompt={cfg.prompt:.20}: this run's model={served.config.choices.get('model')} writes no text: "
+            "input=PATH says what to predict from."
+        )
+    unknown = sorted(set(cfg.prompt) - set(model.vocabulary))
+    if unknown and STRANGE not in model.vocabulary:
+        raise UserError(
+            f"prompt={cfg.prompt:.20}: the text that the run has learned has no {listed(map(repr, unknown))}. It has: "
+            f"{listed(map(repr, model.vocabulary), 100)}."
+        )
+    if unknown:
+        tell(f"note    not in the training text, and read as unknown: {listed(map(repr, unknown))}", sys.stderr)
+    generator = torch.Generator().manual_seed(cfg.seed or 0)
+    temperature = 1.0 if cfg.temperature is None else cfg.temperature
+    with served.prepare.autocast():
+        return model.generate(cfg.prompt, cfg.length or 200, temperature, generator, cfg.top_k)
+
+
 def _output(cfg: DictConfig, run: RunDir) -> Path:
     """Where the answers go. Raises UserError."""
     if cfg.output is not None:
         path = Path(cfg.output).expanduser()
-        if cfg.input is not None and path.exists() and Path(str(cfg.input)).exists() and path.samefile(cfg.input):
+        if isinstance(cfg.input, str) and path.exists() and Path(cfg.input).exists() and path.samefile(cfg.input):
             raise UserError(f"output={cfg.output}: that is the input.")
         if not path.parent.is_dir():
             raise UserError(f"output={cfg.output}: there is no folder {path.parent}.")
         return path
-    name = "text" if cfg.text is not None else Path(str(cfg.input)).stem or "input"
+    name = "text" if cfg.text is not None else Path(cfg.input).stem if isinstance(cfg.input, str) else ""
+    name = name or "input"
     name = "stdin" if name == "-" else re.sub(r"[^\w.+-]", "_", name)
     return run.path / f"predictions-{name}.csv"
 

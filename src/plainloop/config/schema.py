@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from plainloop.config.keys import group, key, open_section, plain
+from plainloop.config.keys import as_typed, group, key, open_section, plain
 from plainloop.config.sections import (
     Checkpoint,
     Console,
@@ -184,14 +184,24 @@ class PredictConfig(Command):
     door: ClassVar[str] = "predict"
     usage: ClassVar[str] = """\
 python predict.py run=RUN input=PATH [output=FILE.csv|.jsonl|.parquet]
+python predict.py run=RUN prompt="ROMEO:" length=200 temperature=0.8
 
 predicts for new files, rows or arrays what a run has learned (RUN: a run directory, or latest). PATH: a file, a folder,
-a pattern, a table; - for paths on standard input
+a pattern, a table, numbers; - for paths on standard input. A model of running text goes on with the prompt
 """
 
     run: str = key("latest", "a run directory, or latest", changes="evaluate")
-    input: str | None = key(None, "what to predict from", changes="evaluate")
+    input: Any = key(None, "what to predict from: a path, or [[1,2],[3,4]]", changes="evaluate")
     text: str | None = key(None, "a text to predict from, instead of input", changes="evaluate")
+    prompt: str | None = key(None, "a text to go on with, instead of input", changes="evaluate")
+    length: int | None = key(None, "of what follows the prompt, in characters; null: 200", min=1, changes="evaluate")
+    temperature: float | None = key(
+        None, "what the prompt's logits are divided by; 0: always the most probable; null: 1", min=0, changes="evaluate"
+    )
+    top_k: int | None = key(
+        None, "after the prompt, only so many of the most probable characters; null: all", min=1, changes="evaluate"
+    )
+    seed: int | None = key(None, "that of what is drawn after the prompt; null: 0", min=0, changes="evaluate")
     output: str | None = key(None, "where the answers go; null: a CSV in the run directory", changes="evaluate")
     resume: bool = key(False, "go on where an earlier call with this output was ended", changes="evaluate")
     top: int = key(1, "of classes, so many of the most probable", min=1, changes="evaluate")
@@ -203,8 +213,20 @@ a pattern, a table; - for paths on standard input
     trainer: TrainerSection = field(default_factory=TrainerSection)
 
     def check(self) -> None:
-        if (self.input is None) == (self.text is None):
-            raise UserError("input=PATH or text='...' says what to predict from: give one of the two.")
+        if [self.input, self.text, self.prompt].count(None) != 2:
+            raise UserError(
+                "input=PATH or text='...' says what to predict from, prompt='...' what to go on with: give one of them."
+            )
+        of_prompt = {name: getattr(self, name) for name in ("length", "temperature", "top_k", "seed")}
+        of_rows = {name: getattr(self, name) for name in ("output", "resume", "probabilities")}
+        for name, value in (of_rows if self.prompt is not None else of_prompt).items():
+            if value is not None and value is not False:
+                needs = "input=" if self.prompt is not None else "prompt='...'"
+                raise UserError(f"{name}={as_typed(value)}: that means something with {needs} only. Leave it out.")
+        if self.prompt == "":
+            raise UserError("prompt='': one character at least, from which the text goes on.")
+        if self.input is not None and not isinstance(self.input, str | list):
+            raise UserError(f"input={as_typed(self.input)}: must be a path, or a list of paths or numbers.")
         if self.output is not None and not self.output.endswith((".csv", ".jsonl", ".parquet")):
             raise UserError(f"output={self.output}: must end in .csv, .jsonl or .parquet.")
 

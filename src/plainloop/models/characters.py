@@ -30,7 +30,12 @@ class CharModel(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, prompt: str, length: int, temperature: float = 1.0, generator: torch.Generator | None = None
+        self,
+        prompt: str,
+        length: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        top_k: int | None = None,
     ) -> str:
         """What may come behind `prompt`: so many characters, each drawn by the probabilities that the model gives it
         after all before it.
@@ -39,6 +44,7 @@ class CharModel(nn.Module):
             prompt: one character at least.
             temperature: what the logits are divided by; with 0 the most probable character is always taken.
             generator: on the CPU, to draw from; None for torch's default one.
+            top_k: draw among so many of the most probable ones; None for all.
 
         Raises:
             UserError: a character of the prompt isn't in the vocabulary, which has no sign for unknown ones either.
@@ -58,6 +64,9 @@ class CharModel(nn.Module):
             scores = logits[0, -1].float().cpu()
             if unknown is not None:  # it is read, and never said
                 scores[unknown] = -torch.inf
+            if top_k is not None and top_k < len(scores):
+                kept = scores.topk(top_k).indices
+                scores = torch.full_like(scores, -torch.inf).index_copy(0, kept, scores[kept])
             if temperature > 0:
                 drawn = int(torch.multinomial((scores / temperature).softmax(0), 1, generator=generator))
             else:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gzip
 import io
 import itertools
 import json
@@ -16,17 +17,21 @@ import polars
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import plainloop
 from plainloop.commands.predict import predict_config
 from plainloop.config.compose import compose
 from plainloop.config.schema import PredictConfig
 from plainloop.data.kinds.pictures import decode
+from plainloop.data.reading import New, Reader
 from plainloop.errors import MachineError, UserError
 from plainloop.reports.rows import RowFile
 from plainloop.training.evaluation import eval_mode
+from project.data import TwoMoons
 from tests import formats
-from tests.conftest import one_in
+from tests.conftest import one_in, path_of
 
 QUICK = ("trainer.max_epochs=1", "logger=none", "console.every_epochs=100")
 
@@ -35,6 +40,7 @@ def predicted(run: Path | str, *words: str) -> list[dict[str, str]]:
     """The rows of the file that `python predict.py run=RUN ...` writes."""
     typed = [f"run={run}", *words]
     path = predict_config(compose(typed, PredictConfig), typed)
+    assert path is not None
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
@@ -154,6 +160,332 @@ def test_from_python_the_same(kind, tmp_path):
         table = polars.read_csv(path, null_values=[""]).drop("drug")
         assert run.predict(table)["prediction"].to_list() == frame["prediction"].to_list()
         assert run.predict(table.head(3).to_dicts())["prediction"].to_list() == frame["prediction"].to_list()[:3]
+
+
+# --- series, records, numbers, running text -----------------------------------------------------------------------
+
+
+SERIES: dict[str, tuple[str, ...]] = {
+    "a step ahead": ("data.target=wave",),
+    "steps of two columns": ("data.target=[wave,slope]", "data.horizon=3", "data.stride=5", "data.window=10"),
+    "its class": ("data.label=rising", "data.features=[slope,wave]"),
+    "how sure": ("data.target=wave", "task=gaussian_regression", "transforms.normalize=none"),
+}
+
+
+def write_walk(file: Path, count: int = 240, names: tuple[str, ...] = ("",)) -> str:
+    """An uneven wave for each name, what it rises by, and whether it does."""
+    rows = ["day,which,wave,slope,rising"]
+    for number, name in enumerate(names):
+        for day in range(count):
+            value, last = (math.sin(at / (5 + number)) + at % 7 / 10 for at in (day, day - 1))
+            rows.append(f"{day + 100},{name},{value:.4f},{value - last:.4f},{'up' if value > last else 'down'}")
+    file.write_text("\n".join(rows) + "\n")
+    return str(file)
+
+
+@pytest.mark.parametrize("kind", one_in(3, SERIES))
+def test_a_series_is_answered_for_each_row_that_has_enough_before_it(kind, tmp_path, capsys):
+    """Its test windows as they were evaluated, and the last row: what comes after the table's end."""
+    path = write_walk(tmp_path / "walk.csv")
+    words = ["data=series", f"data.path={path}", "data.time=day", *SERIES[kind]]
+    if "label" not in SERIES[kind][0]:
+        words.append("data.features=[wave,slope]")
+    run = plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    truth, starts = measured(run), run.data.test.starts.tolist()
+    window = run.config.spec.input_shape[0]
+    rows = predicted(tmp_path / "run", f"input={path}", f"output={tmp_path / 'out.csv'}", "loader.eval.batch_size=7")
+    column = "day" if "label" in SERIES[kind][0] else "after day"
+    assert [row[column] for row in rows] == [str(100 + end) for end in range(window - 1, 240)]
+    for name, values in truth.items():
+        said = [rows[start][name] for start in starts]
+        if isinstance(values[0], str):
+            assert said == values
+        else:
+            assert [float(word) for word in said] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    # The last windows alone, without what is to be predicted, from Python: the end of the answers.
+    table = polars.read_csv(path)
+    ending = table.drop("rising").tail(window + 1)
+    frame = run.predict(ending)
+    assert frame[column].to_list() == [row[column] for row in rows[-2:]]
+    for name in truth:
+        assert [str(value)[:6] for value in frame[name]] == [row[name][:6] for row in rows[-2:]]
+
+
+def test_several_series_are_answered_each_by_itself(tmp_path, capsys):
+    """In whatever order their rows come; one that is too short is counted."""
+    path = write_walk(tmp_path / "walk.csv", 120, ("a", "b"))
+    words = ["data=series", f"data.path={path}", "data.time=day", "data.series=which", "data.target=wave"]
+    words += ["data.features=[wave]", "data.window=8"]
+    run = plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    table = polars.read_csv(path)
+    alone = {name: run.predict(table.filter(polars.col("which") == name))["wave"].to_list() for name in ("a", "b")}
+    short = table.head(5).with_columns(which=polars.lit("c"))
+    mixed = polars.concat([table, short]).sample(fraction=1, shuffle=True, seed=1)
+    capsys.readouterr()
+    mixed.write_csv(tmp_path / "mixed.csv")
+    rows = predicted(tmp_path / "run", f"input={tmp_path / 'mixed.csv'}")
+    for name in ("a", "b"):
+        mine = [row for row in rows if row["after which day"].startswith(name)]
+        assert [row["after which day"] for row in mine] == [f"{name} {100 + day}" for day in range(7, 120)]
+        assert [float(row["wave"]) for row in mine] == pytest.approx(alone[name], abs=1e-5)
+    assert len(rows) == 2 * 113
+    said = capsys.readouterr().out
+    assert "1 series of fewer than 8 rows left out" in said
+    assert "each answer is of 8 rows, and of what follows the last of them" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table.drop("slope"), r"the model needs column=slope: .*has no such column\. It has: "),
+        (lambda table: table.drop("day"), r"the model needs column=day: "),
+        (lambda table: table.head(3), r"the model looks at 10 rows at a time, and these are 3"),
+        (lambda table: table.with_columns(slope=polars.lit("x")), r"slope is 'x', where a number is needed"),
+        (lambda table: table.with_columns(slope=None), r"slope is missing \(so in 240 rows\)"),
+        (lambda table: polars.concat([table, table.tail(1)]), r"day is 339, the same as in the row before it"),
+    ],
+    ids=["missing", "no time", "short", "words", "holes", "twice"],
+)
+def test_a_series_of_another_form_is_refused(change, said, walk, tmp_path):
+    change(polars.read_csv(walk / "walk.csv")).write_csv(tmp_path / "new.csv")
+    with pytest.raises(UserError, match=said):
+        predicted(walk / "run", f"input={tmp_path / 'new.csv'}")
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("walk")
+    path = write_walk(folder / "walk.csv")
+    words = ["data=series", f"data.path={path}", "data.time=day", "data.target=wave", "data.features=[wave,slope]"]
+    plainloop.train([*words, "data.window=10", *QUICK, f"hydra.run.dir={folder / 'run'}"])
+    return folder
+
+
+@pytest.mark.parametrize("features", one_in(2, ["fields", "a list"]))
+def test_records_are_answered_line_by_line(features, tmp_path, capsys):
+    """Of one file and of several, packed or not, by loading processes or without; from Python, too."""
+    records = []
+    for number in range(90):
+        x = [math.sin(number), math.cos(3 * number), number / 90]
+        held = {"inputs": x} if features == "a list" else {"x": x[0], "y": x[1], "z": x[2]}
+        records.append({**held, "target": "big" if sum(x) > 0.5 else "small"})
+    for part in range(3):
+        formats.write_lines(tmp_path / f"shards/{part}.jsonl", records[30 * part : 30 * part + 30])
+    words = ["data=stream", f"data.path='{tmp_path}/shards/[01].jsonl'", f"data.test={tmp_path}/shards/2.jsonl"]
+    words += [] if features == "a list" else ["data.features=[x,y,z]"]
+    run = plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    truth = measured(run)
+    new = [{name: value for name, value in record.items() if name != "target"} for record in records]
+    formats.write_lines(tmp_path / "new.jsonl", new[60:])
+    rows = predicted(tmp_path / "run", f"input={tmp_path / 'new.jsonl'}", "probabilities=true")
+    assert [row["row"] for row in rows] == [str(number) for number in range(1, 31)]
+    assert [row["prediction"] for row in rows] == truth["prediction"]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(truth["probability"], abs=1e-6)
+    assert run.predict(new[60:])["prediction"].to_list() == truth["prediction"]
+    (tmp_path / "shards/0.jsonl.gz").write_bytes(gzip.compress((tmp_path / "shards/0.jsonl").read_bytes()))
+    (tmp_path / "shards/0.jsonl").unlink()
+    where = f"input='{tmp_path}/shards/*'"
+    several = predicted(tmp_path / "run", where, f"output={tmp_path / 'a.csv'}", "loader.num_workers=0")
+    assert [row["line"] for row in several[28:32]] == [
+        *(f"{tmp_path}/shards/0.jsonl.gz:{number}" for number in (29, 30)),
+        *(f"{tmp_path}/shards/1.jsonl:{number}" for number in (1, 2)),
+    ]
+    assert [row["prediction"] for row in several[60:]] == truth["prediction"]
+    if features == "a list":
+        two = predicted(tmp_path / "run", where, f"output={tmp_path / 'b.csv'}", "loader.num_workers=2")
+        assert [row["prediction"] for row in two] == [row["prediction"] for row in several]
+    capsys.readouterr()
+    (tmp_path / "bad.jsonl").write_text(f'{json.dumps(new[0])}\n\nno JSON\n{{"inputs": [1], "x": 1}}\n[]\n')
+    bad = predicted(tmp_path / "run", f"input={tmp_path / 'bad.jsonl'}")
+    assert [(row["row"], bool(row["error"])) for row in bad] == [("1", False), ("3", True), ("4", True), ("5", True)]
+    assert bad[1]["error"].startswith("it is not JSON")
+    assert "warning: 3 inputs of 4 can't be read" in capsys.readouterr().err
+
+
+def test_numbers_are_typed(tmp_path, capsys):
+    """For points, which stand in the config too, and for whatever else takes arrays."""
+    run = plainloop.train(["experiment=linear_regression", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    weight, bias = (float(parameter.detach()) for parameter in run.model.parameters())
+    rows = predicted(tmp_path / "run", "input=[[4.0],[5]]")
+    assert [float(row["prediction"]) for row in rows] == pytest.approx([4 * weight + bias, 5 * weight + bias], rel=1e-5)
+    numpy.save(tmp_path / "new.npy", numpy.array([[4.0], [5.0]], dtype=numpy.float32))
+    assert predicted(tmp_path / "run", f"input={tmp_path / 'new.npy'}") == rows
+    for given, said in (
+        ("[[4.0],[5,6]]", "rows of numbers, of equal length, are needed"),
+        ("[[4.0,1],[5,2]]", r"arrays of shape \(N, 1\) are needed"),
+        ("[[a]]", "rows of numbers, of equal length, are needed"),
+        ("4", "input=4: must be a path, or a list of paths or numbers"),
+    ):
+        with pytest.raises(UserError, match=said):
+            predicted(tmp_path / "run", f"input={given}")
+
+
+def test_the_users_own_example_has_a_reader(tmp_path):
+    run = plainloop.train(["data=mine", "model=mine", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    truth = measured(run)
+    points = torch.stack([run.data.test[place][0] for place in range(len(run.data.test))])
+    numpy.save(tmp_path / "new.npy", points.numpy())
+    rows = predicted(tmp_path / "run", f"input={tmp_path / 'new.npy'}")
+    assert [row["prediction"] for row in rows] == truth["prediction"]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(truth["probability"], abs=1e-6)
+
+
+class Tagged(Dataset):
+    """Sequences of numbers of several lengths, of which each place is above or below the one before."""
+
+    classes = ("below", "above")
+    splits = ("train", "val", "test")
+
+    def __init__(self, split: str):
+        draw = torch.Generator().manual_seed(len(split))
+        lengths = torch.randint(2, 9, (40,), generator=draw).tolist()
+        self.rows = [torch.randint(0, 10, (length,), generator=draw) for length in lengths]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        row = self.rows[index]
+        return row, (row > row.roll(1)).long()
+
+    @staticmethod
+    def collate_fn(samples: Any) -> Any:
+        tokens, tags = zip(*samples, strict=True)
+        lengths = torch.tensor([len(row) for row in tokens])
+        pad = torch.nn.utils.rnn.pad_sequence
+        inputs = {"tokens": pad(tokens, batch_first=True), "lengths": lengths}
+        if not tags[0].ndim:
+            return inputs, torch.stack(tags)
+        return inputs, pad(tags, batch_first=True, padding_value=-100)
+
+
+class TaggedReader(Reader):
+    """A text file with a sequence in each line."""
+
+    def open(self, given: Any) -> New:
+        rows = [torch.tensor([int(word) for word in line.split()]) for line in Path(given).read_text().splitlines()]
+        return New(TaggedRows(rows), "line", range(1, len(rows) + 1))
+
+
+class TaggedRows(Tagged):
+    def __init__(self, rows: list[Tensor]):
+        self.rows = rows
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.rows[index], torch.tensor(index)
+
+
+Tagged.reader = TaggedReader  # type: ignore[attr-defined]
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.rnn, self.head = nn.Embedding(10, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        return self.head(self.rnn(self.embedding(tokens))[0])
+
+
+def test_each_place_of_a_sequence_is_labelled(tmp_path):
+    """A data set of the user's own with a reader: as many labels as there are places, the padding's left out."""
+    words = ["data=custom", f"data._target_={path_of(Tagged)}", "task=sequence_labelling", "model=custom"]
+    words += [f"model._target_={path_of(Tagger)}", "loader.batch_size=8"]
+    run = plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
+    truth, rows = measured(run), run.data.test.rows
+    (tmp_path / "new.txt").write_text("\n".join(" ".join(map(str, row.tolist())) for row in rows))
+    trust = f"trust=[{path_of(Tagged)},{path_of(Tagger)}]"
+    found = predicted(tmp_path / "run", f"input={tmp_path / 'new.txt'}", trust)
+    assert [row["prediction"] for row in found] == truth["prediction"]
+    assert [len(row["prediction"].split()) for row in found] == list(map(len, rows))
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models of a text file, and one of a string."""
+    folder = tmp_path_factory.mktemp("writers")
+    (folder / "verse.txt").write_text("to be, or not to be: that is the question\n" * 30)
+    for model in ("char_rnn", "char_transformer"):
+        words = ["data=charseq", f"data.path={folder / 'verse.txt'}", "data.length=20", f"model={model}"]
+        plainloop.train([*words, *QUICK, "trainer.max_epochs=3", f"hydra.run.dir={folder / model}"])
+    plainloop.train(["data=one_string", *QUICK, f"hydra.run.dir={folder / 'string'}"])
+    return folder
+
+
+def text_of(run: Path, capfd: Any, *words: str) -> str:
+    capfd.readouterr()
+    typed = [f"run={run}", *words]
+    assert predict_config(compose(typed, PredictConfig), typed) is None
+    return capfd.readouterr().out.removesuffix("\n")
+
+
+@pytest.mark.parametrize("model", ["char_rnn", "char_transformer"])
+def test_a_model_of_text_goes_on_with_a_prompt(model, writers, capfd):
+    """Greedily: at each place the most probable character after all before it. Drawn: as the seed says, among the k
+    most probable, more surely at a low temperature. Nothing but the text stands on standard output."""
+    run = plainloop.load_run(writers / model)
+    vocabulary = json.loads(run.config.spec.vocabulary)
+    prompt = " to be"
+
+    def most_probable(text: str, count: int) -> list[str]:
+        tokens = torch.tensor([[vocabulary.index(character) for character in text]])
+        logits = run.model(tokens)[0, -1].detach().clone()
+        logits[vocabulary.index("\N{REPLACEMENT CHARACTER}")] = -torch.inf
+        return [vocabulary[place] for place in logits.argsort(descending=True)[:count].tolist()]
+
+    greedy = prompt
+    for _ in range(12):
+        greedy += most_probable(greedy, 1)[0]
+    asked = f"prompt='{prompt}'"
+    assert text_of(writers / model, capfd, asked, "length=12", "temperature=0") == greedy
+    assert text_of(writers / model, capfd, asked, "length=12", "top_k=1", "seed=5") == greedy
+    assert text_of(writers / model, capfd, asked, "length=12", "temperature=1e-3") == greedy
+    drawn = {seed: text_of(writers / model, capfd, asked, "length=40", f"seed={seed}") for seed in (0, 1)}
+    assert len(drawn[0]) == len(prompt) + 40
+    assert drawn[0] != drawn[1]
+    assert text_of(writers / model, capfd, asked, "length=40", "seed=1") == drawn[1]
+    assert text_of(writers / model, capfd, asked, "length=40") == drawn[0]
+    assert len(text_of(writers / model, capfd, asked)) == len(prompt) + 200
+    few = text_of(writers / model, capfd, asked, "length=15", "top_k=2", "temperature=5")
+    for place in range(len(prompt), len(few)):
+        assert few[place] in most_probable(few[:place], 2)
+
+
+def test_unknown_characters_of_a_prompt_are_told(writers, capfd):
+    text_of(writers / "char_rnn", capfd, "prompt=to", "length=3")
+    typed = [f"run={writers / 'char_rnn'}", "prompt='Été to'", "length=3"]
+    predict_config(compose(typed, PredictConfig), typed)
+    assert "note    not in the training text, and read as unknown: 'É', 'é'" in capfd.readouterr().err
+    with pytest.raises(
+        UserError, match=r"prompt=xé: the text that the run has learned has no 'x', 'é'\. It has: ' ', 'a'"
+    ):
+        text_of(writers / "string", capfd, "prompt=xé")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["prompt=''"], "prompt='': one character at least"),
+        (["prompt=a", "input=b"], "give one of them"),
+        (["input=a", "length=3"], r"length=3: that means something with prompt='\.\.\.' only"),
+        (["input=a", "seed=3"], "seed=3: that means something with prompt="),
+        (["prompt=a", "output=b.csv"], "output=b.csv: that means something with input= only"),
+        (["prompt=a", "resume=true"], "resume=true: that means something with input= only"),
+        (["prompt=a", "temperature=-1"], "temperature=-1.0: must be a number of at least 0"),
+        (["prompt=a", "top_k=0"], "top_k=0: must be a whole number of at least 1"),
+        (["prompt=a", "length=many"], "length=many"),
+        (["input=a.txt"], "this run has learned to go on with a text: prompt="),
+    ],
+)
+def test_what_is_mistyped_beside_a_prompt_is_answered(words, said, writers):
+    with pytest.raises(Exception, match=said):
+        predicted(writers / "string", *words)
+
+
+def test_a_model_that_writes_nothing_says_so(pets):
+    with pytest.raises(UserError, match=r"prompt=hello: this run's model=\w+ writes no text: input=PATH"):
+        predicted(pets / "run", "prompt=hello")
 
 
 # --- what can't be read, and what isn't as it was -------------------------------------------------------------------
@@ -319,8 +651,8 @@ def test_a_prediction_that_was_killed_is_continued(suffix, cut, pets, tmp_path):
     [
         (["input=none.png"], "there is no such file or folder, and no file that fits such a pattern"),
         (["input=empty"], "there are no images in it"),
-        ([], "says what to predict from: give one of the two"),
-        (["input=a", "text=b"], "give one of the two"),
+        ([], "says what to predict from, prompt=.* what to go on with: give one of them"),
+        (["input=a", "text=b"], "give one of them"),
         (["input=a", "output=a.txt"], "must end in .csv, .jsonl or .parquet"),
         (["input=table.csv", "output=none/a.csv"], "there is no folder none"),
         (["input=paths.csv", "output=paths.csv"], "that is the input"),
@@ -379,10 +711,15 @@ def test_the_command_that_is_typed(pets, type_command, tmp_path):
     assert missing.err.startswith("error: input=none: there is no such file")
 
 
+class Unread(TwoMoons):
+    reader = None
+
+
 def test_a_kind_of_data_that_nobody_reads_is_told(tmp_path):
-    run = plainloop.train(["data=points", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
-    with pytest.raises(UserError, match=r"data\.points: nobody has said how new inputs of this kind of data are read"):
-        predicted(run.path, "input=a.npy")
+    words = ["data=custom", f"data._target_={path_of(Unread)}", *QUICK]
+    run = plainloop.train([*words, f"hydra.run.dir={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match=r"data=custom: nobody has said how new inputs of this kind of data are read"):
+        predicted(run.path, "input=a.npy", f"trust=[{path_of(Unread)}]")
 
 
 def test_answers_for_another_input_are_not_continued(pets, tmp_path):

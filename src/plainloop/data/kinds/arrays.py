@@ -17,7 +17,7 @@ from plainloop.data.kinds.named_arrays import NamedArrays
 from plainloop.data.kinds.new_files import OF_A_PICTURE, ImageReader, labels_of
 from plainloop.data.raw import Raw, of_arrays
 from plainloop.data.reading import New, Reader, Rows
-from plainloop.errors import UserError, described, listed
+from plainloop.errors import UserError, described, first_line, listed
 from plainloop.places import find_path
 
 
@@ -97,7 +97,10 @@ class ArrayReader(Reader):
                 name = str(self.node.get("inputs", "inputs"))
                 tensor = _numbers(NamedArrays(path, str(given)), "inputs", name, str(given))
         else:
-            tensor = torch.as_tensor(given)
+            try:
+                tensor = torch.as_tensor(given)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise UserError(f"input: rows of numbers, of equal length, are needed: {first_line(error)}") from error
         if len(shape) == 3 and tensor.ndim == 3 and tensor.shape[1:] == shape[1:] and shape[0] == 1:
             tensor = tensor.unsqueeze(1)
         if tuple(tensor.shape[1:]) != shape:

@@ -3,6 +3,7 @@
 import collections
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 import torch
@@ -12,8 +13,9 @@ from plainloop.build import factory
 from plainloop.data.dataset import IGNORED, SPLITS, InMemory
 from plainloop.data.kinds.checks import check_whole_number
 from plainloop.data.kinds.vocabulary import facts_of
+from plainloop.data.preprocess import Preprocess
 from plainloop.data.raw import Places, Raw
-from plainloop.data.reading import Reader
+from plainloop.data.reading import New, Reader
 from plainloop.data.splits import by_position
 from plainloop.errors import UserError, listed
 from plainloop.places import find_path
@@ -113,7 +115,14 @@ inputs = {"tokens": numpy.array([[number.get(c, 0) if facts["strange"] else numb
 
 
 class CharacterReader(Reader):
-    """Running text, in the numbers of the run's vocabulary."""
+    """Running text, in the numbers of the run's vocabulary. A model of it isn't asked what each character of another
+    text should have been, but for what comes next: `prompt=`."""
+
+    def preprocess(self) -> Preprocess:
+        return Preprocess(torch.zeros(()), torch.ones(()), bytes_in=False)
+
+    def open(self, given: Any) -> New:
+        raise UserError("this run has learned to go on with a text: prompt='how it begins' length=200")
 
     def raw(self) -> Raw:
         vocabulary = json.loads(self.spec.vocabulary)

@@ -4,10 +4,13 @@ Walking along the lines is cheap and is done by every process; a line is parsed 
 (`stream.py`). record.py says what a record is, shards.py which files there are.
 """
 
+import bisect
 import dataclasses
+import functools
 import itertools
 import os
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +26,7 @@ from plainloop.data.dataset import SPLITS, BaseDataset, InMemory
 from plainloop.data.kinds.checks import check_whole_number, names_in
 from plainloop.data.kinds.record import Form, class_name, parsed
 from plainloop.data.kinds.shards import Shards, draws, found_shards, opened
+from plainloop.data.reading import New, Reader, Rows
 from plainloop.errors import UserError, counted, first_line, listed
 
 Line = tuple[int, int, bytes]  # number of its file, its place in it (from 1), what it says
@@ -298,3 +302,97 @@ def _task_of(path: str, **arguments: Any) -> tuple[str, str]:
 
 
 json_lines.task_of = _task_of  # type: ignore[attr-defined]
+
+
+class RecordReader(Reader):
+    """The lines of other files; the target needn't be in them."""
+
+    def open(self, given: Any) -> New:
+        form = Form(names_in("features", self.node.get("features")), None)
+        form.shapes["inputs"] = tuple(self.reading("shape"))
+        if not isinstance(given, str | os.PathLike):
+            records = given.to_dicts() if hasattr(given, "to_dicts") else list(given)
+            inputs = [form.sample(record)[0] for record in records]
+            if not inputs:
+                raise UserError("input: there are no records in it.")
+            return New(Rows(torch.stack(inputs)), "row", range(1, len(inputs) + 1))
+        lines = Lines(found_shards(os.fspath(given), "input").files, form)
+        if not len(lines):
+            raise UserError(f"input={given}: there are no lines in it.")
+        alone = len(lines.found) == 1
+        return New(lines, "row" if alone else "line", _Named(lines, alone), lines.why)
+
+
+json_lines.reader = RecordReader  # type: ignore[attr-defined]
+
+
+class Lines(BaseDataset):
+    """Lines of files that are read when they are asked for: (input, place), or (zeros, -1 - place). Of each only its
+    place in its file is held."""
+
+    def __init__(self, files: Sequence[str], form: Form):
+        self.found, self.form = files, form
+        starts, numbers = array("q"), array("q")
+        self.firsts = []  # the place of each file's first line
+        for file in files:
+            self.firsts.append(len(starts))
+            try:
+                with opened(file) as lines:
+                    start = 0
+                    for number, line in enumerate(iter(functools.partial(lines.readline, LONGEST), b""), 1):
+                        if not line.isspace():
+                            starts.append(start)
+                            numbers.append(number)
+                        start += len(line)
+            except (OSError, EOFError, zlib.error) as error:
+                raise UserError(f"{file}: it can't be read: {first_line(error)}") from error
+        self.starts, self.numbers = starts, numbers
+        self.held: tuple[int, Any] | None = None  # the file that was read last, open
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        try:
+            return self._read(index), index
+        except UserError:  # `why` tells it
+            return torch.zeros(self.form.shapes["inputs"]), -1 - index
+
+    def _read(self, index: int) -> Tensor:
+        number = self.file_of(index)
+        if self.held is None or self.held[0] != number:
+            self.held = number, opened(self.found[number])
+        file = self.held[1]
+        file.seek(self.starts[index])
+        return self.form.sample(parsed(file.readline(LONGEST)))[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "held": None}  # a loading process opens them itself
+
+    def file_of(self, index: int) -> int:
+        return bisect.bisect_right(self.firsts, index) - 1
+
+    def why(self, index: int) -> str:
+        """Why a line is no record."""
+        try:
+            self._read(index)
+        except UserError as error:
+            return str(error)
+        return "it could not be read, and now it can"
+
+    def where(self, index: int) -> str:
+        return f"{self.found[self.file_of(index)]}, line {self.numbers[index]}"
+
+
+class _Named(Sequence[Any]):
+    """What lines are called: by their numbers, in one file; with their files, in several."""
+
+    def __init__(self, lines: Lines, alone: bool):
+        self.lines, self.alone = lines, alone
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        number = self.lines.numbers[index]
+        return number if self.alone else f"{self.lines.found[self.lines.file_of(index)]}:{number}"

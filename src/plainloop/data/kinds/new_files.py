@@ -14,8 +14,10 @@ from torch import Tensor
 from plainloop.data.dataset import BaseDataset
 from plainloop.data.kinds.checks import as_list
 from plainloop.data.kinds.columns import targets_beside
+from plainloop.data.kinds.dialect import Reading
 from plainloop.data.kinds.frames import opened
 from plainloop.data.kinds.pictures import SUFFIXES, decode
+from plainloop.data.kinds.source import Source
 from plainloop.data.raw import Raw
 from plainloop.data.reading import New, Reader
 from plainloop.data.resizing import fitted
@@ -149,6 +151,28 @@ def _paths_in_table(given: str) -> list[str]:
     if paths.has_nulls():
         raise UserError(f"{source.place(paths.is_null().arg_true()[0])}: {name} is missing.")
     return [str(source.parent / path) for path in paths.to_list()]
+
+
+def rows_in(reader: Reader, given: Any, words: Sequence[str]) -> tuple[Source, Any]:
+    """The rows of another table, as a polars frame, and its file: read as the training file was, whose marks in numbers
+    the run knows; or rows that were given. Raises UserError.
+
+    Args:
+        words: columns whose values are words.
+    """
+    import polars
+    import polars.selectors as cs
+
+    if isinstance(given, str | os.PathLike):
+        like = Source(Path(str(reader.node.get("path"))))
+        like.marks = {name: (mark, groups) for name, (mark, groups) in reader.reading("marks").items()}
+        like.units, like.words = dict(reader.reading("units")), list(words)
+        file, frame = opened(str(given), words, Reading.among(reader.node), "input", like)
+    else:
+        file, frame = Source(Path("input")), given if isinstance(given, polars.DataFrame) else polars.DataFrame(given)
+        if frame.height == 0:
+            raise UserError("input: there are no rows in it.")
+    return file, frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
 
 
 class ImageReader(Reader):

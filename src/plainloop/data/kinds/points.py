@@ -6,6 +6,7 @@ import torch
 
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
+from plainloop.data.kinds.arrays import ArrayReader
 from plainloop.data.kinds.checks import checked_arrays
 from plainloop.errors import UserError, first_line
 
@@ -20,3 +21,6 @@ def points(inputs: Sequence[Sequence[float]], targets: Sequence[Sequence[float]]
             f"data.inputs and data.targets: rows of numbers, of equal length, are needed: {first_line(error)}"
         ) from error
     return checked_arrays(InMemory(*rows))
+
+
+points.reader = ArrayReader  # type: ignore[attr-defined]

@@ -18,12 +18,13 @@ from plainloop.data.kinds.checks import as_list, check_whole_number, name_in, na
 from plainloop.data.kinds.columns import check_numbers, is_number, numbers_of, read_targets, task_for
 from plainloop.data.kinds.dialect import Reading
 from plainloop.data.kinds.frames import check_columns, column_of, opened
+from plainloop.data.kinds.new_files import rows_in
 from plainloop.data.kinds.numerals import DATE, NUMBER
 from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.times import moments_of
 from plainloop.data.preprocess import Standardise, normalisation, statistics
 from plainloop.data.raw import Raw, of_arrays
-from plainloop.data.reading import Reader
+from plainloop.data.reading import New, Reader, Rows
 from plainloop.data.splits import by_position
 from plainloop.errors import UserError, counted, did_you_mean, listed
 
@@ -58,7 +59,7 @@ class Windows(BaseDataset):
     ):
         self.values, self.starts, self.window, self.targets, self.rows = values, starts, window, targets, rows
         self.classes, self.target_names, self.note = classes, target_names, note
-        self.facts = {"step_features": values.shape[1]}
+        self.facts: dict[str, Any] = {"step_features": values.shape[1]}
         self.target_columns: list[str] | None = None  # that are forecast, where there are several steps of each
 
     def __len__(self) -> int:
@@ -154,14 +155,8 @@ def series(
     if holes == "drop":
         frame, dropped = _without_holes(frame, wanted, features, aside, file)
         notes.append(dropped)
-    moments, remark = (None, "") if time is None else _moments(frame, as_list(time), time_format, file)
-    order, sizes = _by_series(None if series is None else column_of(frame, "data.series", series, file), frame.height)
-    notes.append(remark)
-    if moments is not None:
-        clock = frame[as_list(time)[0]]
-        order, moments, remark = _sorted(moments, sizes, order, clock.name)
-        _check_order(moments, sizes, order, clock, file, several=series is not None)
-        notes += [remark, _gaps(moments, sizes, order, clock, file)]
+    order, sizes, moments, more = _laid_out(frame, as_list(time), time_format, series, file)
+    notes += more
     carried = sizes if holes == "carry" else None
     if holes == "carry":
         notes.append(_counted_holes(frame, wanted, features, aside))
@@ -172,6 +167,12 @@ def series(
     seen = [name for name in dict.fromkeys([*wanted, *used]) if is_number(frame[name])]
     notes += [each for name in seen for each in check_numbers(frame[name], file.place)]
     values, note = _filled(values, order, carried, "data.features"), "\n".join(filter(None, [*notes, said]))
+
+    read = {  # what another table of the same data must have
+        "features": [name for name in used if is_number(frame[name])] if features is None else list(features),
+        "marks": {name: list(marks) for name, marks in file.marks.items()},
+        "units": file.units,
+    }
 
     pieces = _divided(sizes, moments, fractions)
     ahead = horizon if target is not None else 0
@@ -198,21 +199,14 @@ def series(
         names = wanted if horizon == 1 else [f"{name}+{step + 1}" for step in range(horizon) for name in wanted]
         windows = Windows(values, starts[split], window, targets, mine, None, names, note)
         windows.target_columns = wanted
+        windows.facts["reading"] = read
         return windows
     assert label is not None
     last = {name: order[first + window - 1] for name, first in starts.items()}
     labels, classes = _labels(column_of(frame, "data.label", label, file), last, file)
-    return Windows(values, starts[split], window, labels[split], mine, classes, None, note)
-
-
-class WindowReader(Reader):
-    """Windows of rows of numbers."""
-
-    def raw(self) -> Raw:
-        return of_arrays(self.reading("shape"), first="rows")
-
-
-series.reader = WindowReader  # type: ignore[attr-defined]
+    windows = Windows(values, starts[split], window, labels[split], mine, classes, None, note)
+    windows.facts["reading"] = read
+    return windows
 
 
 def _task_of(path: str, target: Any = None, label: str | None = None, **others: Any) -> tuple[str, str]:
@@ -228,6 +222,78 @@ def _task_of(path: str, target: Any = None, label: str | None = None, **others: 
 
 
 series.task_of = _task_of  # type: ignore[attr-defined]
+
+
+class SeriesReader(Reader):
+    """Rows of another table of the same columns, or of the same table when it has grown: what follows each row that has
+    enough before it, up to the last; or the class of the window that ends there."""
+
+    def preprocess(self) -> Standardise:
+        count = self.spec.step_features
+        return Standardise(torch.zeros(count), torch.ones(count))
+
+    def open(self, given: Any) -> New:
+        features, (window, _) = self.reading("features"), self.reading("shape")
+        time, name, holes = as_list(self.node.get("time")), self.node.get("series"), self.node.get("holes", "error")
+        file, frame = rows_in(self, given, [name] if name else [])
+        check_columns({"the model needs column": [*features, *time, *filter(None, [name])]}, frame, file)
+        notes = [file.said]
+        if holes == "drop":
+            frame, dropped = _without_holes(frame, [], features, (), file)
+            notes.append(dropped)
+        order, sizes, _, more = _laid_out(frame, time, self.node.get("time_format"), name, file)
+        notes += more
+        if holes == "carry":
+            notes.append(_counted_holes(frame, [], features, ()))
+        columns = [_numbers(frame, "the model needs column", each, file, holes) for each in features]
+        notes += [said for each in features for said in check_numbers(frame[each], file.place)]
+        values = _filled(torch.stack(columns, dim=1), order, sizes if holes == "carry" else None, "input")
+        starts = _starts(_each(sizes), window, 1)
+        if not len(starts):
+            raise UserError(f"input: the model looks at {window} rows at a time, and these are {max(sizes)}.")
+        short = sum(size < window for size in sizes)
+        notes.append(f"{counted(short, 'series')} of fewer than {window} rows left out" if short else "")
+        column, names = _ends(frame, order[starts + window - 1], [*filter(None, [name]), *time], file)
+        ahead = "" if self.node.get("target") is None else "after "
+        notes.append(
+            f"each answer is of {window} rows, {'and of what follows' if ahead else 'named by'} the last of them"
+        )
+        return New(Ending(values, starts, window), ahead + column, names, notes=[note for note in notes if note])
+
+    def raw(self) -> Raw:
+        return of_arrays(self.reading("shape"), first="rows")
+
+
+series.reader = SeriesReader  # type: ignore[attr-defined]
+
+
+class Ending(Rows):
+    """Windows of a series, taken out of it a batch at a time, with their places: (inputs (B, T, F), places (B,))."""
+
+    def __init__(self, values: Tensor, starts: Tensor, window: int):
+        self.values, self.starts, self.window = values, starts, window
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        start = int(self.starts[index])
+        return self.values[start : start + self.window], index
+
+    def __getitems__(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
+        places = torch.as_tensor(indices)
+        return self.values[self.starts[places].unsqueeze(1) + torch.arange(self.window)], places
+
+
+def _ends(frame: Any, rows: Tensor, names: Sequence[str], file: Source) -> tuple[str, Sequence[Any]]:
+    """What rows of a frame (N,) are called: by their series and their time, else by their numbers in the file."""
+    import polars
+
+    if not names:
+        numbers = rows if file.kept is None else torch.tensor(file.kept.to_list())[rows]
+        return "row", (numbers + 1).tolist()
+    chosen = frame.select(polars.concat_str([polars.col(name).cast(polars.String) for name in names], separator=" "))
+    return " ".join(names), chosen.to_series().gather(rows.tolist()).to_list()
 
 
 def _check_goal(target: Any, label: str | None) -> None:
@@ -334,6 +400,21 @@ def _moments(frame: Any, names: Sequence[str], form: str | None, file: Source) -
         )
     times, remark = moments_of(words, "data.time", file.place, form)
     return times.to_physical().to_numpy(), remark
+
+
+def _laid_out(
+    frame: Any, time: Sequence[str], form: str | None, series: str | None, file: Source
+) -> tuple[Tensor, list[int], numpy.ndarray | None, list[str]]:
+    """The rows' order (R,), each series behind the other and by its time; how many rows each series has; the moments in
+    that order; and remarks. Raises UserError where rows of one series have the same time."""
+    moments, remark = _moments(frame, time, form, file) if time else (None, "")
+    order, sizes = _by_series(None if series is None else column_of(frame, "data.series", series, file), frame.height)
+    if moments is None:
+        return order, sizes, None, [remark]
+    clock = frame[time[0]]
+    order, moments, moved = _sorted(moments, sizes, order, clock.name)
+    _check_order(moments, sizes, order, clock, file, several=series is not None)
+    return order, sizes, moments, [remark, moved, _gaps(moments, sizes, order, clock, file)]
 
 
 def _by_series(names: Any, count: int) -> tuple[Tensor, list[int]]:

@@ -61,14 +61,10 @@ def found_shards(pattern: str, argument: str) -> Shards:
             fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), place.parts[:-1]))
             names = [Path(file).relative_to(fixed).as_posix().removesuffix(".gz") for file in files]
             return Shards(files, names)
+    key = argument if argument == "input" else f"data.{argument}"
     if given.is_dir():
-        raise UserError(
-            f"data.{argument}={pattern}: this is a folder; name its files: data.{argument}='{pattern}/*.jsonl'"
-        )
-    raise UserError(
-        f"data.{argument}={pattern}: there is no such file. For many at once, in quotes: "
-        f"data.{argument}='FOLDER/*.jsonl'"
-    )
+        raise UserError(f"{key}={pattern}: this is a folder; name its files: {key}='{pattern}/*.jsonl'")
+    raise UserError(f"{key}={pattern}: there is no such file. For many at once, in quotes: {key}='FOLDER/*.jsonl'")
 
 
 def opened(file: str) -> BinaryIO | gzip.GzipFile:

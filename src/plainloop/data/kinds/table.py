@@ -31,6 +31,7 @@ from plainloop.data.kinds.columns import (
 )
 from plainloop.data.kinds.dialect import Reading
 from plainloop.data.kinds.frames import check_columns, opened
+from plainloop.data.kinds.new_files import rows_in
 from plainloop.data.kinds.numerals import MISSING
 from plainloop.data.kinds.source import Source, place
 from plainloop.data.kinds.table_encoder import TableEncoder
@@ -384,16 +385,15 @@ class TableReader(Reader):
     def open(self, given: Any) -> New:
         columns = self.spec.columns
         used = [*columns["numbers"], *columns["categories"]]
-        file, frame = self._rows(given, list(columns["categories"]))
+        file, frame = rows_in(self, given, list(columns["categories"]))
         inputs = encode(frame, columns, file)
-        where: Callable[[int], str] = file.place if isinstance(file, Source) else lambda row: f"{file}, row {row + 1}"
         filled = {name: frame[name].null_count() for name in columns["numbers"] if frame[name].has_nulls()}
-        rounded = [said for name in columns["numbers"] for said in check_numbers(frame[name], where)]
+        rounded = [said for name in columns["numbers"] for said in check_numbers(frame[name], file.place)]
         aside = [*used, *as_list(self.node.get("target")), *(names_in("exclude", self.node.get("exclude")) or ())]
         others = [name for name in frame.columns if name not in aside]
         told = listed((f"{count} in {name}" for name, count in filled.items()), 6)
         notes = [
-            file.said if isinstance(file, Source) else "",
+            file.said,
             f"not used: {listed(others)}" if others else "",
             f"{counted(sum(filled.values()), 'missing value')} filled by the training mean ({told})" if filled else "",
             *(unknown_words(frame[name], words) for name, words in columns["categories"].items()),
@@ -404,8 +404,7 @@ class TableReader(Reader):
     def truths(self, given: Any, new: New) -> tuple[Tensor, Tensor]:
         targets = as_list(self.node.get("target"))
         named = self.spec.class_names is not None or self.node.get("labels_separator") is not None
-        file, frame = self._rows(str(given), [*self.spec.columns["categories"], *(targets if named else ())])
-        assert isinstance(file, Source)
+        file, frame = rows_in(self, str(given), [*self.spec.columns["categories"], *(targets if named else ())])
         return targets_beside(frame, targets, self.spec, self.node.get("labels_separator"), file, "data.target")
 
     def raw(self) -> Raw:
@@ -413,21 +412,6 @@ class TableReader(Reader):
         said = Reading.among(self.node)
         told = {"missing": list(MISSING if said.missing is None else said.missing), "separator": said.separator}
         return Columns(self.spec.columns, told | {name: reading.get(name) or {} for name in ("marks", "units")})
-
-    def _rows(self, given: Any, words: Sequence[str]) -> tuple[Source | str, Any]:
-        """A file, as it is called, and its rows; or rows that were given."""
-        import polars
-        import polars.selectors as cs
-
-        file: Source | str = "input"
-        if isinstance(given, str | Path):
-            like = Source(Path(str(self.node.get("path"))))
-            like.marks = {name: (mark, groups) for name, (mark, groups) in self.reading("marks").items()}
-            like.units, like.words = dict(self.reading("units")), list(words)
-            file, frame = opened(str(given), words, Reading.among(self.node), "input", like)
-        else:
-            frame = given if isinstance(given, polars.DataFrame) else polars.DataFrame(given)
-        return file, frame.with_columns(cs.decimal().cast(polars.Float64)).with_columns(cs.float().fill_nan(None))
 
 
 # Rows of a CSV. A word that isn't known is told: its code is 0, as a missing one's.
