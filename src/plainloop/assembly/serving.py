@@ -120,8 +120,8 @@ def of_session(session: Session) -> Served:
 def _reader(config: Config) -> Reader:
     """What reads new inputs of the run's kind of data; where nobody has said how, one that says so when it is asked."""
     node = plain(config.data)
-    kind: type[Reader] = getattr(locate(node["_target_"], "data", Dataset, config.trust), "reader", Reader)
-    return kind(node, config.spec)
+    kind: type[Reader] | None = getattr(locate(node["_target_"], "data", Dataset, config.trust), "reader", None)
+    return (kind or Reader)(node, config.spec)
 
 
 def serve(cfg: DictConfig, state: Mapping[str, Any], measured: bool = False) -> Served:

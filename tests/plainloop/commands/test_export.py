@@ -322,7 +322,7 @@ def test_transforms_of_samples_are_refused_before_tracing(tmp_path, monkeypatch)
         (["format=torch_export", "quantize=int8"], r"quantize=int8: it is for format=onnx"),
         (["output=folder.onnx"], r"output=folder.onnx: that is a folder"),
         (["output=mine/model.onnx"], r"use.py isn't one that export.py has written, and would be replaced"),
-        (["checkpoint=none.pt"], r"checkpoint=none.pt: must be best, last, or the path of a file"),
+        (["checkpoint=none.pt"], r"checkpoint=none.pt: must be best, best-2, last, or the path of a file"),
         (["model=mlp"], r"model"),
     ],
 )

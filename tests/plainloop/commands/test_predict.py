@@ -718,7 +718,7 @@ class Unread(TwoMoons):
 def test_a_kind_of_data_that_nobody_reads_is_told(tmp_path):
     words = ["data=custom", f"data._target_={path_of(Unread)}", *QUICK]
     run = plainloop.train([*words, f"hydra.run.dir={tmp_path / 'run'}"])
-    with pytest.raises(UserError, match=r"data=custom: nobody has said how new inputs of this kind of data are read"):
+    with pytest.raises(UserError, match=r"Unread: nobody has said how new inputs of this kind of data are read"):
         predicted(run.path, "input=a.npy", f"trust=[{path_of(Unread)}]")
 
 
