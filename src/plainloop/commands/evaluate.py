@@ -11,8 +11,7 @@ from omegaconf import DictConfig
 from plainloop.assembly.serving import labelled
 from plainloop.commands.failures import explained
 from plainloop.commands.measure_export import evaluate_exported
-from plainloop.commands.predict import load_served
-from plainloop.commands.run import load_composed
+from plainloop.commands.run import load_composed, load_served
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.commands.train import plain_numbers
 from plainloop.config import compose

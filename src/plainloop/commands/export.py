@@ -17,8 +17,7 @@ from plainloop.assembly.serving import Served
 from plainloop.assembly.spec import facts_filled
 from plainloop.commands.failures import explained
 from plainloop.commands.measure_export import measure_exported
-from plainloop.commands.predict import load_served
-from plainloop.commands.run import load_composed
+from plainloop.commands.run import load_composed, load_served
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.config.keys import plain
 from plainloop.errors import MachineError, UserError, first_line, listed, tell

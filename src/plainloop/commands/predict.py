@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from plainloop.assembly.serving import Served, serve
+from plainloop.assembly.serving import Served
 from plainloop.commands.failures import explained
-from plainloop.commands.run import check_own, chosen_checkpoint, named_in, named_run
+from plainloop.commands.run import load_served
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.config.keys import plain
 from plainloop.data.kinds.charseq import STRANGE
@@ -20,7 +20,6 @@ from plainloop.models.characters import CharModel
 from plainloop.reports import tables
 from plainloop.reports.rows import Row, RowFile
 from plainloop.runs.directory import RunDir
-from plainloop.trust import from_a_run
 
 SHOWN = 10  # rows on the terminal
 
@@ -68,25 +67,6 @@ def predict_config(cfg: DictConfig, typed: Sequence[str]) -> Path | None:
             raise MachineError(f"none of {counted(count, 'input')} can be read, as {shown[0]['error']}: see {path}")
         tell(f"warning: {what}", sys.stderr)
     return path
-
-
-def load_served(
-    cfg: DictConfig, typed: Sequence[str], measured: bool = False, on_cpu: bool = False
-) -> tuple[RunDir, Served, str]:
-    """The run that a command names, as it answers, and the name of the checkpoint that was taken.
-
-    Args:
-        measured: with the run's metrics.
-        on_cpu: whatever its config says.
-    """
-    run, saved, changed = named_run(cfg, typed)
-    if on_cpu:
-        changed.trainer.device = "cpu"
-    name, state, path = chosen_checkpoint(run, cfg.checkpoint)
-    with explained(None), from_a_run(named_in(cfg)):
-        served = serve(changed, state, measured)
-    check_own(run, saved, name, state, path)
-    return run, served, name
 
 
 def _written(cfg: DictConfig, served: Served) -> str:

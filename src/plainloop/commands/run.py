@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from plainloop.assembly.assemble import assemble
-from plainloop.assembly.serving import of_session
+from plainloop.assembly.serving import Served, of_session, serve
 from plainloop.assembly.session import Session
 from plainloop.commands import fingerprint, resume
 from plainloop.commands.failures import explained
@@ -130,6 +130,25 @@ def load_composed(composed: DictConfig, typed: Sequence[str]) -> tuple[Run, str]
         ) from error
     session.model.eval()
     return Run(run.path, session, metrics), name
+
+
+def load_served(
+    cfg: DictConfig, typed: Sequence[str], measured: bool = False, on_cpu: bool = False
+) -> tuple[RunDir, Served, str]:
+    """The run that a command names, as it answers, and the name of the checkpoint that was taken.
+
+    Args:
+        measured: with the run's metrics.
+        on_cpu: whatever its config says.
+    """
+    run, saved, changed = named_run(cfg, typed)
+    if on_cpu:
+        changed.trainer.device = "cpu"
+    name, state, path = chosen_checkpoint(run, cfg.checkpoint)
+    with explained(None), from_a_run(named_in(cfg)):
+        served = serve(changed, state, measured)
+    check_own(run, saved, name, state, path)
+    return run, served, name
 
 
 def named_run(composed: DictConfig, typed: Sequence[str]) -> tuple[RunDir, DictConfig, DictConfig]:

@@ -85,10 +85,16 @@ for (const button of document.querySelectorAll("button[data-opens]"))
 """
 
 
-def page(title: str, parts: Iterable[str]) -> str:
-    """A whole page of these parts, which are markup."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+def page(title: str, parts: Iterable[str], style: str = STYLE, script: str = SCRIPT) -> str:
+    """A whole page of these parts, which are markup.
+
+    Args:
+        style: beside that of curves.
+        script: "" for none.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    policy += f"; script-src 'sha256-{digest}'" if script else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -98,11 +104,11 @@ def page(title: str, parts: Iterable[str]) -> str:
 <link rel="icon" href="data:,">
 <title>{escaped(title)}</title>
 <style>
-{CURVES}{STYLE}</style>
+{CURVES}{style}</style>
 </head>
 <body>
 {chr(10).join(part for part in parts if part)}
-<script>{SCRIPT}</script>
+{f"<script>{script}</script>" if script else ""}
 </body>
 </html>
 """

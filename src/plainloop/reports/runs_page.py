@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from plainloop.reports.svg import STYLE, escaped
+from plainloop.reports import page as report_page
+from plainloop.reports.svg import escaped
 
 LOOKS = """\
 body { margin: 0 auto; padding: 1rem; max-width: 1400px; background: var(--paper); color: var(--ink);
@@ -21,20 +22,8 @@ td:first-child { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 9rem
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """A page of parts that are HTML; in ASCII, so that it is the same wherever it is written."""
-    safe = "default-src 'none'; style-src 'unsafe-inline'"  # should anything in it be no text after all
-    whole = f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{safe}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escaped(title)}</title>
-<style>
-{STYLE}{LOOKS}</style>
-<h1>{escaped(title)}</h1>
-{chr(10).join(parts)}
-</html>"""
-    return whole.encode("ascii", "xmlcharrefreplace").decode()
+    """A page of parts that are HTML."""
+    return report_page.page(title, [f"<h1>{escaped(title)}</h1>", *parts], LOOKS, script="")
 
 
 def paragraphs(texts: Sequence[str]) -> str:
