@@ -70,7 +70,7 @@ def path_with(folder: Path, part: str) -> Path:
 
 
 def test_all_runs_stand_in_a_table(folder):
-    done = command("runs.py", folder=folder)
+    done = command("runs.py", folder=folder, env={"COLUMNS": "0"})
     assert (done.status, done.err) == (0, "")
     assert looked(folder).out == done.out  # so that the other tests needn't type it
     lines = done.out.splitlines()
