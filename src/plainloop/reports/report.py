@@ -22,8 +22,10 @@ from plainloop.assembly.session import Session
 from plainloop.assembly.summary import metric
 from plainloop.config import options
 from plainloop.config.schema import Config
+from plainloop.data import first_sample
 from plainloop.data.dataset import SPLITS
 from plainloop.errors import UserError, counted
+from plainloop.models.characters import CharModel
 from plainloop.places import typed
 from plainloop.reports import samples
 from plainloop.reports.evaluation import Evaluation
@@ -41,6 +43,7 @@ WORST = 24  # samples
 IN_CELL = 6  # samples of each cell that can be opened
 IN_CELLS = 150  # of all cells
 SCATTERED = 1500  # points of residuals
+PROMPT, WRITTEN = 30, 300  # characters
 
 
 def write_report(
@@ -324,6 +327,8 @@ def _of_split(found: Evaluation, session: Session, rich: bool) -> Iterator[str]:
         shown = table(each.columns, each.rows, sorts=True, texts=words)
         yield section(title, paragraph(each.note), f'<div class="plots">{drawn}{shown}</div>' if drawn else shown)
     yield section("Errors against predictions", *_residuals(found))
+    if rich:
+        yield section("Written text", *_written_text(session, found.split))
 
 
 class _Shown:
@@ -431,6 +436,21 @@ def _reliability(rows: Sequence[Sequence[Any]]) -> str:
         "probability that it says",
         "share that is right",
     )
+
+
+def _written_text(session: Session, split: str) -> Iterator[str]:
+    """What a model of running text makes of how the split begins."""
+    model = session.model
+    if not isinstance(model, CharModel) or not model.vocabulary:
+        return
+    tokens = first_sample(session.data[split])[0].flatten()[:PROMPT].tolist()
+    prompt = "".join(model.vocabulary[int(token)] for token in tokens)
+    yield paragraph(
+        f"The first {counted(len(prompt), 'character')} of {split}, and what the model goes on with.", "faint"
+    )
+    for temperature in (0.0, 0.8):
+        said = model.generate(prompt, WRITTEN, temperature, torch.Generator().manual_seed(0))
+        yield paragraph(f"temperature {temperature:g}") + code(f"{prompt}|{said}")
 
 
 def _residuals(found: Evaluation) -> Iterator[str]:

@@ -150,6 +150,24 @@ def test_a_run_that_fails_has_a_report(tmp_path):
     assert "resume=" in words
 
 
+def test_what_a_person_sees_of_a_sample_is_shown(tmp_path):
+    """Of an autoencoder both pictures; of running text what the model goes on with; of a row its columns."""
+    pair = plainloop.train(["task=reconstruction", "model=autoencoder", *QUICK, f"hydra.run.dir={tmp_path / 'pair'}"])
+    assert [tag for tag, _ in check_alone(pair.path / "report.html").found].count("img") == 48
+    (tmp_path / "book.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40)
+    words = ["data=charseq", f"data.path={tmp_path / 'book.txt'}", "data.length=20", "model.hidden_size=8"]
+    text = plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'text'}"])
+    plainloop.evaluate(text.path)
+    read = check_alone(text.path / "report.html").words()
+    prompt = "".join(text.model.vocabulary[int(token)] for token in text.data.test[0][0].flatten()[:30])
+    greedy = text.model.generate(prompt, 300, 0.0)
+    assert re.sub(r"\s+", " ", f"{prompt}|{greedy}") in read
+    rows = plainloop.train(["data=penguins", *QUICK, f"hydra.run.dir={tmp_path / 'rows'}"])
+    assert re.search(
+        r"bill_length_mm \d+.*species (Adelie|Gentoo|Chinstrap)", check_alone(rows.path / "report.html").words()
+    )
+
+
 def test_no_report_where_none_is_wanted(tmp_path):
     plainloop.train(["model=linear", *QUICK, "report=false", f"hydra.run.dir={tmp_path}"])
     assert not (tmp_path / "report.html").exists()
