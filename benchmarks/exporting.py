@@ -8,10 +8,14 @@ shapes that it wasn't traced with. What can't be exported is a row with the reas
 """
 
 import argparse
+import contextlib
 import json
+import math
+import struct
 import sys
 import tempfile
 import time
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,8 @@ FAMILIES = {
     "vit_b_16": 32,
     "swin_t": 32,
 }
+TEXTS = "data=text data.path=texts.csv data.text=text data.target=kind"
+SERIES = "data=series data.path=series.csv data.target=height data.window=6"
 # Models and data of the repository.
 OURS = {
     "digits_linear": "data=digits model=linear",
@@ -66,7 +72,31 @@ OURS = {
     "one_string_bare": "data=one_string model=bare_rnn",
     "one_string_transformer": "data=one_string model=char_transformer",
     "mine": "data=mine model=mine task=mine",
+    "texts_lstm": f"{TEXTS}",
+    "texts_gru": f"{TEXTS} model.cell=gru model.layers=2",
+    "texts_rnn": f"{TEXTS} model.cell=rnn model.bidirectional=false",
+    "texts_transformer": f"{TEXTS} model=transformer",
+    "series_gru": f"{SERIES}",
+    "series_lstm": f"{SERIES} model.cell=lstm model.layers=2 model.bidirectional=true",
+    "series_rnn": f"{SERIES} model.cell=rnn",
+    "series_mlp": f"{SERIES} model=mlp model.in_features=6",
+    "sounds_cnn": "data=audio data.path=sounds",
+    "sounds_resnet": "data=audio data.path=sounds model=resnet",
 }
+
+
+def write_data(folder: Path) -> None:
+    """A few texts, a series and sounds of two kinds."""
+    texts = [f"{word} thing number {number},{word}" for number in range(40) for word in ("good", "bad")]
+    (folder / "texts.csv").write_text("\n".join(["text,kind", *texts]))
+    (folder / "series.csv").write_text("\n".join(["height", *(f"{math.sin(step / 5):.4f}" for step in range(200))]))
+    for kind, pitch in (("low", 220), ("high", 660)):
+        for number in range(12):
+            (folder / "sounds" / kind).mkdir(parents=True, exist_ok=True)
+            with wave.open(str(folder / "sounds" / kind / f"{number}.wav"), "wb") as file:
+                file.setparams((1, 2, 8000, 0, "NONE", ""))
+                samples = [int(8000 * math.sin(2 * math.pi * pitch * t / 8000 + number)) for t in range(2000)]
+                file.writeframes(struct.pack(f"<{len(samples)}h", *samples))
 
 
 def words_of(name: str) -> list[str]:
@@ -130,7 +160,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = {}
     print(f"{'':<24}{'seconds':>8}{'MB':>9}{'onnxruntime':>13}{'OpenVINO':>10}  fixed")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        write_data(Path(folder))
         for name in given.only:
             row = rows[name] = measured(name, Path(folder))
             if "refused" in row:

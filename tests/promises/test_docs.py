@@ -74,7 +74,7 @@ ELSEWHERE = ("pip install", "tensorboard ", "python benchmarks/")
 
 
 # Of models/, what builds, loads or freezes models, and is none.
-NO_CHAPTERS = ("__init__", "freezing", "preset", "weights")
+NO_CHAPTERS = ("__init__", "freezing", "preset", "unpacked", "weights")
 
 
 @pytest.mark.slow

@@ -7,8 +7,6 @@ others make of a "resize" in a graph, with its a dozen attributes, is not the sa
 import torch
 from torch import Tensor
 
-LEVELS = 1 << 22  # Pillow weighs whole-numbered pixels by whole numbers of such parts
-
 
 def triangle(distance: Tensor) -> Tensor:
     """Bilinear: 1 at 0, 0 from 1 on."""
@@ -45,11 +43,18 @@ def resized(images: Tensor, height: int, width: int, interpolation: str = "bilin
 
 # --- as Pillow does it -------------------------------------------------------------------------------------------
 
+# Pillow weighs pixels by whole numbers of 1 / 2^22. Written as two of 11 bits each, all sums are whole numbers that
+# float32 holds, so that no runtime rounds another pixel than Pillow does.
+BITS = 1 << 11
+
 
 def fitted(images: Tensor, height: int, width: int) -> Tensor:
-    """The largest part in the middle of images that has the proportions of (height, width), shrunk or enlarged to it:
-    to the last bit what Pillow's `resize(..., BILINEAR, box, reducing_gap=2)` makes of it, but where it would halve an
-    image first (one of four times the size or more), whose rounding is left out.
+    """The largest part in the middle of images that has the proportions of (height, width), shrunk or enlarged to it,
+    as Pillow's `resize(..., BILINEAR, box, reducing_gap=2)` does it.
+
+    To the last bit, but for two cases, in which a pixel may be one level off: tall images, whose rows some versions of
+    Pillow resize before their columns (13 does, 10 doesn't); and those of four times the size or more, which Pillow
+    makes smaller in two steps, and rounds after each.
 
     Args:
         images: (N, C, H, W), whole numbers from 0 to 255, or floats, of which none is rounded.
@@ -57,42 +62,60 @@ def fitted(images: Tensor, height: int, width: int) -> Tensor:
     Returns:
         (N, C, height, width) float32.
     """
-    tall, wide = torch.arange(images.shape[2], dtype=torch.float64), torch.arange(images.shape[3], dtype=torch.float64)
-    scale = torch.minimum((tall[-1] + 1) / height, (wide[-1] + 1) / width)
-    whole = not images.is_floating_point()
-    columns, rows = _weights_of_box(wide, width, scale, whole), _weights_of_box(tall, height, scale, whole)
-    images = _rounded(images.double() @ columns.T, whole)
-    return _rounded(rows @ images, whole).float()
+    tall, wide = torch.arange(images.shape[2]), torch.arange(images.shape[3])
+    counts = tall.max() + 1, wide.max() + 1
+    is_wide = counts[0] * width <= counts[1] * height
+    # So many pixels become so many.
+    scale = torch.where(is_wide, counts[0], counts[1]), torch.where(is_wide, height, width)
+    columns = _weights_of_box(wide[:, None], torch.arange(width), scale)
+    rows = _weights_of_box(tall, torch.arange(height)[:, None], scale)
+    if images.is_floating_point():
+        return _shares(rows, 1) @ (images @ _shares(columns, 0))
+    high, low = _parts(columns, 0)
+    images = images.float()
+    images = _rounded(images @ high, images @ low)
+    high, low = _parts(rows, 1)
+    return _rounded(high @ images, low @ images)
 
 
-def _weights_of_box(places: Tensor, size: int, scale: Tensor, whole: bool) -> Tensor:
-    """What each pixel of a row counts for each new one, (size, pixels) float64.
+def _weights_of_box(places: Tensor, wanted: Tensor, scale: tuple[Tensor, Tensor]) -> Tensor:
+    """What each pixel of a row counts for each new one, in whole numbers that add up to another sum for each.
 
     Args:
-        places: 0, 1, ... of the pixels.
-        scale: how many of them become one.
-        whole: pixels are whole numbers: so are the weights, in parts of `LEVELS`.
+        places, wanted: 0, 1, ... of the pixels, and of the new ones; the one that is (count, 1) gives the rows of what
+            comes out, the other, (count,), its columns.
+        scale: how many pixels become how many new ones.
     """
-    count = places[-1] + 1
-    start = (count - scale * size) / 2
-    start = torch.where(scale == 1, start.floor(), start)
-    end = torch.minimum(start + scale * size, count)
+    count, size, (many, few) = places.max() + 1, wanted.numel(), scale
+    # All lengths are in parts of a pixel, 2 * few of them: then all are whole numbers.
+    start = count * few - many * size
+    start = torch.where(many == few, 2 * few * ((count - size) // 2), start)
     # Many pixels are averaged in groups first, as many in each as leave twice what is needed.
-    group = ((end - start) / size / 2).floor().clamp(min=1)
-    margin = torch.where(group > 1, 0.5 * (end - start) / size, 0)
-    first = torch.where(group > 1, (start - margin).floor().clamp(min=0), 0)
-    last = torch.where(group > 1, torch.minimum((end + margin).ceil(), count), count)
-    groups = ((places - first) / group).floor()
-    members = torch.minimum(group, last - first - groups * group)  # the last one may have fewer
-    # Pillow takes the box in float32.
-    start, end = ((start - first) / group).float(), ((end - first) / group).float()
-    step = (end - start).double() / size
-    centres = start.double() + (torch.arange(size, dtype=torch.float64) + 0.5) * step
-    found = triangle((groups - centres[:, None] + 0.5) * (1 / step.clamp(min=1))) / members
-    found = torch.where((places >= first) & (places < last), found, 0)
-    found = found * (1 / found.sum(1, keepdim=True))
-    return (0.5 + found * LEVELS).floor() if whole else found
+    group = (many // (2 * few)).clamp(min=1)
+    first = torch.where(group > 1, (start - many).clamp(min=0) // (2 * few), 0)
+    last = torch.where(group > 1, torch.minimum(-((-start - 2 * many * size - many) // (2 * few)), count), count)
+    groups = (places - first).clamp(min=0) // group
+    members = torch.minimum(group, last - first - groups * group).clamp(min=1)  # the last one may have fewer
+    apart = (2 * groups + 1) * few * group - (start - 2 * few * first) - (2 * wanted + 1) * many
+    found = (2 * torch.maximum(many, few * group) - apart.abs()).clamp(min=0) * group // members
+    return torch.where((places >= first) & (places < last), found, 0)
 
 
-def _rounded(sums: Tensor, whole: bool) -> Tensor:
-    return ((sums + LEVELS / 2) / LEVELS).floor().clamp(0, 255) if whole else sums
+def _shares(weights: Tensor, axis: int) -> Tensor:
+    """Weights that add up to 1 along an axis."""
+    return weights / weights.sum(axis, keepdim=True)
+
+
+def _parts(weights: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Weights that add up to 2^22 along an axis, each rounded: the upper and the lower 11 bits."""
+    total = weights.sum(axis, keepdim=True)
+    high = weights * BITS // total
+    rest = weights * BITS - high * total
+    low = (2 * rest * BITS + total) // (2 * total)
+    return high.float(), low.float()
+
+
+def _rounded(high: Tensor, low: Tensor) -> Tensor:
+    """Sums of pixels by the upper and the lower bits of their weights, as pixels."""
+    sums = high + (low / BITS).floor()
+    return ((sums + BITS // 2) / BITS).floor().clamp(0, 255)

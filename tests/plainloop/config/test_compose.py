@@ -214,7 +214,7 @@ def fields_of(section: type, prefix: str = "") -> Iterator[tuple[str, dataclasse
             yield prefix + item.name, item
 
 
-COMMANDS = (schema.Config, schema.EvaluateConfig)
+COMMANDS = (schema.Config, schema.EvaluateConfig, schema.ExportConfig)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
