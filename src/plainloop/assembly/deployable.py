@@ -14,7 +14,7 @@ import plainloop
 from plainloop import seeding
 from plainloop.assembly.serving import Served
 from plainloop.data.raw import Raw
-from plainloop.errors import MachineError, UserError, described, first_line, listed
+from plainloop.errors import MachineError, UserError, described, first_line, listed, told
 from plainloop.models.unpacked import Unpacked, as_torch_has_it
 from plainloop.tasks.task import forward
 
@@ -143,7 +143,13 @@ def traced(served: Served) -> Graph:
     sizes = {"batch": TRACED, **{axis: each[0] for axis, each in raw.sizes.items()}}
     example = raw.draw(sizes, torch.Generator().manual_seed(1))
     seeding.seed_everything(0, seeding.MEASURE)
-    outputs = answer(example)
+    try:
+        outputs = answer(example)
+    except Exception as error:  # of the model's own code
+        shapes = listed(f"{name} {tuple(each.shape)}" for name, each in example.items())
+        raise UserError(
+            f"model: {type(served.model).__name__} fails on drawn inputs, {shapes}: {told(error)}"
+        ) from error
     for name, value in outputs.items():
         if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] != TRACED:
             raise UserError(

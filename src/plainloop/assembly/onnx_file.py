@@ -200,8 +200,7 @@ class Exported:
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, numpy.ndarray]:
         given = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in inputs.items()}
-        with quietly():
-            return dict(zip(self.names, self.session.run(None, given), strict=True))
+        return dict(zip(self.names, self.session.run(None, given), strict=True))
 
 
 def quantised(model: bytes) -> bytes:

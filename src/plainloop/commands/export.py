@@ -25,7 +25,7 @@ from plainloop.runs import atomic
 from plainloop.runs.directory import RunDir
 
 SUFFIX = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
-FIRST = '"""What a model says of a file: python use.py FILE. Needs numpy and '  # of every use.py
+FIRST = '"""What a model says of a file: python use.py FILE. Needs numpy'  # of every use.py
 
 
 def export_config(cfg: DictConfig, typed: Sequence[str]) -> Path:
@@ -187,11 +187,11 @@ def program(name: str, graph: Graph, served: Served) -> str:
         name: of the exported file, beside which it will lie.
     """
     raw = graph.raw
-    pillow = "Pillow, " if "PIL" in raw.imports else ""
+    pillow = ", Pillow" if "PIL" in raw.imports else ""
     standard = [line for line in raw.imports.splitlines() if line.startswith("import")]
     ours = "\n".join(sorted(["import json", "import sys", *standard]))
     others = "\n".join(["import numpy", "import onnxruntime", *raw.imports.splitlines()[len(standard) :]])
-    return f'''{FIRST}{pillow}onnxruntime."""
+    return f'''{FIRST}{pillow} and onnxruntime."""
 
 {ours}
 from pathlib import Path

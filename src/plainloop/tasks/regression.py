@@ -135,7 +135,9 @@ class GaussianRegression(Regression):
 
     kind = "gaussian_regression"
     script = """\
-names = facts["names"] or [f"prediction {place}" for place in range(said["prediction"].shape[1])]
+count = said["prediction"].shape[1]
+names = ["prediction"] if count == 1 else [f"prediction {place}" for place in range(count)]
+names = facts["names"] if len(facts["names"]) == count else names
 for row, deviations in zip(said["prediction"].tolist(), said["deviation"].tolist()):
     of = {f"deviation of {name}": each for name, each in zip(names, deviations)}
     print(json.dumps(dict(zip(names, row)) | of))

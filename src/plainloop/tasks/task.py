@@ -40,8 +40,10 @@ class Task(nn.Module):
     # What a program says of `named`, whose tensors it has as NumPy arrays in `said`: a row of JSON for each sample. In
     # `facts` are the names of classes or values.
     script = """\
-names = facts["names"] or [f"prediction {place}" for place in range(said["prediction"].shape[1])]
-for row in said["prediction"]:
+values = said["prediction"].reshape(len(said["prediction"]), -1)
+names = ["prediction"] if values.shape[1] == 1 else [f"prediction {place}" for place in range(values.shape[1])]
+names = facts["names"] if len(facts["names"]) == len(names) else names
+for row in values:
     print(json.dumps(dict(zip(names, row.tolist()))))
 """
 

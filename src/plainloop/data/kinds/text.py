@@ -289,6 +289,8 @@ OF_A_TEXT = """\
 number = {token: place for place, token in enumerate(facts["vocabulary"])}
 text = Path(path).read_text(encoding="utf-8-sig")
 found = re.findall(facts["token"], text.lower() if facts["lower"] else text)[: facts["max_length"]]
+if not found:
+    sys.exit(f"{path!a}: no token in it")
 inputs = {"tokens": numpy.array([[number.get(token, 1) for token in found]]), "lengths": numpy.array([len(found)])}
 """
 
