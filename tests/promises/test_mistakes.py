@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import plainloop
-from plainloop.commands import cli, evaluate, predict, sweep
+from plainloop.commands import cli, evaluate, export, predict, sweep
 from plainloop.config import compose, schema
 from plainloop.errors import UserError
 from tests.conftest import copy_configs, one_in
@@ -726,6 +726,13 @@ RUNS = [
     Mistake("predict.py run=RUN input=a.npz output=a.xlsx", ("output=a.xlsx", ".csv, .jsonl or .parquet")),
     Mistake("predict.py run=RUN input=a.npz split=test", ("split", "no such key")),
     Mistake("predict.py run=RUN input=a.npz data.path=b", ("data.path", "from the run")),
+    Mistake("export.py run=nowhere", ("run=nowhere", "no such directory")),
+    Mistake("export.py run=RUN fromat=onnx", ("fromat", "Did you mean format?", "export.py --help")),
+    Mistake("export.py run=RUN format=tflite", ("format=tflite", "onnx, torch_export, safetensors")),
+    Mistake("export.py run=RUN output=model.pt", ("output=model.pt", ".onnx")),
+    Mistake("export.py run=RUN format=safetensors quantize=int8", ("quantize=int8", "format=onnx")),
+    Mistake("export.py run=RUN model=cnn", ("model", "the run")),
+    Mistake("evaluate.py run=RUN model=none.onnx", ("model=none.onnx", "ONNX file that export.py wrote")),
     Mistake("evaluate.py run=RUN model=cnn", ("model", "the run"), never=("Did you mean model?", "train.py")),
     Mistake("evaluate.py run=RUN trainer.max_epochs=3", ("trainer.max_epochs=3", "trainer.device")),
     Mistake("evaluate.py run=RUN loader.batch_size=0", ("loader.batch_size=0", "at least 1")),
@@ -763,6 +770,8 @@ def type_here(words: list[str], config_alone: bool) -> None:
         evaluate.evaluate_config(compose.compose(words[1:], schema.EvaluateConfig), words[1:])
     elif words[0] == "predict.py":
         predict.predict_config(compose.compose(words[1:], schema.PredictConfig), words[1:])
+    elif words[0] == "export.py":
+        export.export_config(compose.compose(words[1:], schema.ExportConfig), words[1:])
     elif config_alone:
         compose.compose(words)
     else:
@@ -802,7 +811,7 @@ ALONE = [
     pytest.param(row, id=row.id or row.words)
     for table in CONFIG_ALONE.values()
     for row in table
-    if not row.words.startswith(("-m", "evaluate.py", "predict.py", "--help", "resume=", "extend="))
+    if not row.words.startswith(("-m", "evaluate.py", "predict.py", "export.py", "--help", "resume=", "extend="))
     and "hydra." not in row.words
 ]
 
