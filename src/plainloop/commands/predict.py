@@ -14,7 +14,7 @@ from plainloop.commands.failures import explained
 from plainloop.commands.run import load_served
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.config.keys import plain
-from plainloop.data.kinds.charseq import STRANGE
+from plainloop.data.kinds.vocabulary import STRANGE
 from plainloop.errors import MachineError, UserError, counted, listed, tell
 from plainloop.models.characters import CharModel
 from plainloop.reports import tables

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from plainloop.assembly.session import Session
-from plainloop.data.dataset import beneath, file_of, place_of
+from plainloop.data.dataset import beneath, file_of, place_of, size
 from plainloop.errors import counted, tell
 from plainloop.reports import tables
 from plainloop.reports.rows import Row, RowFile
@@ -58,6 +58,9 @@ class Evaluation:
 def of(session: Session, split: str, values: Mapping[str, float], answered: Answered) -> Evaluation:
     """What was measured on a split of a run's own data, and all that follows from it."""
     column, where = _places(session.data[split], split)
+    there = size(session.data[split])
+    if there is not None and answered.count > there:  # a collate function of the user's has made more of them
+        column, where = "", lambda index: index
     return of_samples(split, values, answered, indices(session, split, answered.count), column, where)
 
 

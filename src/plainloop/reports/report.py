@@ -23,7 +23,7 @@ from plainloop.assembly.summary import metric
 from plainloop.config import options
 from plainloop.config.schema import Config
 from plainloop.data import first_sample
-from plainloop.data.dataset import SPLITS
+from plainloop.data.dataset import SPLITS, size
 from plainloop.errors import UserError, counted
 from plainloop.models.characters import CharModel
 from plainloop.places import typed
@@ -337,7 +337,9 @@ class _Shown:
     def __init__(self, found: Evaluation, session: Session, rich: bool):
         self.session, self.split = session, found.split
         in_memory = getattr(session.data[found.split], "gives_batches", False)
-        self.pictures = samples.has_pictures(session) and (rich or in_memory)
+        there = size(session.data[found.split])  # which are shown by their index, where that is known
+        known = there is None or found.count <= there
+        self.pictures = known and samples.has_pictures(session) and (rich or in_memory)
         self.held = found.answered.predictions() if self.pictures else None
         self.place = {index: place for place, index in enumerate(found.places)}
         self.rows = list(itertools.islice(rows_of(found), None if rich else WORST))

@@ -22,7 +22,10 @@ def words_of(session: Session, split: str, index: int) -> str:
     shown = getattr(inner, "shown", None)
     if shown is None:
         return ""
-    text = shown(index if chosen is None else int(chosen[index]))
+    try:
+        text = shown(index if chosen is None else int(chosen[index]))
+    except IndexError:  # a collate function of the user's has made more samples of them
+        return ""
     return text if len(text) <= MOST_WORDS else f"{text[: MOST_WORDS - 4]} ..."
 
 

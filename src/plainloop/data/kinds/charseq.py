@@ -12,15 +12,13 @@ from torch import Tensor
 from plainloop.build import factory
 from plainloop.data.dataset import IGNORED, SPLITS, InMemory
 from plainloop.data.kinds.checks import check_whole_number
-from plainloop.data.kinds.vocabulary import facts_of
+from plainloop.data.kinds.vocabulary import STRANGE, facts_of
 from plainloop.data.preprocess import Preprocess
 from plainloop.data.raw import Places, Raw
 from plainloop.data.reading import New, Reader
 from plainloop.data.splits import by_position
 from plainloop.errors import UserError, listed
 from plainloop.places import find_path
-
-STRANGE = "\N{REPLACEMENT CHARACTER}"  # what stands for a character that a book's training part doesn't have
 
 
 class Characters(InMemory):

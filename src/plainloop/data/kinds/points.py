@@ -6,8 +6,8 @@ import torch
 
 from plainloop.build import factory
 from plainloop.data.dataset import InMemory
-from plainloop.data.kinds.arrays import ArrayReader
 from plainloop.data.kinds.checks import checked_arrays
+from plainloop.data.kinds.new_arrays import ArrayReader
 from plainloop.errors import UserError, first_line
 
 

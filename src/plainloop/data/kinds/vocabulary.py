@@ -7,6 +7,7 @@ from typing import Any
 
 PADDING, UNKNOWN = 0, 1
 MARKS = ("<pad>", "<unk>")  # what stands for them in a vocabulary
+STRANGE = "\N{REPLACEMENT CHARACTER}"  # and for a character that a book's training part doesn't have
 WORD = re.compile(r"\w+(?:['\N{RIGHT SINGLE QUOTATION MARK}]\w+)*|[^\w\s]")
 
 

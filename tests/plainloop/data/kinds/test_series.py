@@ -81,7 +81,7 @@ def test_windows_are_those_of_numpy(window, horizon, stride, tmp_path):
     assert (inputs.dtype, targets.dtype) == (torch.float32, torch.float32)
     names = ["c", "row"] if horizon == 1 else [f"{name}+{step}" for step in (1, 2, 3, 4) for name in ("c", "row")]
     assert data.target_names == names
-    assert data.facts == {"step_features": 3}
+    assert data.facts["step_features"] == 3
 
 
 def test_one_window_and_a_batch_of_them_are_the_same(tmp_path):
@@ -205,7 +205,7 @@ def test_every_kind_of_time(kind, tmp_path):
     path = written(tmp_path, {"at": times, "row": list(range(50))}, name)
     sizes = [len(part) for part in splits(path, target="row", time="at", window=2).values()]
     assert sizes == [40 - 2, 5 - 2, 5 - 2]
-    assert series(path, "train", target="row", time="at", window=2).facts == {"step_features": 1}
+    assert series(path, "train", target="row", time="at", window=2).facts["step_features"] == 1
 
 
 # --- standardisation ----------------------------------------------------------------------------------------
