@@ -25,7 +25,8 @@ import torch
 
 import plainloop
 from plainloop.assembly.deployable import TRIED, difference
-from plainloop.assembly.onnx_file import Exported, quietly
+from plainloop.assembly.onnx_file import Exported
+from plainloop.assembly.quiet import quietly
 from plainloop.assembly.serving import of_session
 from plainloop.commands.export import export_config
 from plainloop.config.compose import compose

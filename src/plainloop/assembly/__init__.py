@@ -9,7 +9,8 @@
     loss.py          group `loss`
     finetuning.py    section `finetune`
     serving.py       a run as it answers, without its data
-    deployable.py    that as one module from raw inputs to named outputs, and as a graph; onnx_file.py: as a file
+    deployable.py    that as one module from raw inputs to named outputs, and as a graph; onnx_file.py: as a file;
+                     quiet.py: what libraries print meanwhile
     rehearsal.py     two samples go through everything
     summary.py       the layers, their sizes and operations
     trainer.py       optimizer, schedule and trainer

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import plainloop
 from plainloop import seeding
+from plainloop.assembly.quiet import quietly
 from plainloop.assembly.serving import Served
 from plainloop.data.raw import Raw
 from plainloop.errors import MachineError, UserError, described, first_line, listed, told
@@ -160,7 +161,7 @@ def traced(served: Served) -> Graph:
         {place: _auto() for place, axis in enumerate(axes) if isinstance(axis, str)} for axes in raw.axes.values()
     )
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quietly():
             program = torch.export.export(twin, tuple(example.values()), dynamic_shapes=(free,), strict=False)
     except Exception as error:  # of torch's tracing and what it walks through
         raise UserError(

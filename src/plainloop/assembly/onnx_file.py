@@ -1,17 +1,11 @@
 """A graph as an ONNX file, and such a file as it answers in onnxruntime: the extra `plainloop[export]`.
 
-These libraries are talkative, in Python and below it: `quietly`.
+These libraries are talkative, in Python and below it: `quietly` throws that away.
 """
 
-import contextlib
-import io
 import json
-import logging
-import os
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +14,12 @@ import torch
 from torch import Tensor
 
 from plainloop.assembly.deployable import Graph
+from plainloop.assembly.quiet import quietly
 from plainloop.errors import MachineError, UserError, first_line
 from plainloop.trust import optional
 
 MOST = 2**31 - 1  # bytes in one file of protobuf's
 KEY = "plainloop"  # under which the facts lie in a file's metadata
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """What is printed meanwhile, by Python and by libraries below it, is thrown away; not with PLAINLOOP_DEBUG=1."""
-    if os.environ.get("PLAINLOOP_DEBUG", "0") not in ("", "0"):
-        yield
-        return
-    level = logging.root.manager.disable
-    with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(tempfile.TemporaryFile())
-        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-            stack.enter_context(_leading_elsewhere(number, sink.fileno()))
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(level)
-
-
-@contextlib.contextmanager
-def _leading_elsewhere(number: int, target: int) -> Iterator[None]:
-    """A file descriptor, for a while."""
-    kept = os.dup(number)
-    os.dup2(target, number)
-    try:
-        yield
-    finally:
-        os.dup2(kept, number)
-        os.close(kept)
 
 
 def made(graph: Graph, facts: Mapping[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from plainloop.assembly import deployable, onnx_file
 from plainloop.assembly.deployable import Graph
+from plainloop.assembly.quiet import quietly
 from plainloop.assembly.serving import Served
 from plainloop.assembly.spec import facts_filled
 from plainloop.commands.failures import explained
@@ -109,7 +110,7 @@ def _write(path: Path, content: bytes) -> None:
 def _loss(cfg: DictConfig, typed: Sequence[str], content: bytes) -> str:
     """What a quantised file loses, on the validation split, where the run's data can be had."""
     try:
-        with onnx_file.quietly():
+        with quietly():
             session = load_composed(cfg, typed)[0].session
     except UserError as error:
         return f"what it loses isn't measured: {first_line(error)}"
@@ -148,7 +149,7 @@ def _torch_export(graph: Graph, facts: Mapping[str, Any]) -> tuple[bytes, float]
         for told in ("stack_trace", "source_fn_stack", "from_node"):
             node.meta.pop(told, None)
     buffer = io.BytesIO()
-    with onnx_file.quietly():
+    with quietly():
         torch.export.save(program, buffer, extra_files={"facts.json": json.dumps(facts)})
         buffer.seek(0)
         module = torch.export.load(buffer).module()

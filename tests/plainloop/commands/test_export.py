@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import plainloop
 from plainloop.assembly import deployable
 from plainloop.assembly.deployable import TRIED, difference
-from plainloop.assembly.onnx_file import Exported, quietly
+from plainloop.assembly.onnx_file import Exported
+from plainloop.assembly.quiet import quietly
 from plainloop.assembly.serving import of_session
 from plainloop.commands.evaluate import evaluate_config
 from plainloop.commands.export import export_config
