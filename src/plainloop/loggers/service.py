@@ -47,8 +47,8 @@ class Service(Logger):
     client: ClassVar[str] = "Client"  # its name, in the same module
 
     def __init__(self, wait: float = 15.0, **arguments: Any):
-        if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < 1e6:
-            raise UserError(f"wait={wait}: a number of seconds, as 15.")
+        if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= 3600:
+            raise UserError(f"wait={wait}: a number of seconds, as 15; 3600 at most.")
         self.check_installed()
         self.wait, self.arguments = wait, arguments
         self.id = uuid.uuid4().hex[:12]  # the run's name for the service; that of the run which goes on
@@ -62,7 +62,8 @@ class Service(Logger):
     @classmethod
     def check_installed(cls) -> None:
         """Raises UserError, without importing anything."""
-        if importlib.util.find_spec(cls.package) is None:
+        spec = importlib.util.find_spec(cls.package)
+        if spec is None or spec.origin is None:  # a mere folder of that name, as wandb makes one for its files
             raise UserError(
                 f'logger={cls.extra}: the package {cls.package} isn\'t installed. Type: pip install -e ".[{cls.extra}]"'
             )

@@ -476,6 +476,7 @@ def test_unknown_characters_of_a_prompt_are_told(writers, capfd):
         (["prompt=a", "top_k=0"], "top_k=0: must be a whole number of at least 1"),
         (["prompt=a", "length=many"], "length=many"),
         (["input=a.txt"], "this run has learned to go on with a text: prompt="),
+        (["text=hello"], "this run has learned to go on with a text: prompt="),
     ],
 )
 def test_what_is_mistyped_beside_a_prompt_is_answered(words, said, writers):

@@ -16,6 +16,7 @@ from plainloop.errors import UserError
 from plainloop.loggers import service
 from plainloop.loggers.mlflow import MLflow
 from plainloop.loggers.trackio import Trackio
+from plainloop.loggers.wandb import WandB
 from tests.conftest import command, one_in, path_of
 from tests.plainloop.loggers.fakes import Fake
 
@@ -196,6 +197,16 @@ def test_a_missing_library_is_answered_with_what_installs_it(name, monkeypatch):
     assert not Path("outputs").exists()
 
 
+def test_a_folder_of_its_name_is_no_library(monkeypatch, tmp_path: Path):
+    """wandb makes one for its files, and in a notebook Python looks for modules there."""
+    if importlib.util.find_spec("wandb") is not None:
+        pytest.skip("wandb is installed")
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="the package wandb isn't installed"):
+        WandB()
+
+
 @pytest.mark.slow
 def test_and_before_torch_is_imported(tmp_path: Path):
     """As the command says it, from a Python that has no torch at all."""
@@ -225,7 +236,7 @@ def test_a_password_in_an_address_is_refused(kind, key, address):
 
 def test_options_that_mean_nothing_are_answered(monkeypatch):
     for name in ("wandb", "trackio", "mlflow"):
-        pretend(monkeypatch, name, service)
+        pretend(monkeypatch, name, service.__spec__)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for given, answer in (
         (["logger=wandb", "logger.wandb.mode=quiet"], "mode=quiet: must be online or offline"),

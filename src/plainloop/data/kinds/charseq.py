@@ -116,6 +116,8 @@ class CharacterReader(Reader):
     """Running text, in the numbers of the run's vocabulary. A model of it isn't asked what each character of another
     text should have been, but for what comes next: `prompt=`."""
 
+    takes_text = True  # to answer it
+
     def preprocess(self) -> Preprocess:
         return Preprocess(torch.zeros(()), torch.ones(()), bytes_in=False)
 
