@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from plainloop.data.kinds.arrays import ArrayReader
+from plainloop.data.kinds.new_arrays import ArrayReader
 
 
 class TwoMoons(Dataset):
