@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 
 import plainloop
 from plainloop.config.keys import plain
-from plainloop.errors import MachineError
+from plainloop.errors import Interrupted, MachineError
 from plainloop.reports import page
 from plainloop.reports.report import differences
+from plainloop.training.trainer import Trainer
 from tests import formats
 
 QUICK = ("trainer.max_epochs=1", "logger=none", "console.every_epochs=100")
@@ -179,3 +181,16 @@ def test_a_history_that_isnt_whole_is_read_as_far_as_it_goes(short_run, tmp_path
     metrics = json.loads((run / "metrics.json").read_text())
     plainloop.evaluate(run)
     assert page.number(metrics["test/accuracy"]) in check_alone(run / "report.html").words()
+
+
+def test_a_run_that_is_interrupted_has_a_report(tmp_path, monkeypatch):
+    def interrupted(trainer: Any) -> None:
+        raise Interrupted("interrupted after step 7.", signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "fit", interrupted)
+    with pytest.raises(Interrupted):
+        plainloop.train(["model=linear", *QUICK, f"hydra.run.dir={tmp_path}"])
+    words = check_alone(tmp_path / "report.html").words()
+    assert "interrupted: interrupted after step 7." in words
+    assert "Nothing has been measured yet." in words
+    assert "resume=" in words
