@@ -80,7 +80,7 @@ def items(fields: Any) -> dict[str, Any]:
 def test_wandb_has_the_points_of_the_history(monkeypatch):
     pytest.importorskip("wandb", reason="wandb isn't installed: it has 90 MB")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
-    run = plainloop.train([*WORDS, "logger=wandb", "logger.wandb.mode=offline"])
+    run = plainloop.train([*WORDS, "logger=wandb", "logger.wandb.mode=offline", "logger.wandb.wait=120"])
     (folder,) = Path("wandb").glob("offline-run-*")
     records = list(wandb_records(folder))
     rows = [items(record.history.item) for record in records if record.WhichOneof("record_type") == "history"]
@@ -112,7 +112,7 @@ def test_wandb_has_the_points_of_the_history(monkeypatch):
 
 def test_a_resumed_run_is_the_same_one_of_wandb():
     pytest.importorskip("wandb", reason="wandb isn't installed: it has 90 MB")
-    killed_and_resumed(["logger=wandb", "logger.wandb.mode=offline"], 90)
+    killed_and_resumed(["logger=wandb", "logger.wandb.mode=offline", "logger.wandb.wait=120"], 90)
     first, second = sorted(Path("wandb").glob("offline-run-*"))
     ids = {record.run.run_id for folder in (first, second) for record in wandb_records(folder) if record.run.run_id}
     assert len(ids) == 1
@@ -139,7 +139,7 @@ print(json.dumps({name: [storage.get_logs("plainloop", name), storage.get_run_co
 def test_trackio_has_the_points_of_the_history(resumed, monkeypatch, tmp_path):
     pytest.importorskip("trackio", reason="trackio isn't installed: it holds Pillow below 13")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    words = ["logger=trackio"]
+    words = ["logger=trackio", "logger.trackio.wait=120"]
     run = killed_and_resumed(words, 90) if resumed else plainloop.train([*WORDS, *words])
     ((name, (rows, config)),) = in_a_process_of_its_own(TRACKIO).items()
     assert name.startswith(run.path.name)
@@ -174,7 +174,7 @@ def test_mlflow_has_the_points_of_the_history(resumed, tmp_path):
     pytest.importorskip("sqlalchemy", reason="MLflow's databases need sqlalchemy and alembic")
     pytest.importorskip("alembic", reason="MLflow's databases need sqlalchemy and alembic")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    words = ["logger=mlflow", f"logger.mlflow.uri={uri}", f"trust=['{uri}']"]
+    words = ["logger=mlflow", f"logger.mlflow.uri={uri}", "logger.mlflow.wait=120", f"trust=['{uri}']"]
     run = killed_and_resumed(words, 90) if resumed else plainloop.train([*WORDS, *words])
     (found,) = in_a_process_of_its_own(MLFLOW, uri)
     assert (found["name"], found["status"]) == (run.path.name, "FINISHED")
