@@ -5,7 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def environment(seed: int) -> dict[str, Any]:
     versions["torch"] = torch.__version__  # with its build, as 2.15.0+cu132
     cuda = torch.cuda.is_available()
     return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "time": datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "working_directory": os.getcwd(),
         "seed": seed,
