@@ -220,9 +220,14 @@ def _read_typed(entry: Entry) -> None:
     entry.typed = words
 
 
+SIMPLE = re.compile(r"(- [A-Za-z_][\w.]*=(\S*[^\s:])?\n)*")  # a list of words in which nothing means anything to YAML
+
+
 @functools.cache
 def _words(text: str) -> frozenset[str]:
     """The keys of a list of overrides."""
+    if SIMPLE.fullmatch(text):
+        return frozenset(line[2:].partition("=")[0] for line in text.splitlines())
     node = _plain_yaml(text)
     if not isinstance(node, list):
         raise ValueError("it is no list")

@@ -327,7 +327,7 @@ def test_running_then_killed_then_stopped(tmp_path):
 
 @pytest.mark.slow
 def test_a_thousand_runs_take_less_than_two_seconds(folder, tmp_path):
-    """Of a processor: what else the machine does, doesn't count. Each has a learning rate and a seed of its own, and 30
+    """Of a processor that nobody else keeps busy. Each has a learning rate and a seed of its own, and 30
     epochs with three log points each."""
     sources = [path_with(folder, part) for part in ("digits_linear/2", "penguins")]
     lines = []
@@ -352,18 +352,21 @@ def test_a_thousand_runs_take_less_than_two_seconds(folder, tmp_path):
         (path / "history.jsonl").write_text("\n".join(lines) + "\n")
         if number % 10 == 0:
             (path / "metrics.json").unlink()
-    spent = []
-    for _ in range(3):
+
+    def spent(*words: str) -> tuple[float, str]:
+        """The seconds of a processor, and what was said."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         done = subprocess.run(
-            [sys.executable, str(ROOT / "runs.py"), "sort=val/loss"],
-            check=False,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
+            [sys.executable, *words], check=True, cwd=tmp_path, env=env, capture_output=True, text=True
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0, done.stderr
-        assert "1,000 runs in outputs (900 finished, 100 interrupted)" in done.stdout
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(spent) < 2
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+    ratios = []
+    for _ in range(3):
+        seconds, said = spent(str(ROOT / "runs.py"), "sort=val/loss")
+        assert "1,000 runs in outputs (900 finished, 100 interrupted)" in said
+        start, _ = spent("-c", "import plainloop.commands.cli")  # half a second; more where other tests are in the way
+        ratios.append(seconds / max(1, start / 0.5))
+    assert min(ratios) < 2

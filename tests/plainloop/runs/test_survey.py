@@ -101,6 +101,24 @@ def test_the_settings_are_those_that_omegaconf_reads(short_run, facts):
     assert found["split.fractions"] == "[0.7,0.1,0.2]"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["model=mlp", "optimizer.lr=1e-3"],
+        ["data.path='a b: c'", "name=a:", "model.hidden_sizes=[1,2]"],
+        ["data.columns={a: 1}", "data.target='#x'", "trainer.max_epochs=2"],
+        [f"data.path={'long ' * 40}end", "name="],
+        ["name=größe", "data.path=a#b", "+hydra.x=1"],
+    ],
+)
+def test_the_typed_keys_are_those_of_the_words(words, short_run, tmp_path):
+    """However YAML has to write them."""
+    path = Path(shutil.copytree(short_run.path, tmp_path / "run"))
+    (path / "overrides.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(words)))
+    assert entry_of(path).typed == {word.partition("=")[0] for word in words}
+
+
 def test_a_trial_that_a_sweep_has_tested_has_its_numbers(short_run, tmp_path):
     path = Path(shutil.copytree(short_run.path, tmp_path / "0"))
     metrics = json.loads((path / "metrics.json").read_text())
