@@ -5,13 +5,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from plainloop.assembly.serving import labelled
 from plainloop.commands.failures import explained
 from plainloop.commands.measure_export import evaluate_exported
-from plainloop.commands.run import load_composed, load_served
+from plainloop.commands.run import Run, load_composed, load_served
 from plainloop.commands.startup import collect_garbage_again
 from plainloop.commands.train import plain_numbers
 from plainloop.config import compose
@@ -55,27 +56,49 @@ def evaluate_config(cfg: DictConfig, typed: Sequence[str]) -> dict[str, float]:
         with explained(None):
             collect_garbage_again()
             return evaluate_exported(run, taken, Path(cfg.model.file).expanduser(), cfg.split)
-    runs = several(cfg.run)
-    found: list[Evaluation] = []
-    for name in runs:
+    names = several(cfg.run)
+    if len(names) > 1:
+        return _compared(cfg, typed, names)
+    found = _of_split(cfg, *load_composed(cfg, typed)) if cfg.input is None else _of_new(cfg, typed)
+    return found.named
+
+
+def _compared(cfg: DictConfig, typed: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Measure several runs on the same samples, and tell the first from each of the others. Raises UserError where the
+    samples aren't the same: before anything is measured, where that can be seen."""
+    loaded = []
+    for name in names if cfg.input is None else ():
         cfg.run = name
-        found.append(_of_split(cfg, typed) if cfg.input is None else _of_new(cfg, typed))
+        loaded.append(load_composed(cfg, typed))
+        first, spec = loaded[0][0].session.spec, loaded[-1][0].session.spec
+        facts = [(each.samples(cfg.split), each.class_names, each.target_names) for each in (first, spec)]
+        if facts[0] != facts[1]:
+            raise _not_the_same(names[0], name, cfg.split, facts[0][0], facts[1][0])
+    found: list[Evaluation] = []
+    for place, name in enumerate(names):
+        cfg.run = name
+        found.append(_of_split(cfg, *loaded[place], brief=True) if loaded else _of_new(cfg, typed, brief=True))
         with explained(None):
-            if len(found) > 1:
-                _compare(found[0], found[-1], runs[0], name)
+            if place:
+                _compare(found[0], found[-1], names[0], name)
     return found[-1].named
 
 
-def _of_split(cfg: DictConfig, typed: Sequence[str]) -> Evaluation:
-    """Measure a split of the run's own data."""
-    run, taken = load_composed(cfg, typed)
+def _of_split(cfg: DictConfig, run: Run, taken: str, brief: bool = False) -> Evaluation:
+    """Measure a split of the run's own data.
+
+    Args:
+        taken: the checkpoint.
+        brief: without the numbers on the terminal.
+    """
     with explained(None):
         collect_garbage_again()
         _say_run(run.path, cfg.checkpoint, taken)
         answered = run.session.answered()
         values = run.session.measure(cfg.split, each=answered.add)
         found = evaluation.of(run.session, cfg.split, values, answered)
-        evaluation.say(found)
+        if not brief:
+            evaluation.say(found)
         terminal.say_comparison(found.named, run.metrics, cfg.split, taken)
         _write(found, run.path / f"evaluate-{cfg.split}-{taken}.json")
     if cfg.report:
@@ -85,8 +108,12 @@ def _of_split(cfg: DictConfig, typed: Sequence[str]) -> Evaluation:
     return found
 
 
-def _of_new(cfg: DictConfig, typed: Sequence[str]) -> Evaluation:
-    """Measure other data of the same kind, read as the run's own were; from its directory alone. Raises UserError."""
+def _of_new(cfg: DictConfig, typed: Sequence[str], brief: bool = False) -> Evaluation:
+    """Measure other data of the same kind, read as the run's own were; from its directory alone. Raises UserError.
+
+    Args:
+        brief: without the numbers on the terminal.
+    """
     run, served, taken = load_served(cfg, typed, measured=True)
     with explained(None):
         collect_garbage_again()
@@ -100,7 +127,8 @@ def _of_new(cfg: DictConfig, typed: Sequence[str]) -> Evaluation:
             batches = labelled(loader, targets, there, seen)
             values = measure(served.model, served.task, batches, served.prepare, each=answered.add)
         found = evaluation.of_samples("new", values, answered, seen, new.column, lambda place: new.names[place])
-        evaluation.say(found)
+        if not brief:
+            evaluation.say(found)
         lacking = int((~there).sum())
         if lacking:
             tell(f"warning: {counted(lacking, 'sample')} without a target, left out", sys.stderr)
@@ -136,8 +164,12 @@ def _compare(first: Evaluation, second: Evaluation, name: str, other: str) -> No
     ours, theirs = first.answered.columns, second.answered.columns
     targets = [column for column in ours if column.split(" ")[0] == "target"]
     if first.count != second.count or any(ours[column] != theirs.get(column) for column in targets):
-        raise UserError(
-            f"run={name},{other}: their {first.split} splits aren't the same samples ({first.count} and {second.count} "
-            "of them, with other targets): only what was measured on the same ones can be compared."
-        )
+        raise _not_the_same(name, other, first.split, first.count, second.count)
     evaluation.say_differences(differences(first.answered, second.answered, (first.values, second.values)), name, other)
+
+
+def _not_the_same(name: str, other: str, split: str, *counts: Any) -> UserError:
+    return UserError(
+        f"run={name},{other}: their {split} splits aren't the same samples ({counts[0]} and {counts[1]} of them, with "
+        "other targets): only what was measured on the same ones can be compared."
+    )

@@ -84,7 +84,7 @@ def _output(cfg: DictConfig, run: RunDir) -> Path:
     else:
         path = Path(cfg.output).expanduser()
     if cfg.output is not None and not path.parent.is_dir():
-        raise UserError(f"output={cfg.output}: there is no folder {path.parent}.")
+        raise UserError(f"output={cfg.output}: there is no folder {path.parent}. Make it first: mkdir -p {path.parent}")
     if path.is_dir():
         raise UserError(f"output={cfg.output}: that is a folder.")
     beside = path.with_name("use.py")
@@ -93,6 +93,10 @@ def _output(cfg: DictConfig, run: RunDir) -> Path:
         if not ours:
             raise UserError(
                 f"{beside} isn't one that export.py has written, and would be replaced: choose another output="
+            )
+        if f"with_name({path.name!a})" not in beside.read_text(errors="replace"):
+            raise UserError(
+                f"{beside} is that of another file, which would be left without: choose another folder in output="
             )
     return path
 
@@ -199,6 +203,8 @@ from pathlib import Path
 
 {others}
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 path = sys.argv[1]
 session = onnxruntime.InferenceSession(Path(__file__).with_name({name!a}))
 facts = json.loads(session.get_modelmeta().custom_metadata_map["plainloop"])

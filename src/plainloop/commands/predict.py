@@ -98,7 +98,8 @@ def _output(cfg: DictConfig, run: RunDir) -> Path:
         if isinstance(cfg.input, str) and path.exists() and Path(cfg.input).exists() and path.samefile(cfg.input):
             raise UserError(f"output={cfg.output}: that is the input.")
         if not path.parent.is_dir():
-            raise UserError(f"output={cfg.output}: there is no folder {path.parent}.")
+            folder = path.parent
+            raise UserError(f"output={cfg.output}: there is no folder {folder}. Make it first: mkdir -p {folder}")
         return path
     name = "text" if cfg.text is not None else Path(cfg.input).stem if isinstance(cfg.input, str) else ""
     name = name or "input"

@@ -172,8 +172,10 @@ measures a run, rebuilt from its directory alone (RUN: a run directory, or lates
         file = self.model.file
         if file is None:
             return
-        if not (file.endswith(".onnx") and os.path.isfile(os.path.expanduser(file))):
+        if not file.endswith(".onnx"):
             raise UserError(f"model={file}: must be an ONNX file that export.py wrote; the run's own needs no naming.")
+        if not os.path.isfile(os.path.expanduser(file)):
+            raise UserError(f"model={file}: there is no such file. python export.py run=RUN output={file} writes it.")
         check_onnx(f"model={file}", ("onnxruntime",))
 
 

@@ -80,7 +80,10 @@ class Reader:
             given: what `input=` names.
             new: what `open` made of it.
         """
-        raise UserError("input: nobody has said how the targets of new inputs of this kind of data are read.")
+        raise UserError(
+            "input: what is right can't be read beside new inputs of this kind of data. Its own splits are measured "
+            "by split=, also where data.path= says that the data lies elsewhere now."
+        )
 
     def reading(self, name: str) -> Any:
         """What the data set found out of its files. Raises UserError where the run doesn't tell."""

@@ -106,7 +106,7 @@ def say_differences(found: Mapping[str, Difference], first: str, second: str) ->
     for name, each in found.items():
         low, high = each.interval
         verdict = {1: "B is better", -1: "A is better", 0: "can't be told apart", None: ""}[each.better]
-        if each.first == each.second and low == high:
+        if each.first == each.second and not math.isfinite(low):
             verdict = "equal"
         test = "-" if each.probability is None else f"{each.probability:.2g}"
         between = f"{low:+.4f} to {high:+.4f}" if math.isfinite(low) else "-"
@@ -119,7 +119,7 @@ def say_differences(found: Mapping[str, Difference], first: str, second: str) ->
 def _meaning(found: Evaluation) -> str:
     """What the columns are."""
     if not found.baseline:
-        return ""
+        return "; no baseline, as the training targets aren't read for it" if found.split == "new" else ""
     return "; baseline: a model that knows how the targets are spread in train, and no inputs"
 
 

@@ -137,7 +137,7 @@ def _head(
     begun = str(environment.get("time", ""))[:16].replace("T", " ")
     written = time.strftime("%Y-%m-%d %H:%M")
     lines = [
-        f"<h1>{escaped(run.path.parent.name)}</h1>",
+        f"<h1>{escaped(config.get('name') or '_'.join(str(choices.get(group)) for group in ('data', 'model')))}</h1>",
         f'<p><span class="status {kind}">{escaped(status)}</span> {escaped(run)}</p>',
         paragraph(f"{what}, seed {config.get('seed')}; begun {begun}, this page written {written}", "faint"),
     ]
@@ -169,7 +169,7 @@ def _result(metrics: Mapping[str, Any], found: Evaluation | None) -> str:
     splits = [split for split, each in values.items() if each]
     names = list(dict.fromkeys(name for split in splits for name in values[split]))
     if not names:
-        return paragraph("Nothing has been measured yet.", "faint")
+        return paragraph("Nothing has been measured.", "faint")
     bounds = found.intervals if found is not None else {}
     idle = found.baseline if found is not None else {}
     columns = ["", *splits, *([f"95 % interval of {found.split}"] if found is not None and bounds else []),
@@ -212,7 +212,7 @@ def _curves(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) ->
     rates = {name: line for name, line in lines.items() if name == "lr" or name.startswith("lr/")}
     if any(len({value for _, value in line}) > 1 for line in rates.values()):
         drawn.append(curves(rates, "learning rate", "step", "learning rate"))
-    return f'<div class="plots">{"".join(drawn)}</div>' if drawn else paragraph("No step has been logged yet.", "faint")
+    return f'<div class="plots">{"".join(drawn)}</div>' if drawn else paragraph("No step has been logged.", "faint")
 
 
 def _data(config: Mapping[str, Any], run: RunDir) -> Iterator[str]:
@@ -229,11 +229,13 @@ def _data(config: Mapping[str, Any], run: RunDir) -> Iterator[str]:
 def _configuration(config: Mapping[str, Any], run: RunDir) -> Iterator[str]:
     """What isn't as it is by default."""
     rows = [(name, _written(value), _written(default)) for name, value, default in differences(config)]
-    yield table(["key", "here", "by default"], rows, texts=(1, 2)) if rows else paragraph("All as it is by default.")
     try:
         words = run.typed()
     except UserError:
         words = []
+    pairs = [word.partition("=")[::2] for word in words]
+    rows += [(name, value, "") for name, value in pairs if name not in {row[0] for row in rows}]
+    yield table(["key", "here", "by default"], rows, texts=(1, 2)) if rows else paragraph("All as it is by default.")
     yield paragraph(f"Typed: {shlex.join(words)}" if words else "", "faint")
     yield code(_text(run.config), "the whole configuration")
 
@@ -336,10 +338,9 @@ class _Shown:
 
     def __init__(self, found: Evaluation, session: Session, rich: bool):
         self.session, self.split = session, found.split
-        in_memory = getattr(session.data[found.split], "gives_batches", False)
         there = size(session.data[found.split])  # which are shown by their index, where that is known
         known = there is None or found.count <= there
-        self.pictures = known and samples.has_pictures(session) and (rich or in_memory)
+        self.pictures = known and samples.has_pictures(session)
         self.held = found.answered.predictions() if self.pictures else None
         self.place = {index: place for place, index in enumerate(found.places)}
         self.rows = list(itertools.islice(rows_of(found), None if rich else WORST))

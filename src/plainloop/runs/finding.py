@@ -45,6 +45,8 @@ def find(text: str, outputs: str = "outputs", key: str = "run") -> RunDir:
         raise UserError(f"{key}={text}: a run is a directory. Write {key}={path.parent.parent}{also}")
     if path.name == "checkpoints":
         path = path.parent
+    if not os.path.exists(path) and os.path.isfile(Path(outputs) / text / "composed.yaml"):
+        path = Path(outputs) / text
     if not os.path.exists(path):  # which is False of a name that is too long, too
         path = _ending_in(text.rstrip("/"), outputs, key)
     if not (path / "config.yaml").is_file() or not (path / "composed.yaml").is_file():

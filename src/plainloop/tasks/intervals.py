@@ -39,9 +39,10 @@ def resamples(count: int, work: int = WORK) -> Iterator[Tensor]:
 
 
 def percentiles(values: Tensor) -> Interval:
-    """Between which 95 % of the resamples' values (B,) lie (Efron 1979); NaN where too many have none."""
+    """Between which 95 % of the resamples' values (B,) lie (Efron 1979); NaN where too many have none, or all are the
+    same: of a sample without a mistake they tell nothing."""
     known = values[~values.isnan()]
-    if len(known) < len(values) / 2:
+    if len(known) < len(values) / 2 or bool((known == known[0]).all()):
         return math.nan, math.nan
     low, high = known.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

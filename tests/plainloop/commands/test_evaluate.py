@@ -20,7 +20,7 @@ import plainloop
 from plainloop.errors import MachineError, UserError
 from plainloop.reports import evaluation, terminal
 from tests.conftest import ROOT, Done, command, copy_configs, one_in
-from tests.plainloop.commands.runs import trained
+from tests.plainloop.commands.runs import copy_of, trained
 from tests.plainloop.commands.test_predict import KINDS, QUICK
 
 
@@ -103,7 +103,7 @@ def test_the_file_of_samples_has_the_runs_numbers(kind, tmp_path, capsys):
     details = json.loads((run.path / "evaluate-test-best.json").read_text())
     assert details["samples"] == len(rows)
     for name, (low, high) in details["intervals"].items():
-        assert low <= values[f"test/{name}"] <= high
+        assert low is None or low <= values[f"test/{name}"] <= high
     assert set(details["intervals"]) == metrics
     again = plainloop.evaluate(run.path, overrides=["loader.num_workers=2"])
     assert again == values
@@ -153,9 +153,10 @@ def test_the_baseline_of_numbers_is_their_mean(tmp_path):
 
 def test_two_runs_are_compared_on_the_same_samples(short_run, tmp_path, capsys):
     other = plainloop.train(["model=linear", *QUICK, f"hydra.run.dir={tmp_path / 'linear'}"])
-    plainloop.evaluate(f"{short_run.path},{other.path}")
+    first = copy_of(short_run, tmp_path)
+    plainloop.evaluate(f"{first},{other.path}")
     told = capsys.readouterr().out
-    before, after = (rows_of(run.path / "evaluate-test-best.csv").sort("index") for run in (short_run, other))
+    before, after = (rows_of(run / "evaluate-test-best.csv").sort("index") for run in (first, other.path))
     hits = [(rows["target"] == rows["prediction"]).to_numpy() for rows in (before, after)]
     apart = hits[1].mean() - hits[0].mean()
     line = next(line for line in told[told.index("\nA  ") :].splitlines() if "accuracy" in line).split()

@@ -429,8 +429,8 @@ def test_a_file_of_others_is_refused(short_run, digits, tmp_path):
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(UserError, match=r"model=.*text.onnx: onnxruntime can't load it"):
         evaluated(short_run.path, f"model={tmp_path / 'text.onnx'}")
-    for word in ("none.onnx", "cnn"):
-        with pytest.raises(UserError, match=f"model={word}: must be an ONNX file that export.py wrote"):
+    for word, said in (("none.onnx", "there is no such file"), ("cnn", "must be an ONNX file that export.py wrote")):
+        with pytest.raises(UserError, match=f"model={word}: {said}"):
             evaluated(short_run.path, f"model={word}")
 
 

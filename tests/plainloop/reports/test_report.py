@@ -68,7 +68,7 @@ def test_the_report_of_a_run_says_what_metrics_json_does(short_run):
     for command in ("train.py", "evaluate.py", "predict.py", "export.py"):
         assert command in words
     assert "finished" in words
-    assert [tag for tag, _ in read.found].count("img") == 24
+    assert [tag for tag, _ in read.found].count("img") >= 24  # and those of the cells, where it has been evaluated
     counts = [
         int(text) for text in re.findall(r"<(?:button[^>]*|span)>(\d+)<", (short_run.path / "report.html").read_text())
     ]
@@ -192,5 +192,5 @@ def test_a_run_that_is_interrupted_has_a_report(tmp_path, monkeypatch):
         plainloop.train(["model=linear", *QUICK, f"hydra.run.dir={tmp_path}"])
     words = check_alone(tmp_path / "report.html").words()
     assert "interrupted: interrupted after step 7." in words
-    assert "Nothing has been measured yet." in words
+    assert "Nothing has been measured." in words
     assert "resume=" in words
