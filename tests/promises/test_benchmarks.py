@@ -18,7 +18,7 @@ SMALLEST = {
     "stream.py": "--megabytes 1",
     "startup.py": "--rounds 1 --only 'train.py --help'",
     "resuming.py": "--rounds 1",
-    "exporting.py": "--only penguins squeezenet1_1",
+    "exporting.py": "--only penguins",
     "predicting.py": "--rounds 1 --files 40 --many 80",
     "overfitting.py": "--seeds 1 --epochs 10 --only dropout SWA --picture picture.svg",
 }

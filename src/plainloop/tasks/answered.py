@@ -114,7 +114,7 @@ class Answered:
         of the samples."""
         found: dict[str, Interval] = {}
         held = self.predictions()
-        if held is not None and self.alone(held[2]):
+        if held is not None and self.count and self.alone(held[2]):
             rates = {name: metric for name, metric in self.task.metrics.items() if getattr(metric, "is_rate", False)}
             for name, metric in rates.items():
                 found[name] = intervals.wilson(int(metric.hits(held[0], held[1]).sum()), self.count)

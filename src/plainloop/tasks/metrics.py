@@ -168,7 +168,7 @@ class _FromConfusion(_Counts):
             found, held = [], self.matrix
             for row in weights:
                 self.matrix = torch.bincount(cells, row, minlength=count**2).reshape(count, count)
-                found.append(float(self.compute()))
+                found.append(float(self.compute()) if row.any() else math.nan)
             self.matrix = held
             return torch.tensor(found, dtype=torch.float64)
 
