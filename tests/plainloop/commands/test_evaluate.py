@@ -84,6 +84,7 @@ def sklearns(rows: polars.DataFrame, metrics: set[str]) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", one_in(9, KINDS))
 def test_the_file_of_samples_has_the_runs_numbers(kind, tmp_path, capsys):
     """By scikit-learn, to 1e-12; the same with other loading processes, and with batches of another size, in which the
@@ -343,6 +344,7 @@ def test_other_data_that_doesnt_fit_is_answered(of_rows, tmp_path, change, messa
         plainloop.evaluate(run.path, overrides=[f"input={tmp_path / 'new.csv'}"])
 
 
+@pytest.mark.slow
 def test_other_pictures_are_measured_by_their_folders(tmp_path, capsys):
     words, path = KINDS["images"](tmp_path)
     run = plainloop.train([*words, *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
@@ -372,6 +374,7 @@ def three_best(tmp_path_factory: pytest.TempPathFactory) -> plainloop.Run:
     return plainloop.train([*words, "scheduler.gamma=6", "optimizer.lr=3e-4", f"hydra.run.dir={place}"])
 
 
+@pytest.mark.slow
 def test_the_best_few_are_those_of_the_history(three_best: plainloop.Run):
     """Each is measured anew, with predict's weights too."""
     validations = [record for record in three_best.history() if "val/accuracy" in record]
@@ -391,6 +394,7 @@ def test_a_rank_that_is_not_there_is_answered_with_those_that_are(three_best: pl
         plainloop.evaluate(three_best.path, "val", "best-4")
 
 
+@pytest.mark.slow
 def test_a_runner_up_must_be_whole_and_the_runs_own(three_best: plainloop.Run, tmp_path: Path):
     run = Path(shutil.copytree(three_best.path, tmp_path / "run"))
     second = run / "checkpoints/best-2.pt"

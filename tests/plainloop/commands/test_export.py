@@ -74,6 +74,7 @@ KINDS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", one_in(99, KINDS))
 def test_the_file_says_what_the_run_says(kind, tmp_path, capsys):
     """In batches and sizes that it wasn't traced with, in onnxruntime and in OpenVINO; and `use.py` says it of a file,
@@ -288,6 +289,7 @@ class Counting(Lying):
         return self.layer(inputs.flatten(1)) + torch.zeros(len(inputs), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "kind", "said"),
     [

@@ -184,6 +184,7 @@ def write_walk(file: Path, count: int = 240, names: tuple[str, ...] = ("",)) -> 
     return str(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", one_in(3, SERIES))
 def test_a_series_is_answered_for_each_row_that_has_enough_before_it(kind, tmp_path, capsys):
     """Its test windows as they were evaluated, and the last row: what comes after the table's end."""
@@ -262,6 +263,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", one_in(2, ["fields", "a list"]))
 def test_records_are_answered_line_by_line(features, tmp_path, capsys):
     """Of one file and of several, packed or not, by loading processes or without; from Python, too."""
@@ -303,6 +305,7 @@ def test_records_are_answered_line_by_line(features, tmp_path, capsys):
     assert "warning: 3 inputs of 4 can't be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_numbers_are_typed(tmp_path, capsys):
     """For points, which stand in the config too, and for whatever else takes arrays."""
     run = plainloop.train(["experiment=linear_regression", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
@@ -420,6 +423,7 @@ def text_of(run: Path, capfd: Any, *words: str) -> str:
     return capfd.readouterr().out.removesuffix("\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["char_rnn", "char_transformer"])
 def test_a_model_of_text_goes_on_with_a_prompt(model, writers, capfd):
     """Greedily: at each place the most probable character after all before it. Drawn: as the seed says, among the k

@@ -26,6 +26,8 @@ from plainloop.errors import MachineError, UserError, shown
 from plainloop.runs.finding import find
 from tests.conftest import ROOT, Done, Typed, command
 
+pytestmark = pytest.mark.slow  # what they look at is tested quickly by runs/test_survey.py and reports/test_overview.py
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -66,6 +66,7 @@ def test_a_service_is_told_what_the_history_has(tmp_path: Path, monkeypatch, cap
     assert "note    logger fake: it is seen\\x1b[2J in a file" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_goes_on_as_the_same(tmp_path: Path):
     """The service is told how many records it was given before the checkpoint: what it has beyond is void."""
     run = plainloop.train([*words("Writing", file=tmp_path / "told"), "trainer.max_epochs=1"])
@@ -80,6 +81,7 @@ def test_a_run_that_is_resumed_goes_on_as_the_same(tmp_path: Path):
     assert logged == resumed.history()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_extended_is_another(tmp_path: Path):
     run = plainloop.train([*words("Writing", file=tmp_path / "told"), "trainer.max_epochs=1"])
     plainloop.train([f"extend={run.path}", "trainer.max_epochs=1"])
@@ -270,6 +272,7 @@ def test_several_loggers_are_chosen_as_a_list(tmp_path: Path):
     plainloop.train(given)  # the same words again
 
 
+@pytest.mark.slow
 def test_a_strangers_config_sends_nothing(tmp_path: Path, monkeypatch):
     """Where a run sends to is the user's word, in every command that goes on from it; evaluating and predicting send
     nothing at all."""

@@ -83,6 +83,7 @@ def test_only_what_isnt_so_by_default_is_listed(short_run):
     assert "trainer.precision" not in found
 
 
+@pytest.mark.slow
 def test_evaluate_writes_it_anew_with_the_samples_behind_the_cells(tmp_path):
     run = plainloop.train(["model=linear", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
     before = (run.path / "report.html").read_text()
@@ -152,6 +153,7 @@ def test_a_run_that_fails_has_a_report(tmp_path):
     assert "resume=" in words
 
 
+@pytest.mark.slow
 def test_what_a_person_sees_of_a_sample_is_shown(tmp_path):
     """Of an autoencoder both pictures; of running text what the model goes on with; of a row its columns."""
     pair = plainloop.train(["task=reconstruction", "model=autoencoder", *QUICK, f"hydra.run.dir={tmp_path / 'pair'}"])

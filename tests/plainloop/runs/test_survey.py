@@ -149,6 +149,7 @@ def test_a_run_says_how_it_ended(how, status, error, tmp_path):
     assert RunDir(path).is_locked() is False
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_says_anew_how_it_ends(tmp_path, monkeypatch):
     """What it took before counts."""
     path = ending(tmp_path, "bug")
