@@ -732,7 +732,7 @@ RUNS = [
     Mistake("export.py run=RUN output=model.pt", ("output=model.pt", ".onnx")),
     Mistake("export.py run=RUN format=safetensors quantize=int8", ("quantize=int8", "format=onnx")),
     Mistake("export.py run=RUN model=cnn", ("model", "the run")),
-    Mistake("evaluate.py run=RUN model=none.onnx", ("model=none.onnx", "ONNX file that export.py wrote")),
+    Mistake("evaluate.py run=RUN model=none.onnx", ("model=none.onnx", "there is no such file")),
     Mistake("evaluate.py run=RUN model=cnn", ("model", "the run"), never=("Did you mean model?", "train.py")),
     Mistake("evaluate.py run=RUN trainer.max_epochs=3", ("trainer.max_epochs=3", "trainer.device")),
     Mistake("evaluate.py run=RUN loader.batch_size=0", ("loader.batch_size=0", "at least 1")),
