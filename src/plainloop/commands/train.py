@@ -292,7 +292,7 @@ def _train(
                 logger.result(metrics, trainer.step)
             # Last: it is what says that the run is finished.
             atomic.replace_text(run.metrics, json.dumps(plain_numbers(metrics), indent=2) + "\n")
-        report_on(run, session, "finished", found, metrics)
+        report_on(run, session, console, "finished", found, metrics)
         terminal.say_result(run, session, trainer, metrics, console, hints, trust)
         return Run(run.path, session, metrics)
     except BaseException as error:
@@ -302,7 +302,7 @@ def _train(
             if isinstance(error, UserError | MachineError):
                 console.say(f"failed  {error}", screen=False)
             record_end(run, status, earlier + time.perf_counter() - started, why)
-        report_on(run, session, f"{status}: {why}")
+        report_on(run, session, console, f"{status}: {why}")
         raise
     finally:
         for logger in loggers.values():
@@ -349,7 +349,13 @@ def _measure_result(
         answered = session.answered(**AT_THE_END) if wanted else None
         each = answered.add if answered is not None else None
         values = session.measure(split, lambda: trainer.obey_signal(save=False), confusion, each)
-        found = evaluation.of(session, split, values, answered) if answered is not None else None
+        if answered is not None:
+            try:
+                found = evaluation.of(session, split, values, answered)
+            except Exception as error:  # of a data set or a metric of the user's own: the result stands
+                console = loggers["console"]
+                assert isinstance(console, Console)
+                console.say(f"note    report.html is without what each sample tells: {told(error)}")
         metrics |= {f"{split}/{name}": value for name, value in values.items()}
     for matrix in confusion if session.data[split] is not None else ():
         pictures.draw_confusion(run, session, split, matrix, trainer.step, loggers)
@@ -361,15 +367,20 @@ def _measure_result(
 def report_on(
     run: RunDir,
     session: Session,
+    console: Console,
     status: str,
     found: Evaluation | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Write the run's report, where one is wanted; a disk that is full is no reason to fail."""
-    if session.config.report and not session.config.choices.get("debug"):
-        with contextlib.suppress(OSError, MachineError):
-            memory = most_memory(session.device)
-            write_report(run, plain(session.composed), status, session, found, metrics or {}, memory)
+    """Write the run's report, where one is wanted. Whatever hinders it is told, and costs the run nothing."""
+    if not session.config.report or session.config.choices.get("debug"):
+        return
+    try:
+        memory = most_memory(session.device)
+        write_report(run, plain(session.composed), status, session, found, metrics or {}, memory)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            console.say(f"note    report.html isn't written: {told(error)}")
 
 
 def _load_chosen(session: Session, trainer: Trainer, run: RunDir) -> dict[str, Any] | None:

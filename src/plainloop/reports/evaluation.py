@@ -119,7 +119,12 @@ def say_differences(found: Mapping[str, Difference], first: str, second: str) ->
 def _meaning(found: Evaluation) -> str:
     """What the columns are."""
     if not found.baseline:
-        return "; no baseline, as the training targets aren't read for it" if found.split == "new" else ""
+        why = (
+            "the training targets aren't read for it"
+            if found.split == "new"
+            else "for this task, or data, none is known"
+        )
+        return f"; no baseline: {why}"
     return "; baseline: a model that knows how the targets are spread in train, and no inputs"
 
 

@@ -36,10 +36,12 @@ from plainloop.runs import files
 from plainloop.runs.atomic import replace_text
 from plainloop.runs.directory import RunDir
 from plainloop.runs.survey import records
+from plainloop.tasks.intervals import Interval
 
 MOST_CLASSES = 30  # of a confusion matrix that is shown as such
 MOST_RECORDS = 200_000  # of a history
 WORST = 24  # samples
+FROM_FILES = 6  # of them, where the run's end would wait for their files to be decoded
 IN_CELL = 6  # samples of each cell that can be opened
 IN_CELLS = 150  # of all cells
 SCATTERED = 1500  # points of residuals
@@ -65,7 +67,7 @@ def write_report(
         found: what was measured last, where it was.
         metrics: the content of metrics.json.
         memory: the most that was needed, in words.
-        rich: with what takes a while: pictures from files, the samples behind each cell.
+        rich: with what takes a while: all the pictures from files, the samples behind each cell.
     """
     metrics, history = dict(metrics or {}), _history(run)
     environment = _json(run.environment)
@@ -147,7 +149,7 @@ def _head(
         for name in dict.fromkeys((monitor, *found.values)):
             if name in found.values and len(shown) < 2:
                 bounds = found.intervals.get(name)
-                between = f"95 % interval {number(bounds[0])} to {number(bounds[1])}" if bounds else ""
+                between = f"95 % interval {_between(bounds)}" if _between(bounds) != "-" else ""
                 idle = found.baseline.get(name)
                 without = f"{number(idle)} without looking at the inputs" if idle is not None else ""
                 said = "; ".join(filter(None, (between, without)))
@@ -158,6 +160,11 @@ def _head(
         f"<div>{escaped(name)}<b>{number(value)}</b><small>{escaped(said)}</small></div>" for name, value, said in shown
     ]
     return "\n".join([*lines, f'<div class="result">{"".join(boxes)}</div>' if boxes else ""])
+
+
+def _between(bounds: Interval | None) -> str:
+    known = bounds is not None and all(map(math.isfinite, bounds))
+    return " to ".join(map(number, bounds)) if bounds is not None and known else "-"
 
 
 def _result(metrics: Mapping[str, Any], found: Evaluation | None) -> str:
@@ -178,7 +185,7 @@ def _result(metrics: Mapping[str, Any], found: Evaluation | None) -> str:
     for name in names:
         row: list[Any] = [name, *(values[split].get(name) for split in splits)]
         if bounds:
-            row.append(" to ".join(map(number, bounds[name])) if name in bounds else "-")
+            row.append(_between(bounds.get(name)))
         rows.append([*row, idle.get(name)] if idle else row)
     notes = []
     if found is not None:
@@ -341,6 +348,8 @@ class _Shown:
         there = size(session.data[found.split])  # which are shown by their index, where that is known
         known = there is None or found.count <= there
         self.pictures = known and samples.has_pictures(session)
+        at_hand = rich or getattr(session.data[found.split], "gives_batches", False)
+        self.most = FROM_FILES if self.pictures and not at_hand else WORST if self.pictures else WORST // 2
         self.held = found.answered.predictions() if self.pictures else None
         self.place = {index: place for place, index in enumerate(found.places)}
         self.rows = list(itertools.islice(rows_of(found), None if rich else WORST))
@@ -370,8 +379,7 @@ def _short(name: str) -> str:
 
 
 def _worst(found: Evaluation, shown: _Shown) -> Iterator[str]:
-    most = WORST if shown.pictures else WORST // 2
-    rows = [row for row in shown.rows[:most] if row["loss"] is not None]
+    rows = [row for row in shown.rows[: shown.most] if row["loss"] is not None]
     if rows:
         yield paragraph(f"The {counted(len(rows), 'sample')} of {found.split} with the largest loss.", "faint")
         yield f'<div class="tiles">{"".join(map(shown.tile, rows))}</div>'

@@ -16,7 +16,6 @@ from plainloop.tasks.task import Task
 
 MOST_COLUMNS = 20  # the probability of each class, where there are at most so many
 MOST_HELD = 1 << 28  # numbers of predictions: 1 GB
-MOST_REPEATED = 1 << 20  # of another library's metric, which is given its samples a hundred times
 
 
 class Answered:
@@ -46,8 +45,8 @@ class Answered:
         self.losses: list[Tensor] = []
         self.seen = _Seen()
         self.of: list[Tensor] = []  # which sample each of the predictions is of
-        self.idle = copy.deepcopy(task.metrics)  # of the trivial outputs
-        metrics.reset_all(self.idle)
+        self.idle = {name: twin for name, metric in task.metrics.items() if (twin := _copied(metric)) is not None}
+        metrics.reset_all(self.idle)  # of the trivial outputs
         self.idle_loss, self.idle_weight = 0.0, 0.0
         self.note = ""  # why there is nothing, where a task of the user's own doesn't say what it needs to
 
@@ -57,14 +56,12 @@ class Answered:
             return
         try:
             self._add(outputs, batch)
-        except Exception as error:
-            kind = type(self.task)
-            if kind.__module__.startswith("plainloop."):
-                raise
+        except Exception as error:  # of a task or a loss of the user's own: what was measured stands all the same
             self.__init__(self.task, self.names)  # type: ignore[misc]
             self.note = (
-                f"{kind.__qualname__} doesn't say what becomes of each sample, so that there is no interval and no "
-                f"table: see plainloop.tasks.Task.answers, truths and losses_of ({type(error).__name__}: {error})"
+                f"what becomes of each sample isn't known, so that there is no interval and no table: see answers, "
+                f"truths and losses_of of plainloop.tasks.Task ({type(self.task).__qualname__} with "
+                f"{type(self.task.loss).__qualname__}: {type(error).__name__}: {error})"
             )
 
     def _add(self, outputs: Any, batch: Any) -> None:
@@ -115,8 +112,9 @@ class Answered:
         found: dict[str, Interval] = {}
         held = self.predictions()
         if held is not None and self.count and self.alone(held[2]):
-            rates = {name: metric for name, metric in self.task.metrics.items() if getattr(metric, "is_rate", False)}
-            for name, metric in rates.items():
+            for name, metric in self.task.metrics.items():
+                if not is_rate(metric):
+                    continue
                 found[name] = intervals.wilson(int(metric.hits(held[0], held[1]).sum()), self.count)
         functions = {name: function for name, function in self.functions().items() if name not in found}
         for name, values in intervals.bootstrap(functions, self.count, self.work).items():
@@ -135,11 +133,12 @@ class Answered:
             return functions
         predictions, targets, of = held
         for name, metric in self.task.metrics.items():
-            if hasattr(metric, "weighed"):
+            function: Callable[[Tensor], Tensor] | None = None
+            if weighs(metric):
                 function = metric.weighed(predictions, targets)
-            elif predictions.numel() <= MOST_REPEATED:
-                function = intervals.by_repeating(copy.deepcopy(metric).cpu(), predictions, targets)
-            else:
+            elif predictions.numel() * intervals.MOST <= self.work:
+                function = intervals.by_repeating(metric, predictions, targets)
+            if function is None:
                 continue
             functions[name] = function if self.alone(of) else _spread(function, of)
         return functions
@@ -202,7 +201,7 @@ def differences(first: Answered, second: Answered, values: Sequence[Mapping[str,
             low, high = intervals.percentiles(column)
             sign = 1 if low > 0 else -1 if high < 0 else 0
             better = None if higher is None else sign if higher else -sign
-            probability = _mcnemar(metric, first, second) if getattr(metric, "is_rate", False) else None
+            probability = _mcnemar(metric, first, second) if is_rate(metric) else None
             found[label] = Difference(values[0][label], values[1][label], (low, high), probability, better)
     return found
 
@@ -214,6 +213,24 @@ def _mcnemar(metric: Any, first: Answered, second: Answered) -> float | None:
         return None
     hits = [metric.hits(predictions, targets) for predictions, targets, _ in (ours, theirs)]
     return intervals.mcnemar(*hits)
+
+
+def _copied(metric: Any) -> Any:
+    """None for one of the user's that can't be copied, as it holds a lock, say."""
+    try:
+        return copy.deepcopy(metric)
+    except Exception:
+        return None
+
+
+def weighs(metric: Any) -> bool:
+    """Whether a metric's `weighed` is its own: a class of the user's that changes one of ours may have inherited it."""
+    return type(metric).__module__ == metrics.__name__ or "weighed" in vars(type(metric))
+
+
+def is_rate(metric: Any) -> bool:
+    """Whether a metric is a share of samples, and tells which of them are right."""
+    return weighs(metric) and getattr(metric, "is_rate", False)
 
 
 def _spread(function: Callable[[Tensor], Tensor], of: Tensor) -> Callable[[Tensor], Tensor]:

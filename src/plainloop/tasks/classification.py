@@ -39,6 +39,12 @@ class ByClasses(Task):
         targets = batch[1].flatten().cpu()
         return float(self.class_weights[targets[targets != self.loss.ignore_index].long()].sum())
 
+    def breakdown(
+        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
+    ) -> list[Table]:
+        sure, said = predictions.max(1)
+        return [breakdown.by_class(said, targets, names), breakdown.calibration(sure, said == targets)]
+
 
 OF_CLASSES = """\
 for row in said["probabilities"]:
@@ -158,12 +164,6 @@ class Multiclass(ByClasses):
     def trivial(self, data: Data) -> Tensor | None:
         """The logarithms of the classes' shares."""
         return log_shares_of(targets_of(data.train), self.num_outputs, self.ignored)
-
-    def breakdown(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
-    ) -> list[Table]:
-        sure, said = predictions.max(1)
-        return [breakdown.by_class(said, targets, names), breakdown.calibration(sure, said == targets)]
 
     def named(self, outputs: Any, inputs: Any) -> dict[str, Tensor]:
         return {"logits": outputs, "probabilities": self.predict(outputs)}

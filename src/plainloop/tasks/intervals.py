@@ -1,5 +1,6 @@
 """How sure a number is that was measured on a sample: 95 % intervals, of one model and of the difference of two."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -57,8 +58,9 @@ def bootstrap(functions: Mapping[str, Callable[[Tensor], Tensor]], count: int, w
     return {name: torch.cat(values) for name, values in found.items() if values}
 
 
-def by_repeating(metric: Any, predictions: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
-    """The same of a metric of another library's: its samples are given to it as often as they count."""
+def by_repeating(metric: Any, predictions: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """The same of a metric that is none of ours: its samples are given to it as often as they count. None for one whose
+    result is no number, or numbers by its `names`."""
 
     def over(weights: Tensor) -> Tensor:
         found = []
@@ -67,10 +69,15 @@ def by_repeating(metric: Any, predictions: Tensor, targets: Tensor) -> Callable[
             metric.reset()
             metric.update(predictions[rows], targets[rows])
             found.append(torch.as_tensor(metric.compute(), dtype=torch.float64))
-        metric.reset()
         return torch.stack(found)
 
-    return over
+    try:
+        metric = copy.deepcopy(metric)
+        metric = metric.cpu() if hasattr(metric, "cpu") else metric  # torchmetrics' hold their states on a device
+        alike = over(torch.ones(1, len(predictions), dtype=torch.float64))
+    except Exception:  # whatever a metric of the user's does not take; what it measured stands
+        return None
+    return over if alike[0].numel() == len(getattr(metric, "names", None) or [""]) else None
 
 
 def mcnemar(first: Tensor, second: Tensor) -> float:

@@ -67,7 +67,8 @@ class Metric:
         raise NotImplementedError
 
     def weighed(self, predictions: Tensor, targets: Tensor) -> Weighed:
-        """The metric of these, which are all on the CPU, as a function of how often each counts."""
+        """The metric of these, which are all on the CPU, as a function of how often each counts. (A metric that doesn't
+        define it is given its samples as often as they count, instead.)"""
         raise NotImplementedError
 
 

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from plainloop.data import Data, class_names_of, first_sample, targets_of
 from plainloop.data.dataset import IGNORED
 from plainloop.errors import UserError, described
-from plainloop.tasks import breakdown
 from plainloop.tasks import metrics as metrics_room
-from plainloop.tasks.breakdown import Table
 from plainloop.tasks.classification import ByClasses, log_shares_of
 from plainloop.tasks.task import expect, forward
 
@@ -77,12 +75,6 @@ for row in said["probabilities"]:
     def trivial(self, data: Data) -> Tensor | None:
         """The logarithms of the classes' shares of all places."""
         return log_shares_of(targets_of(data.train), self.num_outputs, self.ignored)
-
-    def breakdown(
-        self, predictions: Tensor, targets: Tensor, names: Sequence[str], columns: Mapping[str, list[Any]]
-    ) -> list[Table]:
-        sure, said = predictions.max(1)
-        return [breakdown.by_class(said, targets, names), breakdown.calibration(sure, said == targets)]
 
     def named(self, outputs: Any, inputs: Any) -> dict[str, Tensor]:
         return {"logits": outputs, "probabilities": self.predict(outputs)}

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy
@@ -14,12 +15,15 @@ import torch
 from scipy import stats
 from sklearn import metrics as truth
 from sklearn.dummy import DummyClassifier
+from torch import nn
 from torch.utils.data import Dataset
 
 import plainloop
+from plainloop.commands import train
 from plainloop.errors import MachineError, UserError
 from plainloop.reports import evaluation, terminal
-from tests.conftest import ROOT, Done, command, copy_configs, one_in
+from plainloop.tasks import Accuracy
+from tests.conftest import ROOT, Done, command, copy_configs, one_in, path_of
 from tests.plainloop.commands.runs import copy_of, trained
 from tests.plainloop.commands.test_predict import KINDS, QUICK
 
@@ -178,6 +182,89 @@ def test_runs_on_other_samples_are_not_compared(short_run, tmp_path):
         plainloop.evaluate(f"{short_run.path},{other.path}")
 
 
+class Bold(Accuracy):
+    """A change of one of ours that a user made: what is right is only what is sure, too."""
+
+    def update(self, predictions, targets):
+        self.right = self.right + ((predictions.argmax(1) == targets) & (predictions.max(1).values > 0.25)).sum()
+        self.count += len(targets)
+
+
+class Bare:
+    """All that a metric must have."""
+
+    higher_is_better = True
+
+    def reset(self):
+        self.sum, self.count = 0.0, 0
+
+    def update(self, predictions, targets):
+        self.sum, self.count = self.sum + float(predictions.max(1).values.sum()), self.count + len(targets)
+
+    def compute(self):
+        return self.sum / self.count
+
+
+class Locked(Bare):
+    """It can't be copied."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+class Pairs(nn.CrossEntropyLoss):
+    """A loss that takes no single sample."""
+
+    def forward(self, outputs, targets):
+        if len(outputs) < 2:
+            raise ValueError("two samples at least")
+        return super().forward(outputs, targets)
+
+
+def test_metrics_of_ones_own_have_their_own_intervals(tmp_path):
+    """And none of them ends the run, whatever it can't do."""
+    names = {kind: path_of(kind) for kind in (Bold, Bare, Locked)}
+    words = [f"metrics.{kind.__name__.lower()}._target_={name}" for kind, name in names.items()]
+    trust = f"trust=[{','.join(names.values())}]"
+    run = plainloop.train(["model=linear", *words, trust, *QUICK, f"hydra.run.dir={tmp_path}"])
+    values = plainloop.evaluate(run.path, overrides=[trust])
+    rows = rows_of(run.path / "evaluate-test-best.csv")
+    sure = ((rows["target"] == rows["prediction"]) & (rows["probability"] > 0.25)).to_numpy()
+    assert 0.1 < sure.mean() < 0.9
+    assert values["test/bold"] == pytest.approx(sure.mean(), abs=1e-12)
+    found = json.loads((run.path / "evaluate-test-best.json").read_text())["intervals"]
+    error = float((sure * 1.0).std()) / len(sure) ** 0.5
+    wanted = [sure.mean() - 1.96 * error, sure.mean() + 1.96 * error]
+    assert found["bold"] == pytest.approx(wanted, abs=error / 3)
+    assert found["bare"][0] < values["test/bare"] < found["bare"][1]
+    assert "locked" not in found
+    assert values["test/locked"] == values["test/bare"]
+
+
+def test_a_loss_of_ones_own_that_takes_no_single_sample_is_told(tmp_path, capsys):
+    words = ["loss=custom", f"loss._target_={path_of(Pairs)}", f"trust=[{path_of(Pairs)}]"]
+    run = plainloop.train(["model=linear", *words, *QUICK, f"hydra.run.dir={tmp_path}"])
+    assert (run.path / "report.html").exists()
+    values = plainloop.evaluate(run.path, overrides=words[-1:])
+    assert values["test/loss"] == run.metrics["test/loss"]
+    assert "two samples at least" in capsys.readouterr().out
+
+
+def test_what_hinders_the_report_costs_the_run_nothing(tmp_path, monkeypatch, capsys):
+    def broken(*given, **others):
+        raise IndexError("of a data set of somebody's")
+
+    monkeypatch.setattr(train, "write_report", broken)
+    monkeypatch.setattr(train.evaluation, "of", broken)
+    run = plainloop.train(["model=linear", *QUICK, f"hydra.run.dir={tmp_path}"])
+    assert run.metrics["test/accuracy"] > 0
+    assert (run.path / "metrics.json").exists()
+    assert not (run.path / "ended.json").exists()
+    told = capsys.readouterr().out
+    assert "note    report.html is without what each sample tells" in told
+    assert "note    report.html isn't written" in told
+
+
 def test_a_task_of_ones_own_without_these_methods_is_measured_all_the_same(tmp_path, capsys):
     run = plainloop.train(["model=linear", *QUICK, f"hydra.run.dir={tmp_path / 'run'}"])
 
@@ -192,7 +279,7 @@ def test_a_task_of_ones_own_without_these_methods_is_measured_all_the_same(tmp_p
     values = run.session.measure("test", each=answered.add)
     assert values["loss"] == run.metrics["test/loss"]
     evaluation.say(evaluation.of(run.session, "test", values, answered))
-    assert re.search("note    .*doesn't say what becomes of each sample", capsys.readouterr().out)
+    assert re.search("note    what becomes of each sample isn't known", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
