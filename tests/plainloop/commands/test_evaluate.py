@@ -226,7 +226,7 @@ def test_metrics_of_ones_own_have_their_own_intervals(tmp_path):
     names = {kind: path_of(kind) for kind in (Bold, Bare, Locked)}
     words = [f"metrics.{kind.__name__.lower()}._target_={name}" for kind, name in names.items()]
     trust = f"trust=[{','.join(names.values())}]"
-    run = plainloop.train(["model=linear", *words, trust, *QUICK, f"hydra.run.dir={tmp_path}"])
+    run = plainloop.train(["model=linear", *words, trust, *QUICK, "trainer.max_epochs=8", f"hydra.run.dir={tmp_path}"])
     values = plainloop.evaluate(run.path, overrides=[trust])
     rows = rows_of(run.path / "evaluate-test-best.csv")
     sure = ((rows["target"] == rows["prediction"]) & (rows["probability"] > 0.25)).to_numpy()
