@@ -149,7 +149,8 @@ def test_what_doesnt_fit_the_queue_is_dropped_and_counted(capfd, monkeypatch):
     monkeypatch.setattr(service.Service, "_put", in_time)
     plainloop.train(words("Sleeping", wait=0.5))
     out = capfd.readouterr().out
-    assert "warning: logger fake: it is too slow or doesn't answer (the run goes on)" in out
+    # Which of the two is seen first is a matter of how busy the machine is.
+    assert re.search(r"warning: logger fake: it (is too slow or doesn't answer|didn't answer within 0.5 s)", out)
     assert "15 records of 15 may not have arrived" in out
 
 
